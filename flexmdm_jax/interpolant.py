@@ -1,0 +1,98 @@
+"""The joint interpolant: what a clean sequence x₁ looks like at time t (paper, eq. 6)."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from flexmdm_jax.schedules import Schedule
+from flexmdm_jax.types import RowKeys, Vocabulary, per_slot
+
+# The largest float32 below 1: hazards are infinite at 1 itself.
+_LAST_TIME = 1.0 - 2.0**-24
+
+
+@flax.struct.dataclass
+class Interpolant:
+    """A partial sequence x_t, closed up to the left, with what it takes to score a denoiser on it.
+
+    Attributes:
+      tokens: x_t: clean tokens, MASK, and END at padding.
+      segment_ids: 0 at padding, k at the k-th sequence of the row.
+      targets: The token of x₁ behind each slot; END at padding.
+      gaps: Tokens of x₁ missing immediately before each slot; END's is the trailing gap.
+    """
+
+    tokens: Int[Array, "b l"]
+    segment_ids: Int[Array, "b l"]
+    targets: Int[Array, "b l"]
+    gaps: Float[Array, "b l"]
+
+
+def corrupt(
+    keys: RowKeys,
+    tokens: Int[Array, "b l"],
+    segment_ids: Int[Array, "b l"],
+    fixed: Bool[Array, "b l"],
+    t: Float[Array, "b s"],
+    *,
+    insertion: Schedule,
+    unmasking: Schedule,
+    vocabulary: Vocabulary,
+) -> Interpolant:
+    """Returns x_t for a batch of clean rows: each token absent, masked or clean (paper, eq. 6).
+
+    Each token draws an insertion time T₁ ~ α' and an unmasking time T₂ >= T₁ with β(T₂) uniform on
+    [β(T₁), 1]; it is absent before T₁, MASK until T₂ and clean after. Fixed tokens have
+    T₁ = T₂ = 0; END must be among them unless the insertion schedule is immediate, because it
+    carries the trailing gap. A row's noise depends on its key alone, not on the rows beside it or
+    on the amount of padding.
+
+    Args:
+      keys: One key per row.
+      tokens: Clean sequences, each ending in END.
+      segment_ids: 0 at padding, k at the k-th sequence of the row.
+      fixed: True where a token is always present and clean.
+      t: Time of each segment, in [0, 1).
+      insertion: α, or immediate for MDM, where nothing is ever absent.
+      unmasking: β.
+      vocabulary: Ids of MASK and END.
+    """
+    real = segment_ids > 0
+    draw = jax.vmap(lambda key: jax.random.uniform(key, (2, tokens.shape[1])))(keys)
+    insertion_level, unmasking_level = draw[:, 0], draw[:, 1]
+    time = per_slot(t, segment_ids)
+    present = real & (fixed | (insertion_level < insertion.at(time)))
+    # 1 - β(T₂) = (1 - β(T₁)) · uniform; the token is clean once 1 - β(t) has fallen to it.
+    survival = unmasking.survival(insertion.inverse(insertion_level)) * (1.0 - unmasking_level)
+    masked = present & ~fixed & (survival < unmasking.survival(time))
+    state = jnp.where(masked, vocabulary.mask, tokens)
+    missing = jnp.cumsum(real & ~present, axis=1)
+    return _close_up(present, state, segment_ids, tokens, missing, vocabulary)
+
+
+def _close_up(present, state, segment_ids, targets, missing, vocabulary) -> Interpolant:
+    """Moves the present slots to the left and turns the running count of absences into gaps."""
+    operands = (~present, state, segment_ids, targets, missing)
+    _, state, segment_ids, targets, missing = jax.lax.sort(
+        operands, dimension=1, is_stable=True, num_keys=1
+    )
+    kept = jnp.arange(present.shape[1])[None, :] < jnp.sum(present, axis=1, keepdims=True)
+    before = jnp.pad(missing[:, :-1], ((0, 0), (1, 0)))
+    return Interpolant(
+        tokens=jnp.where(kept, state, vocabulary.end),
+        segment_ids=jnp.where(kept, segment_ids, 0),
+        targets=jnp.where(kept, targets, vocabulary.end),
+        gaps=jnp.where(kept, missing - before, 0).astype(jnp.float32),
+    )
+
+
+def stratified_times(
+    keys: RowKeys, stratum: Int[Array, "b s"], num_strata: int
+) -> Float[Array, "b s"]:
+    """Returns low-discrepancy times: one uniform draw in each of num_strata equal parts of [0, 1).
+
+    Paper, Appendix F.1. stratum says which part each entry gets, in [0, num_strata).
+    """
+    offset = jax.vmap(lambda key: jax.random.uniform(key, stratum.shape[1:]))(keys)
+    return jnp.minimum((stratum + offset) / num_strata, _LAST_TIME)

@@ -1,0 +1,157 @@
+"""The training loss (paper, eq. 7) and a rigorous bound on the likelihood."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from flexmdm_jax.interpolant import Interpolant, corrupt, stratified_times
+from flexmdm_jax.posterior import map_slots, posterior_logits
+from flexmdm_jax.schedules import Schedule
+from flexmdm_jax.types import Denoiser, RowKeys, Vocabulary, per_slot
+
+# Keeps log g and its gradient finite in float32 where softplus underflows.
+_SMALLEST_GAP = 1e-30
+
+
+@flax.struct.dataclass
+class _SlotTerms:
+    """Per-slot contributions to the loss in nats, zero at padding."""
+
+    unmasking: Float[Array, "b l"]
+    insertion: Float[Array, "b l"]
+
+
+def _slot_terms(
+    denoiser, interpolant, t, *, insertion, unmasking, vocabulary, num_groups
+) -> _SlotTerms:
+    x = interpolant
+    encoding = denoiser.encode(x.tokens, x.segment_ids, insertion.at(t))
+
+    def negative_log_posterior(chunk):
+        hidden, targets = chunk
+        logits = posterior_logits(denoiser, hidden, insertion=insertion, vocabulary=vocabulary)
+        target = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+        return jax.nn.logsumexp(logits, axis=-1) - target
+
+    real = x.segment_ids > 0
+    masked = real & (x.tokens == vocabulary.mask)
+    nll = map_slots(
+        negative_log_posterior, masked, (encoding.hidden, x.targets), num_groups=num_groups
+    )
+    hazard = jnp.where(masked, per_slot(unmasking.hazard(t), x.segment_ids), 0.0)
+    if not insertion.inserts:
+        return _SlotTerms(unmasking=hazard * nll, insertion=jnp.zeros_like(nll))
+    gaps = jnp.where(real, jnp.maximum(encoding.gaps, _SMALLEST_GAP), 1.0)
+    divergence = jnp.where(real, gaps - x.gaps * jnp.log(gaps), 0.0)
+    return _SlotTerms(
+        unmasking=hazard * nll,
+        insertion=per_slot(insertion.hazard(t), x.segment_ids) * divergence,
+    )
+
+
+def training_loss(
+    denoiser: Denoiser,
+    interpolant: Interpolant,
+    t: Float[Array, "b s"],
+    *,
+    insertion: Schedule,
+    unmasking: Schedule,
+    vocabulary: Vocabulary,
+    num_groups: int = 1,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Returns the FlexMDM loss in nats per token of x₁, and metrics (paper, eq. 7).
+
+    The sum over slots of h_β · -log f (masked slots) and h_α · φ(gap, g) (all slots), with
+    φ(x, y) = y - x log y, divided by the number of tokens in x₁ (END not counted). With an
+    immediate insertion schedule it is the MDM loss.
+
+    Args:
+      denoiser: The network.
+      interpolant: x_t, from corrupt().
+      t: The times x_t was drawn at, in [0, 1).
+      insertion: α.
+      unmasking: β.
+      vocabulary: Ids of MASK and END.
+      num_groups: See map_slots.
+
+    Returns:
+      The loss, and a dict: unmasking_loss and insertion_loss (nats per token of x₁, their sum is
+      the loss); num_tokens (of x₁), num_slots (of x_t), num_masks, and num_pairs (attended pairs
+      of slots), as counts.
+    """
+    terms = _slot_terms(
+        denoiser,
+        interpolant,
+        t,
+        insertion=insertion,
+        unmasking=unmasking,
+        vocabulary=vocabulary,
+        num_groups=num_groups,
+    )
+    counts = _counts(interpolant, vocabulary)
+    num_tokens = jnp.maximum(counts["num_tokens"], 1.0)
+    unmasking_loss = jnp.sum(terms.unmasking) / num_tokens
+    insertion_loss = jnp.sum(terms.insertion) / num_tokens
+    metrics = {"unmasking_loss": unmasking_loss, "insertion_loss": insertion_loss, **counts}
+    return unmasking_loss + insertion_loss, metrics
+
+
+def _counts(x: Interpolant, vocabulary: Vocabulary):
+    real = x.segment_ids > 0
+    num_ids = x.segment_ids.shape[1] + 1
+    lengths = jax.vmap(lambda ids: jnp.bincount(ids, length=num_ids))(x.segment_ids)[:, 1:]
+    lengths = lengths.astype(jnp.float32)
+    counts = {
+        "num_tokens": jnp.sum(real & (x.targets != vocabulary.end)) + jnp.sum(x.gaps),
+        "num_slots": jnp.sum(lengths),
+        "num_masks": jnp.sum(real & (x.tokens == vocabulary.mask)),
+        "num_pairs": jnp.sum(lengths**2),
+    }
+    return {name: value.astype(jnp.float32) for name, value in counts.items()}
+
+
+def nll_bound(
+    keys: RowKeys,
+    denoiser: Denoiser,
+    tokens: Int[Array, "b l"],
+    segment_ids: Int[Array, "b l"],
+    fixed: Bool[Array, "b l"],
+    *,
+    insertion: Schedule,
+    unmasking: Schedule,
+    vocabulary: Vocabulary,
+    num_times: int,
+) -> Float[Array, "b"]:
+    """Returns an unbiased estimate of an upper bound on -log p(x₁), in nats per row.
+
+    The loss of eq. 7 with φ(x, y) = y - x - x log y: given x₁, a labelled path of the process says
+    which token each event produced, and its log-ratio to the model's path has this expectation.
+    With the exact posterior the mean over data is the data's entropy. For MDM the bound includes
+    predicting the padding, that is, the length.
+
+    Args:
+      keys: One key per row.
+      denoiser: The network.
+      tokens: Clean sequences.
+      segment_ids: 0 at padding, k at the k-th sequence of the row.
+      fixed: True where a token is always present and clean; such tokens cost nothing.
+      insertion: α.
+      unmasking: β.
+      vocabulary: Ids of MASK and END.
+      num_times: Stratified times per row; the variance falls with it.
+    """
+    schedules = {"insertion": insertion, "unmasking": unmasking, "vocabulary": vocabulary}
+    num_rows = tokens.shape[0]
+
+    def add_time(total, number):
+        noise = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, number)))(keys)
+        t = stratified_times(noise[:, 0], jnp.full((num_rows, 1), number), num_times)
+        x = corrupt(noise[:, 1], tokens, segment_ids, fixed, t, **schedules)
+        terms = _slot_terms(denoiser, x, t, num_groups=1, **schedules)
+        entropy_rate = insertion.hazard(t) * jnp.sum(x.gaps, axis=1, keepdims=True)
+        total += jnp.sum(terms.unmasking + terms.insertion, axis=1) - entropy_rate[:, 0]
+        return total, None
+
+    total, _ = jax.lax.scan(add_time, jnp.zeros(num_rows), jnp.arange(num_times))
+    return total / num_times

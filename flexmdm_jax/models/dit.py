@@ -1,0 +1,233 @@
+"""The paper's backbone: a diffusion transformer (DiT) conditioned on alpha through adaLN-zero."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.typing import Dtype
+from jaxtyping import Array, Float, Int
+
+from flexmdm_jax.attention import attention
+from flexmdm_jax.models.heads import GapHead, TimeEmbedding, bias_init, linear, linear_init
+from flexmdm_jax.types import Denoiser, Encoding, RowKeys, per_slot
+
+
+class Norm(nn.Module):
+    """LayerNorm with a weight and no bias, in float32."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
+        """Returns the normalised features in float32."""
+        return nn.LayerNorm(
+            epsilon=1e-5,
+            use_bias=False,
+            dtype=jnp.float32,
+            scale_init=nn.with_logical_partitioning(nn.initializers.ones, ("embed",)),
+            name="norm",
+        )(x)
+
+
+class Modulation(nn.Module):
+    """Condition [b, s, c] -> num per-slot arrays [b, l, d], all zero at initialisation."""
+
+    num: int
+    features: int
+
+    @nn.compact
+    def __call__(self, condition: Float[Array, "b s c"], segment_ids: Int[Array, "b l"]):
+        """Returns the shifts, scales and gates of adaLN-zero, in float32."""
+        dense = linear(
+            self.num * self.features, ("condition", "mlp"), fan_in=1, zero=True, name="proj"
+        )
+        return jnp.split(per_slot(dense(condition), segment_ids), self.num, axis=-1)
+
+
+def rotary(x: Float[Array, "b l h d"], base: float = 10_000.0) -> Float[Array, "b l h d"]:
+    """Returns x with its two halves rotated by position · base ** (-2i / d), in float32.
+
+    Angles differ by distance only, so segments need no positions of their own.
+    """
+    half = x.shape[-1] // 2
+    frequencies = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angles = jnp.arange(x.shape[1], dtype=jnp.float32)[:, None] * frequencies[None, :]
+    cos, sin = jnp.cos(angles)[None, :, None, :], jnp.sin(angles)[None, :, None, :]
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return rotated.astype(x.dtype)
+
+
+def dropout(x: Float[Array, "b l d"], keys: RowKeys | None, salt, rate: float):
+    """Returns x with entries dropped at the given rate, each row by its own key."""
+    if keys is None or rate == 0:
+        return x
+    # 16 bits place the rate within 1 / 65536 and cost half of what 32 do.
+    draw = lambda key: jax.random.bits(jax.random.fold_in(key, salt), x.shape[1:], "uint16")  # noqa: E731
+    kept = jax.vmap(draw)(keys) >= round(rate * 65536)
+    return jnp.where(kept, x / (1 - rate), 0).astype(x.dtype)
+
+
+class Block(nn.Module):
+    """Attention and MLP, each behind a modulated norm and a gate."""
+
+    num_heads: int
+    dropout_rate: float
+    dtype: Dtype
+    attention_implementation: str | None
+
+    @nn.compact
+    def __call__(self, x, layer, condition, segment_ids, dropout_keys):
+        """Returns (features [b, l, d], None), as nn.scan wants it."""
+        d = x.shape[-1]
+        drop = functools.partial(dropout, keys=dropout_keys, rate=self.dropout_rate)
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = Modulation(6, d, name="modulation")(
+            condition, segment_ids
+        )
+        y = (Norm(name="attention_norm")(x) * (1 + scale) + shift).astype(self.dtype)
+        y = drop(self._attend(y, segment_ids), salt=2 * layer)
+        x = (x + gate * y).astype(self.dtype)
+        y = (Norm(name="mlp_norm")(x) * (1 + mlp_scale) + mlp_shift).astype(self.dtype)
+        y = linear(4 * d, ("embed", "mlp"), fan_in=d, dtype=self.dtype, name="mlp_in")(y)
+        y = nn.gelu(y, approximate=True)
+        y = linear(d, ("mlp", "embed"), fan_in=4 * d, dtype=self.dtype, name="mlp_out")(y)
+        y = drop(y, salt=2 * layer + 1)
+        return (x + mlp_gate * y).astype(self.dtype), None
+
+    def _attend(self, x, segment_ids):
+        d = x.shape[-1]
+        names = ("embed", None, "heads", None)
+        qkv = nn.DenseGeneral(
+            (3, self.num_heads, d // self.num_heads),
+            use_bias=False,
+            dtype=self.dtype,
+            kernel_init=nn.with_logical_partitioning(linear_init, names),
+            name="qkv",
+        )(x)
+        q, k, v = jnp.moveaxis(qkv, 2, 0)
+        implementation = self.attention_implementation
+        y = attention(rotary(q), rotary(k), v, segment_ids, implementation=implementation)
+        return nn.DenseGeneral(
+            d,
+            axis=(-2, -1),
+            use_bias=False,
+            dtype=self.dtype,
+            kernel_init=nn.with_logical_partitioning(linear_init, ("heads", None, "embed")),
+            name="out",
+        )(y)
+
+
+class DiT(nn.Module):
+    """The denoising network (paper, Appendix F.1; the layout of its public code).
+
+    Attributes:
+      vocabulary_size: Rows of the embedding and of the output head.
+      max_length: Slots of the longest row; scales the insertion head.
+      hidden_size: Features per slot; num_heads must divide it.
+      condition_size: Features of the time embedding.
+      insertion_head: Predict gaps; MDM has no such head.
+      dropout_rate: On the output of attention and of the MLP.
+      dtype: Of activations and matrix products; norms, gates and parameters stay float32.
+      remat: Recompute each block in the backward pass.
+      scan_unroll: Blocks per iteration of the layer loop.
+      attention_implementation: See attention().
+    """
+
+    vocabulary_size: int
+    max_length: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    condition_size: int
+    insertion_head: bool = True
+    dropout_rate: float = 0.0
+    dtype: Dtype = jnp.float32
+    remat: bool = False
+    scan_unroll: int = 1
+    attention_implementation: str | None = None
+
+    def setup(self):
+        """Builds the layers."""
+        d = self.hidden_size
+        self.embedding = nn.Embed(
+            self.vocabulary_size,
+            d,
+            dtype=self.dtype,
+            embedding_init=nn.with_logical_partitioning(bias_init(d), ("vocab", "embed")),
+        )
+        self.time_embedding = TimeEmbedding(self.condition_size)
+        block = nn.remat(Block, prevent_cse=False) if self.remat else Block
+        self.blocks = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+            length=self.num_layers,
+            unroll=self.scan_unroll,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )(self.num_heads, self.dropout_rate, self.dtype, self.attention_implementation)
+        self.final_norm = Norm()
+        self.final_modulation = Modulation(2, d)
+        self.head = linear(
+            self.vocabulary_size, ("embed", "vocab"), fan_in=d, zero=True, dtype=self.dtype
+        )
+        if self.insertion_head:
+            self.gap_norm = Norm()
+            self.gap_modulation = Modulation(2, d)
+            self.gap_head = GapHead(float(self.max_length))
+
+    def encode(
+        self,
+        tokens: Int[Array, "b l"],
+        segment_ids: Int[Array, "b l"],
+        alpha: Float[Array, "b s"],
+        dropout_keys: RowKeys | None = None,
+    ) -> Encoding:
+        """Returns hidden features and expected gaps; dropout only where keys are given."""
+        x = self.embedding(tokens)
+        condition = self.time_embedding(alpha)
+        layers = jnp.arange(self.num_layers)
+        x, _ = self.blocks(x, layers, condition, segment_ids, dropout_keys)
+        shift, scale = self.final_modulation(condition, segment_ids)
+        hidden = (self.final_norm(x) * (1 + scale) + shift).astype(self.dtype)
+        if not self.insertion_head:
+            return Encoding(hidden=hidden, gaps=jnp.zeros(tokens.shape, jnp.float32))
+        shift, scale = self.gap_modulation(condition, segment_ids)
+        gaps = self.gap_head(self.gap_norm(x) * (1 + scale) + shift)
+        return Encoding(hidden=hidden, gaps=jnp.where(segment_ids > 0, gaps, 0.0))
+
+    def decode(self, hidden: Float[Array, "*slots d"]) -> Float[Array, "*slots v"]:
+        """Returns float32 logits of hidden features at any slots."""
+        return self.head(hidden).astype(jnp.float32)
+
+    def __call__(self, tokens, segment_ids, alpha):
+        """Touches every parameter, for initialisation; returns (gaps, logits)."""
+        encoding = self.encode(tokens, segment_ids, alpha)
+        return encoding.gaps, self.decode(encoding.hidden)
+
+    def flops(self, num_slots, num_pairs, num_masks):
+        """Returns the floating-point operations of one forward pass, matrix products only.
+
+        Counts work that real slots need: padding, recomputation and skipped slots are left out.
+
+        Args:
+          num_slots: Slots that hold a token.
+          num_pairs: Sum over sequences of their length squared.
+          num_masks: Slots the vocabulary head runs on.
+        """
+        d = self.hidden_size
+        per_slot = 24 * d * d * self.num_layers + 2 * d * d * self.insertion_head
+        attention_flops = 4 * d * self.num_layers * num_pairs
+        return per_slot * num_slots + attention_flops + 2 * d * self.vocabulary_size * num_masks
+
+
+def make_denoiser(model: DiT, params, dropout_keys: RowKeys | None = None) -> Denoiser:
+    """Returns the model with its parameters as losses and samplers take it."""
+    variables = {"params": params}
+
+    def encode(tokens, segment_ids, alpha):
+        return model.apply(variables, tokens, segment_ids, alpha, dropout_keys, method="encode")
+
+    def decode(hidden):
+        return model.apply(variables, hidden, method="decode")
+
+    return Denoiser(encode=encode, decode=decode)

@@ -1,0 +1,79 @@
+"""Time embedding and the insertion head."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def linear_init(key, shape, dtype=jnp.float32):
+    """Returns PyTorch's default for linear layers: uniform within 1/√fan_in either way."""
+    return nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")(key, shape, dtype)
+
+
+def bias_init(fan_in: int):
+    """Returns PyTorch's default initialiser for the bias of a linear layer."""
+    bound = fan_in**-0.5
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
+        key, shape, dtype, -bound, bound
+    )
+
+
+def linear(features: int, names: tuple[str, str], *, fan_in: int, zero: bool = False, **kwargs):
+    """Returns a Dense layer with PyTorch's default initialisation, or all zeros.
+
+    names are the logical axes of its kernel, see sharding.py.
+    """
+    kernel = nn.initializers.zeros if zero else linear_init
+    bias = nn.initializers.zeros if zero else bias_init(fan_in)
+    return nn.Dense(
+        features,
+        kernel_init=nn.with_logical_partitioning(kernel, names),
+        bias_init=nn.with_logical_partitioning(bias, names[1:]),
+        **kwargs,
+    )
+
+
+def sinusoid(alpha: Float[Array, "b s"], size: int) -> Float[Array, "b s size"]:
+    """Returns [cos, sin] of alpha at size / 2 frequencies from 1 down to 1e-4."""
+    half = size // 2
+    frequencies = jnp.exp(-jnp.log(10_000.0) * jnp.arange(half, dtype=jnp.float32) / half)
+    angles = alpha[..., None] * frequencies[None, None, :]
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+class TimeEmbedding(nn.Module):
+    """alpha [b, s] -> condition [b, s, features], always in float32."""
+
+    features: int
+    sinusoid_size: int = 256
+
+    @nn.compact
+    def __call__(self, alpha: Float[Array, "b s"]) -> Float[Array, "b s c"]:
+        """Returns silu(MLP(sinusoid(alpha)))."""
+        x = sinusoid(alpha, self.sinusoid_size)
+        axes = ("condition_in", "condition")
+        x = linear(self.features, axes, fan_in=self.sinusoid_size, name="in_proj")(x)
+        x = linear(self.features, axes, fan_in=self.features, name="out_proj")(nn.silu(x))
+        return nn.silu(x)
+
+
+class GapHead(nn.Module):
+    """Features [b, l, d] -> expected gaps [b, l]: Linear, GELU, Linear, softplus × scale."""
+
+    scale: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l"]:
+        """Returns g(x, t), computed in float32; it starts near one token a gap."""
+        d = x.shape[-1]
+        hidden = linear(d, ("embed", "mlp"), fan_in=d, dtype=jnp.float32, name="in_proj")(x)
+        start = jnp.log(jnp.expm1(1.0 / self.scale))
+        out = nn.Dense(
+            1,
+            kernel_init=nn.with_logical_partitioning(linear_init, ("mlp", None)),
+            bias_init=nn.with_logical_partitioning(nn.initializers.constant(start), (None,)),
+            dtype=jnp.float32,
+            name="out_proj",
+        )(nn.gelu(hidden, approximate=False))
+        return nn.softplus(out[..., 0]) * self.scale

@@ -1,0 +1,101 @@
+"""The canvas a sampler writes on: partial sequences in a buffer of fixed length."""
+
+import flax.struct
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+from flexmdm_jax.types import Vocabulary
+
+
+@flax.struct.dataclass
+class Canvas:
+    """Partial sequences, one to a row, aligned to the left.
+
+    Attributes:
+      tokens: Clean tokens and MASK, then END; END again at padding.
+      segment_ids: 1 at the sequence's slots, 0 at padding.
+      closed: True where the gap immediately before the slot never receives an insertion.
+    """
+
+    tokens: Int[Array, "b l"]
+    segment_ids: Int[Array, "b l"]
+    closed: Bool[Array, "b l"]
+
+
+def _padded(
+    tokens: Int[Array, "b p"], lengths: Int[Array, "b"], length: int, vocabulary: Vocabulary
+):
+    if tokens.shape[1] >= length:
+        raise ValueError(
+            f"{tokens.shape[1]} fixed tokens leave no room in a canvas of {length} slots"
+        )
+    tokens = jnp.pad(tokens, ((0, 0), (0, length - tokens.shape[1])))
+    slots = jnp.arange(length)[None, :]
+    return jnp.where(slots < lengths[:, None], tokens, vocabulary.end), slots
+
+
+def empty_canvas(
+    fixed: Int[Array, "b p"], lengths: Int[Array, "b"], length: int, vocabulary: Vocabulary
+) -> Canvas:
+    """Returns the canvas FlexMDM starts from: the fixed tokens, then END, all gaps open.
+
+    Args:
+      fixed: Tokens that stay (a prompt, subgoals, a prefix and a suffix), left-aligned; p may be 0.
+      lengths: How many of them belong to each row.
+      length: Slots of the buffer, END included.
+      vocabulary: Ids of MASK and END.
+
+    Raises:
+      ValueError: If the fixed tokens leave no room for END.
+    """
+    tokens, slots = _padded(fixed, lengths, length, vocabulary)
+    segment_ids = (slots <= lengths[:, None]).astype(jnp.int32)
+    return Canvas(tokens=tokens, segment_ids=segment_ids, closed=jnp.zeros(tokens.shape, bool))
+
+
+def masked_canvas(
+    prompt: Int[Array, "b p"], lengths: Int[Array, "b"], length: int, vocabulary: Vocabulary
+) -> Canvas:
+    """Returns the canvas MDM starts from: the prompt, then MASK in every slot left.
+
+    Raises:
+      ValueError: If the prompt leaves no room.
+    """
+    tokens, slots = _padded(prompt, lengths, length, vocabulary)
+    return Canvas(
+        tokens=jnp.where(slots < lengths[:, None], tokens, vocabulary.mask),
+        segment_ids=jnp.ones(tokens.shape, jnp.int32),
+        closed=jnp.ones(tokens.shape, bool),
+    )
+
+
+def protect(canvas: Canvas, start: Int[Array, "b"], stop: Int[Array, "b"]) -> Canvas:
+    """Returns the canvas with the gaps before slots start..stop-1 of each row closed.
+
+    A prompt of n tokens is closed by (0, n): text may follow it, not enter it. Slot n's own gap,
+    which is where the continuation goes, stays open.
+    """
+    slots = jnp.arange(canvas.tokens.shape[1])[None, :]
+    inside = (slots >= start[:, None]) & (slots < stop[:, None])
+    return canvas.replace(closed=canvas.closed | inside)
+
+
+def insert_masks(canvas: Canvas, counts: Int[Array, "b l"], vocabulary: Vocabulary) -> Canvas:
+    """Returns the canvas with counts[i] masks inserted immediately before slot i.
+
+    The counts must be zero at padding and must fit the buffer.
+    """
+    length = canvas.tokens.shape[1]
+    real = canvas.segment_ids > 0
+    new_length = jnp.sum(real, axis=1) + jnp.sum(counts, axis=1)
+    target = jnp.arange(length)[None, :] + jnp.cumsum(counts, axis=1)
+    target = jnp.where(real, target, length)
+    rows = jnp.arange(canvas.tokens.shape[0])[:, None]
+    inside = jnp.arange(length)[None, :] < new_length[:, None]
+    blank = jnp.where(inside, vocabulary.mask, vocabulary.end).astype(canvas.tokens.dtype)
+    closed = jnp.zeros_like(canvas.closed).at[rows, target].set(canvas.closed, mode="drop")
+    return Canvas(
+        tokens=blank.at[rows, target].set(canvas.tokens, mode="drop"),
+        segment_ids=inside.astype(jnp.int32),
+        closed=closed,
+    )

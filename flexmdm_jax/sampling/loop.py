@@ -1,0 +1,246 @@
+"""Batch sampling: the time grid, length buckets, and the loop over leaps (paper, Algorithm 1)."""
+
+import dataclasses
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from flexmdm_jax.posterior import map_slots, posterior_logits
+from flexmdm_jax.sampling.canvas import Canvas, insert_masks
+from flexmdm_jax.sampling.steps import (
+    CONFIDENCES,
+    Draw,
+    ExactRate,
+    UnmaskingRule,
+    draw_insertions,
+)
+from flexmdm_jax.schedules import Schedule
+from flexmdm_jax.types import Denoiser, Encoding, RowKeys, Vocabulary
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplerConfig:
+    """How to sample.
+
+    Attributes:
+      steps: Calls of the network; the time grid is uniform.
+      rule: Which masks each step unmasks.
+      temperature: Divides the logits; 0 takes the most likely token.
+      top_k: Draw among the k most likely tokens only; 0 for all.
+      top_p: Draw among the most likely tokens that together reach this probability.
+      block_length: MDM only: fill blocks of this many slots from left to right, each over its share
+        of the steps (semi-autoregressive sampling, LLaDA); 0 for no blocks.
+      length_buckets: Buffer lengths at which the network may run; a step uses the smallest that
+        holds every row. The buffer's own length is always among them.
+      trace: Keep the tokens after every step.
+    """
+
+    steps: int = 256
+    rule: UnmaskingRule = ExactRate()
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    block_length: int = 0
+    length_buckets: tuple[int, ...] = ()
+    trace: bool = False
+
+    def __post_init__(self):
+        if self.steps < 1:
+            raise ValueError(f"steps = {self.steps}; sampling needs at least 1 step")
+        if self.temperature < 0:
+            raise ValueError(f"temperature = {self.temperature}; it must not be negative")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p = {self.top_p}; it must lie in (0, 1]")
+        if self.top_k < 0 or self.block_length < 0:
+            raise ValueError("top_k and block_length must not be negative; 0 switches them off")
+
+
+@flax.struct.dataclass
+class Samples:
+    """Finished sequences.
+
+    Attributes:
+      tokens: Fixed and generated tokens, then END up to the end of the row.
+      lengths: Tokens before END.
+      truncated: True where the buffer was too small for an insertion.
+      trace: Tokens after every step, or None.
+    """
+
+    tokens: Int[Array, "b l"]
+    lengths: Int[Array, "b"]
+    truncated: Bool[Array, "b"]
+    trace: Int[Array, "n b l"] | None
+
+
+class _Grid(NamedTuple):
+    """What each step needs to know, one entry a step."""
+
+    number: Int[Array, "n"]
+    t: Float[Array, "n"]
+    t_next: Float[Array, "n"]
+    finish: Bool[Array, "n"]
+    block: Int[Array, "n"]
+
+
+def _time_grid(steps: int, num_blocks: int) -> _Grid:
+    """Returns a grid that runs from 0 to 1 once per block."""
+    parts = np.array_split(np.arange(steps), num_blocks)
+    step = np.concatenate([np.arange(len(part)) for part in parts])
+    size = np.concatenate([np.full(len(part), len(part)) for part in parts])
+    block = np.concatenate([np.full(len(part), number) for number, part in enumerate(parts)])
+    return _Grid(
+        number=jnp.arange(steps),
+        t=jnp.asarray(step / size, jnp.float32),
+        t_next=jnp.asarray((step + 1) / size, jnp.float32),
+        finish=jnp.asarray(step + 1 == size),
+        block=jnp.asarray(block),
+    )
+
+
+def generate(
+    keys: RowKeys,
+    denoiser: Denoiser,
+    canvas: Canvas,
+    sampler: SamplerConfig,
+    *,
+    insertion: Schedule,
+    unmasking: Schedule,
+    vocabulary: Vocabulary,
+    num_groups: int = 1,
+) -> Samples:
+    """Returns sequences grown from the canvas by inserting masks and unmasking them (Algorithm 1).
+
+    Each step calls the network once and applies both kinds of event to the same state; the last
+    inserts nothing and unmasks every mask left. A row's result depends on its own key and content,
+    not on the rows beside it.
+
+    Args:
+      keys: One key per row.
+      denoiser: The network.
+      canvas: Fixed tokens and open gaps (FlexMDM) or prompt and masks (MDM).
+      sampler: How to sample.
+      insertion: α the network was trained with; immediate for MDM.
+      unmasking: β.
+      vocabulary: Ids of MASK and END.
+      num_groups: See map_slots.
+
+    Raises:
+      ValueError: If blocks are asked for while the length is learned, or outnumber the steps.
+    """
+    block_of_slot, num_blocks = _blocks(canvas, sampler, insertion, vocabulary)
+    laws = {"insertion": insertion, "vocabulary": vocabulary}
+
+    def step(state: tuple[Canvas, Bool[Array, "b"]], now: _Grid):
+        canvas, truncated = state
+        step_keys = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, now.number), 3))
+        choice_keys, draw_keys, insert_keys = jnp.moveaxis(step_keys(keys), 1, 0)
+        alpha = jnp.broadcast_to(insertion.at(now.t), (canvas.tokens.shape[0], 1))
+        encoding = _encode(denoiser, canvas, alpha, sampler.length_buckets)
+        masked = (canvas.tokens == vocabulary.mask) & (canvas.segment_ids > 0)
+        choice = sampler.rule.choose(
+            choice_keys,
+            masked & (block_of_slot == now.block),
+            _drawing(draw_keys, denoiser, encoding.hidden, sampler, num_groups, laws),
+            unmasking,
+            now.t,
+            now.t_next,
+            now.finish,
+        )
+        canvas = canvas.replace(tokens=jnp.where(choice.slots, choice.tokens, canvas.tokens))
+        if insertion.inserts:
+            leap = jnp.where(now.finish, 0.0, insertion.leap(now.t, now.t_next))
+            inserted = draw_insertions(insert_keys, canvas, encoding.gaps, leap)
+            canvas = insert_masks(canvas, inserted.counts, vocabulary)
+            truncated |= inserted.overflow
+        return (canvas, truncated), canvas.tokens if sampler.trace else None
+
+    start = (canvas, jnp.zeros(canvas.tokens.shape[0], bool))
+    (canvas, truncated), trace = jax.lax.scan(step, start, _time_grid(sampler.steps, num_blocks))
+    lengths = jnp.argmax(_ends(canvas.tokens, vocabulary), axis=1).astype(jnp.int32)
+    after_end = jnp.arange(canvas.tokens.shape[1])[None, :] >= lengths[:, None]
+    tokens = jnp.where(after_end, vocabulary.end, canvas.tokens)
+    return Samples(tokens=tokens, lengths=lengths, truncated=truncated, trace=trace)
+
+
+def _ends(tokens: Int[Array, "b l"], vocabulary: Vocabulary) -> Bool[Array, "b l+1"]:
+    """Returns where END stands, counting the row's edge as one."""
+    return jnp.pad(tokens == vocabulary.end, ((0, 0), (0, 1)), constant_values=True)
+
+
+def _blocks(canvas, sampler, insertion, vocabulary) -> tuple[Int[Array, "b l"], int]:
+    """Returns the block each slot belongs to, counted from the first mask, and their number."""
+    if not sampler.block_length:
+        return jnp.zeros(canvas.tokens.shape, jnp.int32), 1
+    if insertion.inserts:
+        raise ValueError("block_length needs slots that do not move: it is for MDM only")
+    length = canvas.tokens.shape[1]
+    num_blocks = -(-length // sampler.block_length)
+    if sampler.steps < num_blocks:
+        raise ValueError(
+            f"steps = {sampler.steps} cannot fill {num_blocks} blocks of {sampler.block_length} "
+            "slots; use more steps or larger blocks"
+        )
+    first = jnp.argmax(canvas.tokens == vocabulary.mask, axis=1, keepdims=True)
+    return (jnp.arange(length)[None, :] - first) // sampler.block_length, num_blocks
+
+
+def _encode(denoiser, canvas, alpha, length_buckets) -> Encoding:
+    """Returns the network's encoding, computed in the shortest bucket that holds every row."""
+    length = canvas.tokens.shape[1]
+    buckets = sorted({n for n in length_buckets if n < length} | {length})
+
+    def run(size: int):
+        encoding = denoiser.encode(canvas.tokens[:, :size], canvas.segment_ids[:, :size], alpha)
+        pad = ((0, 0), (0, length - size))
+        return Encoding(jnp.pad(encoding.hidden, (*pad, (0, 0))), jnp.pad(encoding.gaps, pad))
+
+    longest = jnp.max(jnp.sum(canvas.segment_ids > 0, axis=1))
+    branch = jnp.searchsorted(jnp.asarray(buckets), longest)
+    return jax.lax.switch(branch, [lambda size=size: run(size) for size in buckets])
+
+
+def _drawing(keys, denoiser, hidden, sampler, num_groups, laws):
+    """Returns a function that draws tokens from f at given slots; each slot has its own noise."""
+    slots = jnp.arange(hidden.shape[1])
+    slot_keys = jax.vmap(lambda key: jax.vmap(lambda s: jax.random.fold_in(key, s))(slots))(keys)
+    confidence = CONFIDENCES.get(sampler.rule.confidence)
+
+    def draw_chunk(chunk):
+        hidden, key_data = chunk
+        logits = posterior_logits(denoiser, hidden, **laws)
+        slot_keys = jax.random.wrap_key_data(key_data, impl=jax.random.key_impl(keys))
+        surety = confidence(jax.nn.log_softmax(logits)) if confidence else None
+        return _sample(slot_keys, logits, sampler), surety
+
+    def draw(slots: Bool[Array, "b l"]) -> Draw:
+        arrays = (hidden, jax.random.key_data(slot_keys))
+        tokens, surety = map_slots(draw_chunk, slots, arrays, num_groups=num_groups)
+        return Draw(tokens=tokens, confidence=surety)
+
+    return draw
+
+
+def _sample(keys, logits: Float[Array, "*slots v"], sampler) -> Int[Array, "*slots"]:
+    """Returns tokens drawn exactly from softmax(logits) after temperature, top_k and top_p."""
+    if sampler.temperature == 0:
+        return jnp.argmax(logits, axis=-1)
+    logits = logits / sampler.temperature
+    if sampler.top_k:
+        smallest = jax.lax.top_k(logits, min(sampler.top_k, logits.shape[-1]))[0][..., -1:]
+        logits = jnp.where(logits < smallest, -jnp.inf, logits)
+    if sampler.top_p < 1:
+        ordered = -jnp.sort(-logits, axis=-1)
+        probs = jax.nn.softmax(ordered, axis=-1)
+        # A token stays while the probability of those before it is still below top_p.
+        kept = jnp.cumsum(probs, axis=-1) - probs < sampler.top_p
+        smallest = jnp.min(jnp.where(kept, ordered, jnp.inf), axis=-1, keepdims=True)
+        logits = jnp.where(logits < smallest, -jnp.inf, logits)
+    # The default mode draws 23-bit noise and loses tokens with probability below about 1e-7.
+    draw = lambda key, logits: jax.random.categorical(key, logits, mode="high")  # noqa: E731
+    for _ in range(keys.ndim):
+        draw = jax.vmap(draw)
+    return draw(keys, logits)

@@ -1,0 +1,222 @@
+"""Schedules a(t): when tokens are inserted (alpha) and when they are unmasked (beta).
+
+A schedule rises smoothly from a(0) = 0 to a(1) = 1. Losses weight terms by its hazard, samplers
+use its leap, which stays finite at t = 1. Everything is computed from the survival 1 - a(t), whose
+formulas keep their relative precision near t = 1, where 1.0 - a(t) in float32 would not.
+"""
+
+import dataclasses
+from typing import ClassVar, Protocol, runtime_checkable
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Times = Float[Array, "*times"]
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """The chance a(t) that an event has happened by time t."""
+
+    inserts: ClassVar[bool]
+
+    def at(self, t: Times) -> Times:
+        """Returns a(t)."""
+        ...
+
+    def inverse(self, u: Times) -> Times:
+        """Returns the time t at which a(t) = u."""
+        ...
+
+    def survival(self, t: Times) -> Times:
+        """Returns 1 - a(t)."""
+        ...
+
+    def hazard(self, t: Times) -> Times:
+        """Returns a'(t) / (1 - a(t)), the rate of events that have not happened; infinite at 1."""
+        ...
+
+    def leap(self, t: Times, t_next: Times) -> Times:
+        """Returns the chance that an event not happened by t < 1 happens by t_next."""
+        ...
+
+
+class _Smooth:
+    """Everything that follows from survival() and derivative()."""
+
+    inserts: ClassVar[bool] = True
+
+    def at(self, t: Times) -> Times:
+        return 1.0 - self.survival(t)
+
+    def hazard(self, t: Times) -> Times:
+        return self.derivative(t) / self.survival(t)
+
+    def leap(self, t: Times, t_next: Times) -> Times:
+        return 1.0 - self.survival(t_next) / self.survival(t)
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear(_Smooth):
+    """a(t) = t, the paper's choice for both schedules."""
+
+    def at(self, t: Times) -> Times:
+        """Returns a(t)."""
+        return t
+
+    def inverse(self, u: Times) -> Times:
+        """Returns the time t at which a(t) = u."""
+        return u
+
+    def survival(self, t: Times) -> Times:
+        """Returns 1 - a(t)."""
+        return 1.0 - t
+
+    def derivative(self, t: Times) -> Times:
+        """Returns a'(t)."""
+        return jnp.ones_like(t)
+
+
+@dataclasses.dataclass(frozen=True)
+class Polynomial(_Smooth):
+    """a(t) = t ** power, with power >= 1 (below 1 the rate at t = 0 is infinite)."""
+
+    power: float = 2.0
+
+    def __post_init__(self):
+        if self.power < 1:
+            raise ValueError(f"power = {self.power}; a polynomial schedule needs power >= 1")
+
+    def at(self, t: Times) -> Times:
+        """Returns a(t)."""
+        return t**self.power
+
+    def inverse(self, u: Times) -> Times:
+        """Returns the time t at which a(t) = u."""
+        return u ** (1.0 / self.power)
+
+    def survival(self, t: Times) -> Times:
+        """Returns 1 - a(t)."""
+        return -jnp.expm1(self.power * jnp.log(t))
+
+    def derivative(self, t: Times) -> Times:
+        """Returns a'(t)."""
+        return self.power * t ** (self.power - 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sine(_Smooth):
+    """a(t) = sin(πt / 2): events come early."""
+
+    def inverse(self, u: Times) -> Times:
+        """Returns the time t at which a(t) = u."""
+        return jnp.arcsin(u) * (2.0 / jnp.pi)
+
+    def survival(self, t: Times) -> Times:
+        """Returns 1 - a(t)."""
+        return 2.0 * jnp.sin((1.0 - t) * (jnp.pi / 4.0)) ** 2
+
+    def derivative(self, t: Times) -> Times:
+        """Returns a'(t)."""
+        return (jnp.pi / 2.0) * jnp.sin((1.0 - t) * (jnp.pi / 2.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Cosine(_Smooth):
+    """a(t) = 1 - cos(πt / 2): events come late."""
+
+    def at(self, t: Times) -> Times:
+        """Returns a(t)."""
+        return 2.0 * jnp.sin(t * (jnp.pi / 4.0)) ** 2
+
+    def inverse(self, u: Times) -> Times:
+        """Returns the time t at which a(t) = u."""
+        return jnp.arcsin(jnp.sqrt(u / 2.0)) * (4.0 / jnp.pi)
+
+    def survival(self, t: Times) -> Times:
+        """Returns 1 - a(t)."""
+        return jnp.sin((1.0 - t) * (jnp.pi / 2.0))
+
+    def derivative(self, t: Times) -> Times:
+        """Returns a'(t)."""
+        return (jnp.pi / 2.0) * jnp.cos((1.0 - t) * (jnp.pi / 2.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometric(_Smooth):
+    """The log-linear noise schedule of masked diffusion, rescaled to reach both ends.
+
+    exp(-σ(t)) with σ(t) = sigma_max ** (1 - t) * sigma_min ** t runs from exp(-sigma_max) to
+    exp(-sigma_min); a(t) is that curve mapped affinely onto [0, 1].
+    """
+
+    sigma_min: float = 1e-2
+    sigma_max: float = 10.0
+
+    def __post_init__(self):
+        if not 0 < self.sigma_min < self.sigma_max:
+            raise ValueError(
+                f"sigma_min = {self.sigma_min}, sigma_max = {self.sigma_max}; "
+                "a geometric schedule needs 0 < sigma_min < sigma_max"
+            )
+
+    def _sigma(self, t: Times) -> Times:
+        return self.sigma_max * (self.sigma_min / self.sigma_max) ** t
+
+    def _span(self) -> float:
+        return -jnp.expm1(self.sigma_min - self.sigma_max)
+
+    def inverse(self, u: Times) -> Times:
+        """Returns the time t at which a(t) = u."""
+        sigma = self.sigma_min - jnp.log1p(-(1.0 - u) * self._span())
+        return jnp.log(sigma / self.sigma_max) / jnp.log(self.sigma_min / self.sigma_max)
+
+    def survival(self, t: Times) -> Times:
+        """Returns 1 - a(t)."""
+        return -jnp.expm1(self.sigma_min - self._sigma(t)) / self._span()
+
+    def derivative(self, t: Times) -> Times:
+        """Returns a'(t)."""
+        sigma = self._sigma(t)
+        slope = sigma * jnp.log(self.sigma_max / self.sigma_min)
+        return jnp.exp(self.sigma_min - sigma) * slope / self._span()
+
+
+@dataclasses.dataclass(frozen=True)
+class Immediate:
+    """a(t) = 1 at all times: every token is there from the start, nothing is ever inserted.
+
+    As insertion schedule it turns FlexMDM into MDM, the fixed-length baseline: no token is absent,
+    the insertion loss has no weight and samplers never insert.
+    """
+
+    inserts: ClassVar[bool] = False
+
+    def at(self, t: Times) -> Times:
+        """Returns a(t)."""
+        return jnp.ones_like(t)
+
+    def inverse(self, u: Times) -> Times:
+        """Returns the time t at which the event happens: 0."""
+        return jnp.zeros_like(u)
+
+    def survival(self, t: Times) -> Times:
+        """Returns 1 - a(t)."""
+        return jnp.zeros_like(t)
+
+    def hazard(self, t: Times) -> Times:
+        """Returns 0: no event is left to happen."""
+        return jnp.zeros_like(t)
+
+    def leap(self, t: Times, t_next: Times) -> Times:
+        """Returns 0: no event is left to happen."""
+        return jnp.zeros_like(t_next)
+
+
+SCHEDULES = {
+    "linear": Linear,
+    "polynomial": Polynomial,
+    "sine": Sine,
+    "cosine": Cosine,
+    "geometric": Geometric,
+}

@@ -1,0 +1,97 @@
+"""Array shapes and small structures every other module agrees on."""
+
+import dataclasses
+from collections.abc import Callable
+
+import flax.struct
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+    """Token ids with a meaning of their own.
+
+    Attributes:
+      size: Rows of the output head; every token id is below it.
+      mask: Id of MASK, which is never data and never generated.
+      end: Id of END, which closes every stored sequence.
+
+    Raises:
+      ValueError: If mask or end lies outside [0, size), or both are the same id.
+    """
+
+    size: int
+    mask: int
+    end: int
+
+    def __post_init__(self):
+        for name, value in (("mask", self.mask), ("end", self.end)):
+            if not 0 <= value < self.size:
+                raise ValueError(
+                    f"{name} = {value} lies outside the vocabulary; "
+                    f"choose an id from 0 to size - 1 = {self.size - 1}"
+                )
+        if self.mask == self.end:
+            raise ValueError(f"mask and end are both {self.mask}; give them different ids")
+
+
+@flax.struct.dataclass
+class Batch:
+    """Clean sequences x₁, one or several to a row.
+
+    Attributes:
+      tokens: Token ids; a row holds sequences that each end in END, then padding.
+      segment_ids: 0 at padding, k at the k-th sequence of the row.
+      fixed: True where a token is present and clean at all times (a prompt, FlexMDM's END).
+      index: Number of the row in the global order of examples; seeds the row's noise.
+    """
+
+    tokens: Int[Array, "b l"]
+    segment_ids: Int[Array, "b l"]
+    fixed: Bool[Array, "b l"]
+    index: Int[Array, "b"]
+
+
+@flax.struct.dataclass
+class Encoding:
+    """What a network says of a batch of partial sequences.
+
+    Attributes:
+      hidden: Features of each slot, after the final norm and modulation.
+      gaps: Expected number of tokens missing immediately before each slot, g(x, t) >= 0.
+    """
+
+    hidden: Float[Array, "b l d"]
+    gaps: Float[Array, "b l"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Denoiser:
+    """A network as losses and samplers see it: two pure functions.
+
+    Attributes:
+      encode: (tokens [b, l], segment_ids [b, l], alpha [b, s]) -> Encoding.
+      decode: hidden of any slots [..., d] -> logits [..., vocabulary] in float32.
+    """
+
+    encode: Callable[[Int[Array, "b l"], Int[Array, "b l"], Float[Array, "b s"]], Encoding]
+    decode: Callable[[Float[Array, "*slots d"]], Float[Array, "*slots v"]]
+
+
+RowKeys = Key[Array, "b"]
+
+
+def per_slot(
+    values: Shaped[Array, "b s *rest"], segment_ids: Int[Array, "b l"]
+) -> Shaped[Array, "b l *rest"]:
+    """Returns each slot's entry of a per-segment array (at padding, the first segment's).
+
+    An array with a single column holds for every segment of the row.
+    """
+    if values.shape[1] == 1:
+        return jnp.broadcast_to(values, segment_ids.shape + values.shape[2:])
+    column = jnp.maximum(segment_ids - 1, 0)
+    return jnp.take_along_axis(
+        values, column.reshape(column.shape + (1,) * (values.ndim - 2)), axis=1
+    )
