@@ -5,13 +5,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from flexmdm_jax.interpolant import Interpolant, corrupt, stratified_times
+from flexmdm_jax.interpolant import Interpolant, Times, corrupt, stratified_times
 from flexmdm_jax.posterior import map_slots, posterior_logits
 from flexmdm_jax.schedules import Schedule
 from flexmdm_jax.types import Denoiser, RowKeys, Vocabulary, per_slot
 
 # Keeps log g and its gradient finite in float32 where softplus underflows.
 _SMALLEST_GAP = 1e-30
+# Between 2 and 3 the second moment of a term of the bound is smallest; see stratified_times().
+_BOUND_WARP = 2.0
 
 
 @flax.struct.dataclass
@@ -23,9 +25,9 @@ class _SlotTerms:
 
 
 def _slot_terms(
-    denoiser, interpolant, t, *, insertion, unmasking, vocabulary, num_groups
+    denoiser, interpolant, times, *, insertion, unmasking, vocabulary, num_groups
 ) -> _SlotTerms:
-    x = interpolant
+    x, t = interpolant, times.t
     encoding = denoiser.encode(x.tokens, x.segment_ids, insertion.at(t))
 
     def negative_log_posterior(chunk):
@@ -39,21 +41,20 @@ def _slot_terms(
     nll = map_slots(
         negative_log_posterior, masked, (encoding.hidden, x.targets), num_groups=num_groups
     )
-    hazard = jnp.where(masked, per_slot(unmasking.hazard(t), x.segment_ids), 0.0)
+    rate = per_slot(unmasking.hazard(t) * times.weight, x.segment_ids)
+    unmasking_terms = jnp.where(masked, rate, 0.0) * nll
     if not insertion.inserts:
-        return _SlotTerms(unmasking=hazard * nll, insertion=jnp.zeros_like(nll))
+        return _SlotTerms(unmasking=unmasking_terms, insertion=jnp.zeros_like(nll))
     gaps = jnp.where(real, jnp.maximum(encoding.gaps, _SMALLEST_GAP), 1.0)
     divergence = jnp.where(real, gaps - x.gaps * jnp.log(gaps), 0.0)
-    return _SlotTerms(
-        unmasking=hazard * nll,
-        insertion=per_slot(insertion.hazard(t), x.segment_ids) * divergence,
-    )
+    rate = per_slot(insertion.hazard(t) * times.weight, x.segment_ids)
+    return _SlotTerms(unmasking=unmasking_terms, insertion=rate * divergence)
 
 
 def training_loss(
     denoiser: Denoiser,
     interpolant: Interpolant,
-    t: Float[Array, "b s"],
+    times: Times,
     *,
     insertion: Schedule,
     unmasking: Schedule,
@@ -69,7 +70,7 @@ def training_loss(
     Args:
       denoiser: The network.
       interpolant: x_t, from corrupt().
-      t: The times x_t was drawn at, in [0, 1).
+      times: When x_t was drawn, and what each time counts.
       insertion: α.
       unmasking: β.
       vocabulary: Ids of MASK and END.
@@ -83,7 +84,7 @@ def training_loss(
     terms = _slot_terms(
         denoiser,
         interpolant,
-        t,
+        times,
         insertion=insertion,
         unmasking=unmasking,
         vocabulary=vocabulary,
@@ -122,6 +123,7 @@ def nll_bound(
     unmasking: Schedule,
     vocabulary: Vocabulary,
     num_times: int,
+    num_groups: int = 1,
 ) -> Float[Array, "b"]:
     """Returns an unbiased estimate of an upper bound on -log p(x₁), in nats per row.
 
@@ -140,16 +142,19 @@ def nll_bound(
       unmasking: β.
       vocabulary: Ids of MASK and END.
       num_times: Stratified times per row; the variance falls with it.
+      num_groups: See map_slots.
     """
     schedules = {"insertion": insertion, "unmasking": unmasking, "vocabulary": vocabulary}
     num_rows = tokens.shape[0]
 
     def add_time(total, number):
         noise = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, number)))(keys)
-        t = stratified_times(noise[:, 0], jnp.full((num_rows, 1), number), num_times)
-        x = corrupt(noise[:, 1], tokens, segment_ids, fixed, t, **schedules)
-        terms = _slot_terms(denoiser, x, t, num_groups=1, **schedules)
-        entropy_rate = insertion.hazard(t) * jnp.sum(x.gaps, axis=1, keepdims=True)
+        stratum = jnp.full((num_rows, 1), number)
+        times = stratified_times(noise[:, 0], stratum, num_times, _BOUND_WARP)
+        x = corrupt(noise[:, 1], tokens, segment_ids, fixed, times.t, **schedules)
+        terms = _slot_terms(denoiser, x, times, num_groups=num_groups, **schedules)
+        rate = insertion.hazard(times.t) * times.weight
+        entropy_rate = rate * jnp.sum(x.gaps, axis=1, keepdims=True)
         total += jnp.sum(terms.unmasking + terms.insertion, axis=1) - entropy_rate[:, 0]
         return total, None
 

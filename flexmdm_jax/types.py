@@ -5,7 +5,11 @@ from collections.abc import Callable
 
 import flax.struct
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
+
+# For structures that live in NumPy on the host as well as on devices.
+HostOrDevice = Array | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,10 +51,10 @@ class Batch:
       index: Number of the row in the global order of examples; seeds the row's noise.
     """
 
-    tokens: Int[Array, "b l"]
-    segment_ids: Int[Array, "b l"]
-    fixed: Bool[Array, "b l"]
-    index: Int[Array, "b"]
+    tokens: Int[HostOrDevice, "b l"]
+    segment_ids: Int[HostOrDevice, "b l"]
+    fixed: Bool[HostOrDevice, "b l"]
+    index: Int[HostOrDevice, "b"]
 
 
 @flax.struct.dataclass

@@ -19,7 +19,7 @@ from flexmdm_jax.sampling.steps import (
     draw_insertions,
 )
 from flexmdm_jax.schedules import Schedule
-from flexmdm_jax.types import Denoiser, Encoding, RowKeys, Vocabulary
+from flexmdm_jax.types import Denoiser, Encoding, HostOrDevice, RowKeys, Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +70,10 @@ class Samples:
       trace: Tokens after every step, or None.
     """
 
-    tokens: Int[Array, "b l"]
-    lengths: Int[Array, "b"]
-    truncated: Bool[Array, "b"]
-    trace: Int[Array, "n b l"] | None
+    tokens: Int[HostOrDevice, "b l"]
+    lengths: Int[HostOrDevice, "b"]
+    truncated: Bool[HostOrDevice, "b"]
+    trace: Int[HostOrDevice, "n b l"] | None
 
 
 class _Grid(NamedTuple):

@@ -1,0 +1,11 @@
+"""The MDM baseline on OpenWebText: as owt.py, lengths fixed and padded with END."""
+
+from ml_collections import ConfigDict
+
+from flexmdm_jax.config import load_config_file
+
+
+def get_config() -> ConfigDict:
+    config = load_config_file(__file__, "owt.py")
+    config.method = "mdm"
+    return config

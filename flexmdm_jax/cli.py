@@ -1,0 +1,113 @@
+"""What the entry points share: one clear line for bad input, and where configs are found."""
+
+import errno
+import importlib.resources
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import flags, logging
+
+from flexmdm_jax.config import check_field
+from flexmdm_jax.errors import UserError
+
+
+def run(main: Callable[[Sequence[str]], None]) -> None:
+    """Parses the flags, calls main, and exits: 2 with one line if the user can mend the cause."""
+    try:
+        arguments = flags.FLAGS(_checked(sys.argv))
+        if len(arguments) > 1:
+            raise UserError(f"unexpected argument {arguments[1]!r}; options are --name=value")
+        logging.use_absl_handler()
+        main(arguments)
+    except (flags.Error, UserError) as error:
+        _exit(str(error))
+    except (AttributeError, KeyError) as error:
+        # ml_collections reports a --config.field that is not in the file this way.
+        if flags.FLAGS.is_parsed():
+            raise
+        _exit(f"--config: the file does not set the field {error}; add it there")
+    except OSError as error:
+        if error.errno not in _USERS_ERRNO:
+            raise
+        _exit(f"{error.filename or 'file system'}: {_USERS_ERRNO[error.errno]}")
+    except Exception as error:
+        # TensorStore, which writes checkpoints, reports a full disk in its own exceptions.
+        if "No space left on device" not in str(error):
+            raise
+        _exit(_USERS_ERRNO[errno.ENOSPC])
+
+
+_USERS_ERRNO = {
+    errno.ENOSPC: "no space left on the disk; free some and run the same command again",
+    errno.EDQUOT: "disk quota reached; free some space and run the same command again",
+    errno.EACCES: "permission denied; choose a folder that you may write to",
+    errno.EPERM: "operation not permitted; choose a folder that you may write to",
+    errno.EROFS: "read-only file system; choose a folder that you may write to",
+    errno.ENOTDIR: "a part of this path is a file, not a folder; choose another",
+}
+
+
+def _exit(message: str) -> None:
+    print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
+    sys.exit(2)
+
+
+def _checked(argv: Sequence[str]) -> list[str]:
+    """Returns argv with every --config.field known, and --config=FILE found where it lies."""
+    checked = []
+    for argument in argv:
+        name, separator, value = argument.partition("=")
+        if name.startswith("--config."):
+            check_field(name.removeprefix("--"))
+        if name == "--config" and separator:
+            argument = f"{name}={_config_path(value)}"
+        checked.append(argument)
+    return checked
+
+
+def _config_path(value: str) -> str:
+    """Returns the config file, from the installed package if configs/x.py is not in the cwd."""
+    path = pathlib.Path(value)
+    if path.is_file():
+        return value
+    packaged = importlib.resources.files("flexmdm_jax") / "configs" / path.name
+    if path.parent.name == "configs" and packaged.is_file():
+        return str(packaged)
+    raise UserError(f"no config file {value}; the shipped ones are in configs/")
+
+
+def require_positive(**values: int) -> None:
+    """Raises UserError unless every value is at least 1; names are those of the flags."""
+    for name, value in values.items():
+        if value < 1:
+            raise UserError(f"--{name}={value}: must be at least 1")
+
+
+def new_file(name: str, overwrite: bool) -> pathlib.Path:
+    """Returns the path of a file to write.
+
+    Raises:
+      UserError: If it exists and may not be overwritten, or its folder is a file.
+    """
+    path = pathlib.Path(name)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name a file")
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} exists already; name another file or pass --overwrite")
+    return path
+
+
+def write_atomically(path: pathlib.Path, data: bytes) -> None:
+    """Writes a file under a temporary name and renames it, so that it is never seen half written.
+
+    Raises:
+      OSError: If the folder cannot be written or the disk is full; an old file stays as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_bytes(data)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

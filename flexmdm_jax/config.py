@@ -1,0 +1,311 @@
+"""Reads a ConfigDict once into frozen dataclasses, with every check and its message."""
+
+import dataclasses
+import difflib
+import pathlib
+import runpy
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from flexmdm_jax.errors import UserError
+from flexmdm_jax.schedules import SCHEDULES, Immediate, Schedule
+
+
+def _positive(config: Any, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} = {getattr(config, name)}; it must be at least 1")
+
+
+def _fraction(config: Any, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(config, name) < 1:
+            raise ValueError(f"{name} = {getattr(config, name)}; it must lie in [0, 1)")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The DiT; see models/dit.py for what each size means."""
+
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    condition_size: int = 128
+    dropout_rate: float = 0.0
+    compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    remat: bool = False
+    scan_unroll: int = 1
+    attention: str = ""  # empty: the platform decides
+
+    def __post_init__(self):
+        _positive(self, "hidden_size", "num_layers", "num_heads", "condition_size", "scan_unroll")
+        _fraction(self, "dropout_rate")
+        if self.hidden_size % (2 * self.num_heads):
+            raise ValueError(
+                f"hidden_size = {self.hidden_size} does not split into {self.num_heads} heads of "
+                "even size; choose a multiple of 2 * num_heads"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """The prepared dataset and the length of a row in slots, END included."""
+
+    path: str
+    max_length: int
+    prepare: str = ""  # the command that makes the dataset, told to whoever lacks it
+
+    def __post_init__(self):
+        if self.max_length < 2:
+            raise ValueError(f"max_length = {self.max_length}; a token and END need at least 2")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with linear warm-up, gradient clipping, and an exponential moving average."""
+
+    learning_rate: float
+    warmup_steps: int = 0
+    decay: Literal["constant", "cosine"] = "constant"
+    weight_decay: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.999
+    clip_norm: float = 1.0
+    ema_decay: float = 0.9999
+
+    def __post_init__(self):
+        if self.learning_rate <= 0 or self.clip_norm <= 0:
+            raise ValueError("learning_rate and clip_norm must be positive")
+        if self.warmup_steps < 0 or self.weight_decay < 0:
+            raise ValueError("warmup_steps and weight_decay must not be negative")
+        _fraction(self, "b1", "b2", "ema_decay")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """How long, in what batches, and how often to look and to save (in steps)."""
+
+    num_steps: int
+    batch_size: int
+    accumulation_steps: int = 1
+    time_warp: float = 1.0  # see stratified_times(); 1 draws times as the paper does
+    log_every: int = 100
+    evaluate_every: int = 10_000
+    checkpoint_every: int = 10_000
+    keep_checkpoints: int = 3
+
+    def __post_init__(self):
+        _positive(self, *(field.name for field in dataclasses.fields(self)))
+        if self.batch_size % self.accumulation_steps:
+            raise ValueError(
+                f"batch_size = {self.batch_size} does not split into "
+                f"{self.accumulation_steps} accumulation_steps"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """What a periodic evaluation costs."""
+
+    num_sequences: int = 256  # held-out sequences scored with the likelihood bound
+    num_times: int = 8  # times per sequence
+    num_samples: int = 64  # generated for the length distance
+    num_steps: int = 64  # of the sampler
+    batch_size: int = 64
+
+    def __post_init__(self):
+        _positive(self, *(field.name for field in dataclasses.fields(self)))
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each axis of the mesh; -1 takes what the others leave."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def __post_init__(self):
+        sizes = dataclasses.astuple(self)
+        if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+            raise ValueError(f"{sizes}: sizes are positive, and one of them may be -1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """An experiment."""
+
+    method: Literal["flexmdm", "mdm"]
+    model: ModelConfig
+    data: DataConfig
+    optimizer: OptimizerConfig
+    training: TrainingConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
+    mesh: MeshConfig = MeshConfig()
+    insertion: str = "linear"  # α; not used by MDM
+    unmasking: str = "linear"  # β
+    seed: int = 0
+
+    def __post_init__(self):
+        for schedule in (self.insertion, self.unmasking):
+            parse_strategy(schedule, SCHEDULES, "schedule")
+
+    @property
+    def insertion_schedule(self) -> Schedule:
+        """Returns α: MDM has every token in place from the start."""
+        if self.method == "mdm":
+            return Immediate()
+        return parse_strategy(self.insertion, SCHEDULES, "schedule")
+
+    @property
+    def unmasking_schedule(self) -> Schedule:
+        """Returns β."""
+        return parse_strategy(self.unmasking, SCHEDULES, "schedule")
+
+
+# What may change when a run is taken up again: nothing that the parameters or the data depend on.
+CHANGEABLE = frozenset(
+    {
+        "training.num_steps",
+        "training.log_every",
+        "training.evaluate_every",
+        "training.checkpoint_every",
+        "training.keep_checkpoints",
+        "data.path",
+        "data.prepare",
+        "model.attention",
+        "model.remat",
+        "model.scan_unroll",
+    }
+    | {f"evaluation.{field.name}" for field in dataclasses.fields(EvaluationConfig)}
+    | {f"mesh.{field.name}" for field in dataclasses.fields(MeshConfig)}
+)
+
+
+def read_config(values: Any) -> Config:
+    """Returns the checked config.
+
+    Args:
+      values: A ConfigDict or the dict that config_to_dict() made.
+
+    Raises:
+      UserError: Naming the field that is unknown (and the nearest known one), missing, of the
+        wrong type or out of range.
+    """
+    return _read(Config, values, "config")
+
+
+def check_field(path: str) -> None:
+    """Raises UserError unless a path such as `config.model.hidden_size` names a field."""
+    kind, known = Config, "config"
+    for name in path.split(".")[1:]:
+        types = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
+        if name not in types:
+            raise UserError(f"unknown config field {known}.{name}{_nearest(name, types)}")
+        kind, known = types[name], f"{known}.{name}"
+
+
+def load_config_file(here: str, name: str) -> Any:
+    """Returns get_config() of the config file called name in the folder of the file here.
+
+    For configs that vary another one, wherever they are installed.
+    """
+    return runpy.run_path(str(pathlib.Path(here).with_name(name)))["get_config"]()
+
+
+def config_to_dict(config: Config) -> dict[str, Any]:
+    """Returns the config as nested dicts that read_config() and JSON understand."""
+    return dataclasses.asdict(config)
+
+
+def changed_fields(old: Config, new: Config) -> list[str]:
+    """Returns descriptions of the fields that differ and may not change within a run."""
+    before, after = _flatten(config_to_dict(old)), _flatten(config_to_dict(new))
+    return [
+        f"{name} was {before[name]!r}, is {after[name]!r}"
+        for name in before
+        if before[name] != after[name] and name not in CHANGEABLE
+    ]
+
+
+def parse_strategy(text: str, kinds: Mapping[str, type], what: str) -> Any:
+    """Returns the strategy written as `kind` or `kind:name=value,name=value`.
+
+    Args:
+      text: For example `polynomial:power=3`.
+      kinds: Frozen dataclasses by name.
+      what: The word for them in messages.
+
+    Raises:
+      UserError: If the kind or an argument is unknown, or a value does not fit.
+    """
+    name, _, rest = text.partition(":")
+    if name not in kinds:
+        raise UserError(f"unknown {what} {name!r}{_nearest(name, kinds)}")
+    values = {}
+    fields = {field.name: field.type for field in dataclasses.fields(kinds[name])}
+    for part in filter(None, rest.split(",")):
+        key, _, value = part.partition("=")
+        if key not in fields:
+            raise UserError(f"{what} {name!r} has no argument {key!r}{_nearest(key, fields)}")
+        try:
+            values[key] = fields[key](value)
+        except ValueError:
+            raise UserError(f"{what} {text!r}: {value!r} is no {fields[key].__name__}") from None
+    try:
+        return kinds[name](**values)
+    except ValueError as error:
+        raise UserError(f"{what} {text!r}: {error}") from None
+
+
+def _read(kind: type, values: Any, path: str) -> Any:
+    # A ConfigDict has items but is no Mapping.
+    if not hasattr(values, "items"):
+        raise UserError(f"{path} = {values!r}: expected a group of fields")
+    types = typing.get_type_hints(kind)
+    arguments = {}
+    for name, value in values.items():
+        if name not in types:
+            raise UserError(f"unknown config field {path}.{name}{_nearest(name, types)}")
+        arguments[name] = _convert(types[name], value, f"{path}.{name}")
+    for field in dataclasses.fields(kind):
+        if field.name not in arguments and field.default is dataclasses.MISSING:
+            raise UserError(f"config field {path}.{field.name} is missing")
+    try:
+        return kind(**arguments)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _convert(kind: Any, value: Any, path: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return _read(kind, value, path)
+    if typing.get_origin(kind) is Literal:
+        if value not in typing.get_args(kind):
+            raise UserError(f"{path} = {value!r}{_nearest(str(value), typing.get_args(kind))}")
+        return value
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise UserError(f"{path} = {value!r}: expected {kind.__name__}")
+    return value
+
+
+def _nearest(name: str, known) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; choose one of {', '.join(known)}" if known else "; it has no fields"
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

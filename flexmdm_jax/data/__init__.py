@@ -1,0 +1,1 @@
+"""Corpora, tokenizers, records on disk, and the input pipeline."""

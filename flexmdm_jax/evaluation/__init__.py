@@ -1,0 +1,1 @@
+"""Evaluation: likelihood bounds, length distributions, and reports."""

@@ -1,0 +1,142 @@
+"""The two questions asked of every model: how likely is held-out text, and are lengths right."""
+
+import dataclasses
+from typing import Any
+
+import flax.struct
+import numpy as np
+
+from flexmdm_jax.config import EvaluationConfig
+from flexmdm_jax.data.pipeline import arrange_for, validation_batches
+from flexmdm_jax.data.records import TRAIN, VALIDATION, Dataset, read_split
+from flexmdm_jax.evaluation.lengths import entropy_of_counts, length_distances, token_counts
+from flexmdm_jax.evaluation.perplexity import Score, make_scorer, score_batches, unigram_score
+from flexmdm_jax.sampling import SamplerConfig
+from flexmdm_jax.sampling.batches import (
+    default_buckets,
+    make_generate,
+    sample_batches,
+    start_canvas,
+)
+from flexmdm_jax.training.state import Setup
+
+
+@flax.struct.dataclass
+class Generated:
+    """Generated sequences.
+
+    Attributes:
+      lengths: Tokens of each, END not counted.
+      tokens: The sequences themselves, without END.
+      truncated: Share of sequences for which the buffer was too small.
+    """
+
+    lengths: np.ndarray
+    tokens: list[np.ndarray]
+    truncated: float
+
+
+def held_out_lengths(dataset: Dataset) -> np.ndarray:
+    """Returns the length of every held-out sequence, END not counted."""
+    counts = dataset.lengths[VALIDATION]
+    return np.repeat(list(counts), list(counts.values()))
+
+
+class Evaluator:
+    """Scores and samples a model; compiled once, called with the parameters of the moment."""
+
+    def __init__(
+        self, setup: Setup, dataset: Dataset, config: EvaluationConfig, max_length: int, seed: int
+    ):
+        """Prepares an evaluation of a model against the held-out split of a dataset."""
+        self._setup = setup
+        self._dataset = dataset
+        self._length = max_length
+        self._seed = seed
+        groups = setup.num_groups
+        # Every device gets the same number of rows.
+        rows = -(-config.batch_size // groups) * groups
+        self._config = dataclasses.replace(config, batch_size=rows)
+        self._scorer = make_scorer(setup.denoiser, setup.laws, config.num_times, groups)
+        sampler = SamplerConfig(steps=config.num_steps, length_buckets=default_buckets(max_length))
+        self._generate = make_generate(setup.denoiser, sampler, setup.laws, groups)
+
+    def score(self, params: Any) -> Score:
+        """Returns the likelihood bound of held-out sequences."""
+        batches = validation_batches(
+            self._dataset,
+            length=self._length,
+            batch_size=self._config.batch_size,
+            arrange=arrange_for(self._setup.insertion),
+            limit=self._config.num_sequences,
+        )
+        end = self._setup.vocabulary.end
+        return score_batches(self._scorer, params, batches, end=end, seed=self._seed)
+
+    def generate(self, params: Any) -> Generated:
+        """Returns unconditional samples."""
+        canvas = start_canvas(
+            self._config.batch_size,
+            self._length,
+            insertion=self._setup.insertion,
+            vocabulary=self._setup.vocabulary,
+        )
+        batches = list(
+            sample_batches(
+                self._generate,
+                params,
+                canvas,
+                num=self._config.num_samples,
+                seed=self._seed,
+            )
+        )
+        lengths = np.concatenate([batch.lengths for batch in batches])
+        rows = np.concatenate([batch.tokens for batch in batches])
+        return Generated(
+            lengths=lengths,
+            tokens=[row[:length] for row, length in zip(rows, lengths, strict=True)],
+            truncated=float(np.mean(np.concatenate([batch.truncated for batch in batches]))),
+        )
+
+    def metrics(self, params: Any, bin_width: int = 8) -> dict[str, float]:
+        """Returns the figures of both questions under one name each."""
+        figures, _ = self.report(params, bin_width)
+        return figures
+
+    def report(self, params: Any, bin_width: int) -> tuple[dict[str, float], Generated]:
+        """Returns (figures, the samples behind them)."""
+        generated = self.generate(params)
+        counts = token_counts(generated.tokens, self._setup.vocabulary.size)
+        reference = held_out_lengths(self._dataset)
+        figures = {
+            **self.score(params).summary(),
+            **length_distances(generated.lengths, reference, bin_width),
+            "length_mean": float(np.mean(generated.lengths)),
+            "token_entropy": entropy_of_counts(counts),
+            "truncated": generated.truncated,
+        }
+        return figures, generated
+
+
+def data_figures(dataset: Dataset, limit: int, bin_width: int) -> dict[str, dict[str, float]]:
+    """Returns what to compare a model with: the held-out text, and a unigram model of the rest.
+
+    The text's own row shows the length distance between training and held-out sequences, the floor
+    that sampling noise sets.
+    """
+    end = dataset.vocabulary.end
+    size = dataset.vocabulary.size
+    train = token_counts(read_split(dataset, TRAIN), size)
+    held_out = list(read_split(dataset, VALIDATION))
+    content = token_counts((tokens[:-1] for tokens in held_out), size)
+    lengths = dataset.lengths[TRAIN]
+    train_lengths = np.repeat(list(lengths), list(lengths.values()))
+    reference = held_out_lengths(dataset)
+    return {
+        "data": {
+            **length_distances(train_lengths, reference, bin_width),
+            "length_mean": float(np.mean(reference)),
+            "token_entropy": entropy_of_counts(content),
+        },
+        "unigram": unigram_score(train, held_out[:limit], end).summary(),
+    }

@@ -1,0 +1,116 @@
+"""Generates text: python -m flexmdm_jax.sample --workdir=runs/demo --num=64 --out=samples.jsonl."""
+
+import json
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+from absl import flags, logging
+from tqdm import tqdm
+
+from flexmdm_jax import cli
+from flexmdm_jax.config import parse_strategy
+from flexmdm_jax.errors import UserError
+from flexmdm_jax.sampling import RULES, Canvas, SamplerConfig
+from flexmdm_jax.sampling.batches import (
+    default_buckets,
+    make_generate,
+    sample_batches,
+    start_canvas,
+)
+from flexmdm_jax.training.runs import Run, open_run
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "A trained run.")
+_NUM = flags.DEFINE_integer("num", 64, "Samples.")
+_STEPS = flags.DEFINE_integer("steps", 256, "Steps of the sampler.")
+_SEED = flags.DEFINE_integer("seed", 0, "Decides all noise.")
+_OUT = flags.DEFINE_string("out", "samples.jsonl", "File to write; must not exist yet.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace --out if it exists.")
+_BATCH = flags.DEFINE_integer("batch_size", 64, "Samples at a time.")
+_RULE = flags.DEFINE_string(
+    "rule",
+    "exact_rate",
+    "exact_rate, tau_leaping (the paper's) or adaptive:confidence=top_prob,window_size=64; "
+    "confidences are top_prob, margin, entropy, leftmost.",
+)
+_TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "Divides logits; 0 takes the likeliest.")
+_TOP_K = flags.DEFINE_integer("top_k", 0, "Draw among the k likeliest tokens; 0 for all.")
+_TOP_P = flags.DEFINE_float("top_p", 1.0, "Draw among the tokens that reach this probability.")
+_BLOCK = flags.DEFINE_integer("block_length", 0, "MDM only: fill blocks of this many slots.")
+_PREFIX = flags.DEFINE_string("prefix", "", "Text to continue.")
+_SUFFIX = flags.DEFINE_string("suffix", "", "FlexMDM only: text to lead up to.")
+_PRINT = flags.DEFINE_integer("print", 0, "Also print this many samples, shortest to longest.")
+
+
+def _sampler(length: int) -> SamplerConfig:
+    try:
+        return SamplerConfig(
+            steps=_STEPS.value,
+            rule=parse_strategy(_RULE.value, RULES, "rule"),
+            temperature=_TEMPERATURE.value,
+            top_k=_TOP_K.value,
+            top_p=_TOP_P.value,
+            block_length=_BLOCK.value,
+            length_buckets=default_buckets(length),
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def _canvas(run: Run) -> Canvas:
+    groups = run.setup.num_groups
+    try:
+        return start_canvas(
+            -(-min(_BATCH.value, _NUM.value) // groups) * groups,
+            run.experiment.config.data.max_length,
+            insertion=run.setup.insertion,
+            vocabulary=run.setup.vocabulary,
+            prefix=tuple(run.tokenizer.encode(_PREFIX.value)),
+            suffix=tuple(run.tokenizer.encode(_SUFFIX.value)),
+        )
+    except ValueError as error:
+        raise UserError(f"--prefix, --suffix: {error}") from None
+
+
+def _records(run: Run, sampler: SamplerConfig, canvas: Canvas) -> Iterator[dict]:
+    generate = make_generate(run.setup.denoiser, sampler, run.setup.laws, run.setup.num_groups)
+    with tqdm(total=_NUM.value, desc="sample", unit="sample") as bar:
+        for batch in sample_batches(generate, run.params, canvas, num=_NUM.value, seed=_SEED.value):
+            bar.update(len(batch.lengths))
+            for tokens, length, truncated in zip(
+                batch.tokens, batch.lengths, batch.truncated, strict=True
+            ):
+                ids = tokens[:length].tolist()
+                yield {
+                    "text": run.tokenizer.decode(ids),
+                    "tokens": ids,
+                    "length": int(length),
+                    "truncated": bool(truncated),
+                }
+
+
+def _show(records: list[dict]) -> None:
+    """Prints samples at equal steps through the lengths."""
+    ordered = sorted(records, key=lambda record: record["length"])
+    for position in np.linspace(0, len(ordered) - 1, min(_PRINT.value, len(ordered))):
+        record = ordered[round(position)]
+        print(f"[{record['length']} tokens] {record['text']}\n")
+
+
+def main(_):
+    """Runs the command."""
+    logging.set_verbosity(logging.WARNING)
+    cli.require_positive(num=_NUM.value, steps=_STEPS.value, batch_size=_BATCH.value)
+    out = cli.new_file(_OUT.value, _OVERWRITE.value)
+    run = open_run(_WORKDIR.value)
+    sampler = _sampler(run.experiment.config.data.max_length)
+    records = list(_records(run, sampler, _canvas(run)))
+    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    cli.write_atomically(out, lines.encode())
+    _show(records)
+    print(f"{len(records)} samples after {run.step:,} training steps: {pathlib.Path(out)}")
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["workdir"])
+    cli.run(main)

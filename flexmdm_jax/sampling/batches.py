@@ -1,0 +1,105 @@
+"""Many samples: batches of independent rows, each with its own key."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from flexmdm_jax.sampling.canvas import Canvas, empty_canvas, masked_canvas, protect
+from flexmdm_jax.sampling.loop import SamplerConfig, Samples, generate
+from flexmdm_jax.schedules import Schedule
+from flexmdm_jax.types import Denoiser, RowKeys, Vocabulary
+
+
+def start_canvas(
+    num: int,
+    length: int,
+    *,
+    insertion: Schedule,
+    vocabulary: Vocabulary,
+    prefix: tuple[int, ...] = (),
+    suffix: tuple[int, ...] = (),
+) -> Canvas:
+    """Returns num equal rows to sample from: nothing, a prefix, or a prefix and a suffix.
+
+    FlexMDM writes between prefix and suffix (with no suffix, up to END), and every other gap is
+    closed; MDM masks all that follows the prefix.
+
+    Raises:
+      ValueError: If MDM is given a suffix, whose place it would have to know, or nothing fits.
+    """
+    fixed = jnp.broadcast_to(
+        jnp.asarray([*prefix, *suffix], jnp.int32), (num, len(prefix) + len(suffix))
+    )
+    lengths = jnp.full(num, fixed.shape[1], jnp.int32)
+    if not insertion.inserts:
+        if suffix:
+            raise ValueError("MDM cannot place a suffix: its lengths are fixed; use FlexMDM")
+        return masked_canvas(fixed, lengths, length, vocabulary)
+    canvas = empty_canvas(fixed, lengths, length, vocabulary)
+    canvas = protect(canvas, jnp.zeros_like(lengths), jnp.full_like(lengths, len(prefix)))
+    if suffix:
+        canvas = protect(canvas, jnp.full_like(lengths, len(prefix) + 1), lengths + 1)
+    return canvas
+
+
+def default_buckets(length: int, smallest: int = 32) -> tuple[int, ...]:
+    """Returns the buffer lengths a sampler may run at: powers of two from smallest up."""
+    sizes = []
+    while smallest < length:
+        sizes.append(smallest)
+        smallest *= 2
+    return (*sizes, length)
+
+
+def make_generate(
+    denoiser_of: Callable[[Any], Denoiser],
+    sampler: SamplerConfig,
+    laws: dict[str, Any],
+    num_groups: int = 1,
+) -> Callable[[Any, Canvas, RowKeys], Samples]:
+    """Returns generate() jitted as a function of (parameters, canvas, keys).
+
+    Args:
+      denoiser_of: Parameters -> Denoiser.
+      sampler: How to sample.
+      laws: insertion, unmasking and vocabulary, see generate().
+      num_groups: See map_slots.
+    """
+
+    def run(params, canvas: Canvas, keys: RowKeys) -> Samples:
+        return generate(keys, denoiser_of(params), canvas, sampler, num_groups=num_groups, **laws)
+
+    return jax.jit(run)
+
+
+def sample_batches(
+    run: Callable[[Any, Canvas, RowKeys], Samples],
+    params: Any,
+    canvas: Canvas,
+    *,
+    num: int,
+    seed: int,
+) -> Iterator[Samples]:
+    """Yields num samples in batches as NumPy arrays; sample i's noise depends on (seed, i) alone.
+
+    Args:
+      run: From make_generate().
+      params: Parameters.
+      canvas: Equal rows to start from, as many as are drawn at a time.
+      num: Samples in all.
+      seed: Decides all noise.
+    """
+    batch_size = canvas.tokens.shape[0]
+    for start in range(0, num, batch_size):
+        numbers = jnp.arange(start, start + batch_size)
+        keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(numbers)
+        samples = jax.device_get(run(params, canvas, keys))
+        real = min(batch_size, num - start)
+        yield Samples(
+            tokens=samples.tokens[:real],
+            lengths=samples.lengths[:real],
+            truncated=samples.truncated[:real],
+            trace=None if samples.trace is None else samples.trace[:, :real],
+        )

@@ -1,0 +1,75 @@
+"""The device mesh and the one table from logical axes to mesh axes."""
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from flexmdm_jax.config import MeshConfig
+from flexmdm_jax.errors import UserError
+
+BATCH_AXES = ("data", "fsdp")
+
+# Logical axes of parameters -> mesh axes. Axes that are not listed stay whole.
+RULES = (
+    ("vocab", "tensor"),
+    ("heads", "tensor"),
+    ("mlp", "tensor"),
+    ("embed", "fsdp"),
+    ("layers", None),
+    ("condition", None),
+    ("condition_in", None),
+)
+
+
+def make_mesh(config: MeshConfig) -> Mesh:
+    """Returns the ("data", "fsdp", "tensor") mesh over all devices.
+
+    Raises:
+      UserError: If the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices()
+    sizes = [config.data, config.fsdp, config.tensor]
+    known = int(np.prod([size for size in sizes if size != -1]))
+    sizes = [len(devices) // known if size == -1 else size for size in sizes]
+    if int(np.prod(sizes)) != len(devices):
+        raise UserError(
+            f"config.mesh: {' x '.join(map(str, sizes))} devices do not fit the "
+            f"{len(devices)} there are; set one of data, fsdp, tensor to -1"
+        )
+    # The compiler propagates shardings from those of inputs and outputs.
+    types = (AxisType.Auto,) * len(sizes)
+    return jax.make_mesh(tuple(sizes), ("data", "fsdp", "tensor"), axis_types=types)
+
+
+def num_batch_shards(mesh: Mesh) -> int:
+    """Returns over how many devices the rows of a batch are spread."""
+    return int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of arrays whose first axis is the batch."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of arrays that every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def state_shardings(mesh: Mesh, abstract_state):
+    """Returns a sharding for every leaf of a tree whose parameters carry logical axis names.
+
+    An axis that the mesh axis does not divide stays whole.
+    """
+    specs = nn.logical_to_mesh(nn.get_partition_spec(abstract_state), RULES)
+
+    def fit(leaf, spec):
+        sizes = [None if axis is None else mesh.shape[axis] for axis in spec]
+        fitting = [
+            axis if size and length % size == 0 else None
+            for axis, size, length in zip(spec, sizes, leaf.shape, strict=False)
+        ]
+        return NamedSharding(mesh, PartitionSpec(*fitting))
+
+    return jax.tree.map(fit, nn.unbox(abstract_state), specs)

@@ -1,0 +1,139 @@
+"""Checkpoints with Orbax: asynchronous, complete or absent, the newest readable one wins."""
+
+import pathlib
+from typing import Any
+
+import grain
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+
+from flexmdm_jax.errors import UserError
+from flexmdm_jax.training.state import TrainState
+from flexmdm_jax.training.workdir import Experiment
+
+_CHECKPOINTS, _DAMAGED = "checkpoints", "damaged_checkpoints"
+
+
+class Checkpoints:
+    """Saves and restores the checkpoints of a workdir; saving is asynchronous."""
+
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        experiment: Experiment,
+        *,
+        keep: int | None = None,
+        read_only: bool = False,
+    ):
+        """Opens the checkpoints; keep says how many of the newest stay (None: all)."""
+        self._workdir = workdir
+        self._experiment = experiment
+        self._manager = ocp.CheckpointManager(
+            (workdir / _CHECKPOINTS).absolute(),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep, cleanup_tmp_directories=not read_only, read_only=read_only
+            ),
+        )
+
+    def save(self, state: TrainState, data: grain.DatasetIterator) -> None:
+        """Starts to save a state and the position in the data, unless that step is saved already.
+
+        Raises:
+          OSError: Or another exception of a save that failed earlier in the background.
+        """
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        rest = {"step": state.step, "rng": state.rng, "params": state.params}
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                ema=ocp.args.StandardSave(state.ema),
+                state=ocp.args.StandardSave(rest | {"opt_state": state.opt_state}),
+                data=grain.checkpoint.CheckpointSave(data),
+                experiment=ocp.args.JsonSave(self._experiment.to_json()),
+            ),
+        )
+
+    def wait(self) -> None:
+        """Waits for saves under way; raises what went wrong in them."""
+        self._manager.wait_until_finished()
+
+    def restore(self, like: TrainState, data: grain.DatasetIterator) -> TrainState | None:
+        """Returns the newest complete state and moves the data there; None if nothing was saved.
+
+        Unreadable checkpoints are reported, moved aside and passed over.
+
+        Args:
+          like: Shapes, types and shardings to restore into.
+          data: Iterator to set.
+
+        Raises:
+          UserError: If there are checkpoints but none can be read.
+        """
+        rest = {"step": like.step, "rng": like.rng, "params": like.params}
+
+        def read(step: int) -> TrainState:
+            items = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    ema=ocp.args.StandardRestore(like.ema),
+                    state=ocp.args.StandardRestore(rest | {"opt_state": like.opt_state}),
+                    data=grain.checkpoint.CheckpointRestore(data),
+                ),
+            )
+            return TrainState(ema=items["ema"], **items["state"])
+
+        _, state = self._newest(read, move_aside=True)
+        return state
+
+    def restore_ema(self, like: Any) -> tuple[int, Any]:
+        """Returns (step, averaged parameters) of the newest complete checkpoint.
+
+        Raises:
+          UserError: If there is none.
+        """
+
+        def read(step: int) -> Any:
+            items = ocp.args.Composite(ema=ocp.args.StandardRestore(like))
+            return self._manager.restore(step, args=items)["ema"]
+
+        step, ema = self._newest(read, move_aside=False)
+        if step is None:
+            raise UserError(f"no checkpoint in {self._workdir} yet; train until one is saved")
+        return step, ema
+
+    def close(self) -> None:
+        """Waits for saves under way and releases Orbax's threads."""
+        self._manager.close()
+
+    def _newest(self, read, *, move_aside: bool):
+        """Returns (step, read(step)) of the newest checkpoint that can be read, or two Nones."""
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            # Orbax and TensorStore report damage in many exception types.
+            try:
+                return step, read(step)
+            except Exception as error:
+                reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+                logging.warning(
+                    "checkpoint %d in %s is unreadable: %s", step, self._workdir, reason
+                )
+                if move_aside:
+                    self._move_aside(step)
+        if steps:
+            raise UserError(
+                f"no readable checkpoint in {self._workdir} (tried steps {steps}); "
+                "restore its files or start over in another --workdir"
+            )
+        return None, None
+
+    def _move_aside(self, step: int) -> None:
+        """Keeps a damaged checkpoint for its owner, but out of the way of a new one."""
+        if jax.process_index() == 0:
+            folder = self._workdir / _DAMAGED
+            folder.mkdir(exist_ok=True)
+            number = sum(1 for _ in folder.iterdir())
+            (self._workdir / _CHECKPOINTS / str(step)).rename(folder / f"{step}.{number}")
+        self._manager.reload()

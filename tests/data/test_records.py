@@ -1,0 +1,103 @@
+"""Prepared datasets: complete or absent, and checked when opened."""
+
+import json
+
+import numpy as np
+import pytest
+
+from flexmdm_jax.data.records import (
+    TRAIN,
+    VALIDATION,
+    decode_record,
+    encode_record,
+    open_dataset,
+    read_split,
+    split_of,
+    write_dataset,
+)
+from flexmdm_jax.data.tokenizers import ByteTokenizer
+from flexmdm_jax.errors import UserError
+from tests.conftest import TINY_LENGTH, tiny_texts, write_tiny_dataset
+
+
+def test_every_sequence_is_stored_once_in_order(tiny_dataset):
+    tokenizer = tiny_dataset.tokenizer()
+    for split in (TRAIN, VALIDATION):
+        expected = [text for text in tiny_texts() if split_of(text, 0, 0.2) == split]
+        stored = list(read_split(tiny_dataset, split))
+        assert [tokenizer.decode(tokens.tolist()) for tokens in stored] == expected
+        assert all(tokens[-1] == tiny_dataset.vocabulary.end for tokens in stored)
+        assert tiny_dataset.num_sequences[split] == len(expected)
+        lengths, counts = np.unique([len(text) for text in expected], return_counts=True)
+        assert tiny_dataset.lengths[split] == dict(zip(lengths, counts, strict=True))
+
+
+def test_equal_texts_share_a_split_of_about_the_asked_size():
+    texts = [f"text {number}" for number in range(4000)]
+    held_out = [split_of(text, 7, 0.25) == VALIDATION for text in texts]
+    assert held_out == [split_of(text, 7, 0.25) == VALIDATION for text in texts]
+    # Four standard errors of a binomial share.
+    assert abs(np.mean(held_out) - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 4000)
+    assert held_out != [split_of(text, 8, 0.25) == VALIDATION for text in texts]
+
+
+def test_records_hold_any_token_id():
+    tokens = np.array([0, 255, 65_536, 126_463, 2**31 - 1])
+    assert np.array_equal(decode_record(encode_record(tokens.tolist())), tokens)
+
+
+def test_nothing_is_left_of_a_failed_preparation(tmp_path):
+    def interrupted():
+        yield TRAIN, [1, 2]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_dataset(tmp_path / "d", interrupted(), ByteTokenizer({}), max_length=8, origin={})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_overwritten(tmp_path):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "mine").write_text("precious")
+    with pytest.raises(UserError, match="exists already"):
+        write_tiny_dataset(tmp_path / "d", tiny_texts())
+    assert (tmp_path / "d" / "mine").read_text() == "precious"
+
+
+def test_an_empty_split_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="leaves the train split empty"):
+        write_tiny_dataset(tmp_path / "d", [])
+
+
+def _broken(tmp_path, change):
+    dataset = write_tiny_dataset(tmp_path / "d", tiny_texts())
+    path = dataset.directory / "dataset.json"
+    metadata = json.loads(path.read_text())
+    change(metadata)
+    path.write_text(json.dumps(metadata))
+    return dataset.directory
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.update(format_version=99), "format version 99"),
+        (lambda d: d.pop("vocabulary"), "no field 'vocabulary'"),
+        (lambda d: d["vocabulary"].update(mask=999), "mask = 999 lies outside the vocabulary"),
+        (lambda d: d["vocabulary"].update(end=-1), "end = -1 lies outside the vocabulary"),
+        (lambda d: d["vocabulary"].update(mask=257), "mask and end are both 257"),
+    ],
+)
+def test_unusable_metadata_is_named(tmp_path, change, message):
+    with pytest.raises(UserError, match=message):
+        open_dataset(_broken(tmp_path, change))
+
+
+def test_missing_parts_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"no prepared dataset in .*nowhere"):
+        open_dataset(tmp_path / "nowhere")
+    dataset = write_tiny_dataset(tmp_path / "d", tiny_texts())
+    (dataset.directory / "train.array_record").unlink()
+    with pytest.raises(UserError, match=r"train\.array_record is missing"):
+        open_dataset(dataset.directory)
+    assert dataset.max_length == TINY_LENGTH

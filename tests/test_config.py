@@ -1,0 +1,129 @@
+"""Configs: every shipped one is sound, and what is wrong in one is named."""
+
+import copy
+import pathlib
+
+import pytest
+
+from flexmdm_jax.config import (
+    CHANGEABLE,
+    Config,
+    changed_fields,
+    check_field,
+    config_to_dict,
+    load_config_file,
+    parse_strategy,
+    read_config,
+)
+from flexmdm_jax.errors import UserError
+from flexmdm_jax.sampling import RULES, Adaptive
+from flexmdm_jax.schedules import SCHEDULES, Immediate, Linear, Polynomial
+
+CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_config_is_sound(path):
+    config = read_config(load_config_file(str(path), path.name))
+    assert read_config(config_to_dict(config)) == config
+    assert (config.method == "mdm") == path.stem.endswith("_mdm")
+    assert config.data.prepare, "says how to make its data"
+
+
+def test_the_papers_configs_have_the_papers_figures():
+    """Appendix F.1."""
+    owt = read_config(load_config_file(str(CONFIGS[0]), "owt.py"))
+    model, optimizer, training = owt.model, owt.optimizer, owt.training
+    assert (model.hidden_size, model.num_heads, model.num_layers) == (768, 12, 12)
+    assert (model.condition_size, model.dropout_rate) == (128, 0.05)
+    assert (optimizer.learning_rate, optimizer.weight_decay) == (3e-4, 0.03)
+    assert (optimizer.warmup_steps, optimizer.ema_decay) == (2_000, 0.9999)
+    assert (training.batch_size, owt.data.max_length, training.time_warp) == (1024, 1024, 1.0)
+
+
+def _change(values, path, value):
+    values = copy.deepcopy(values)
+    *groups, name = path.split(".")
+    target = values
+    for group in groups:
+        target = target.setdefault(group, {})
+    target[name] = value
+    return values
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("model.hiden_size", 3, r"config\.model\.hiden_size; did you mean 'hidden_size'"),
+        ("optimiser", {}, r"unknown config field config\.optimiser; did you mean 'optimizer'"),
+        ("method", "flexmdn", r"config\.method = 'flexmdn'; did you mean 'flexmdm'"),
+        ("insertion", "lineer", "unknown schedule 'lineer'; did you mean 'linear'"),
+        ("unmasking", "polynomial:power=0.5", "needs power >= 1"),
+        ("unmasking", "polynomial:powr=2", "no argument 'powr'; did you mean 'power'"),
+        ("unmasking", "polynomial:power=x", "'x' is no float"),
+        ("model.hidden_size", 18, "18 does not split into 2 heads of even size"),
+        ("model.hidden_size", 0, "hidden_size = 0; it must be at least 1"),
+        ("model.hidden_size", 16.0, "expected int"),
+        ("model.dropout_rate", 1.0, r"must lie in \[0, 1\)"),
+        ("model.compute_dtype", "float16", "choose one of|did you mean"),
+        ("data.max_length", 1, "max_length = 1"),
+        ("training.batch_size", 0, "batch_size = 0"),
+        ("training.accumulation_steps", 3, "8 does not split into 3"),
+        ("training.num_steps", 0, "num_steps = 0"),
+        ("training.time_warp", 0.5, "time_warp = 0.5"),
+        ("evaluation.num_samples", 0, "num_samples = 0"),
+        ("optimizer.learning_rate", 0.0, "must be positive"),
+        ("mesh.data", 0, "sizes are positive"),
+        ("model", 3, r"config\.model = 3: expected a group"),
+    ],
+)
+def test_what_is_wrong_is_named(tiny_config, path, value, message):
+    with pytest.raises(UserError, match=message):
+        read_config(_change(tiny_config, path, value))
+
+
+def test_a_missing_field_is_named(tiny_config):
+    del tiny_config["optimizer"]["learning_rate"]
+    with pytest.raises(UserError, match=r"config\.optimizer\.learning_rate is missing"):
+        read_config(tiny_config)
+
+
+def test_field_paths_are_checked():
+    check_field("config.model.hidden_size")
+    with pytest.raises(UserError, match=r"config\.model\.hidn_size; did you mean 'hidden_size'"):
+        check_field("config.model.hidn_size")
+    with pytest.raises(UserError, match=r"config\.seed\.x"):
+        check_field("config.seed.x")
+
+
+def test_mdm_inserts_nothing_whatever_the_schedule(tiny_config):
+    config = read_config(tiny_config | {"method": "mdm", "insertion": "cosine"})
+    assert config.insertion_schedule == Immediate()
+    assert config.unmasking_schedule == Linear()
+
+
+def test_strategies_are_written_as_text():
+    assert parse_strategy("polynomial:power=3", SCHEDULES, "schedule") == Polynomial(3.0)
+    rule = parse_strategy("adaptive:confidence=margin,window_size=64", RULES, "rule")
+    assert rule == Adaptive(confidence="margin", window_size=64)
+    with pytest.raises(UserError, match="unknown confidence 'best'"):
+        parse_strategy("adaptive:confidence=best", RULES, "rule")
+
+
+def test_only_harmless_fields_may_change_within_a_run(tiny_config):
+    config = read_config(tiny_config)
+    assert changed_fields(config, config) == []
+    assert set(CHANGEABLE) <= set(_paths(config_to_dict(config)))
+    longer = read_config(_change(tiny_config, "training.num_steps", 99))
+    assert changed_fields(config, longer) == []
+    other = read_config(_change(tiny_config, "optimizer.learning_rate", 0.5))
+    assert changed_fields(config, other) == ["optimizer.learning_rate was 0.01, is 0.5"]
+    assert isinstance(config, Config)
+
+
+def _paths(values, prefix=""):
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _paths(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name

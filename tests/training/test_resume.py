@@ -1,0 +1,218 @@
+"""A run that was stopped goes on as if it had not been, bit for bit."""
+
+import json
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from flexmdm_jax.config import read_config
+from flexmdm_jax.errors import UserError
+from flexmdm_jax.sharding import make_mesh
+from flexmdm_jax.training import loop
+from flexmdm_jax.training.loop import NonFiniteLossError, train
+from flexmdm_jax.training.runs import open_run
+from flexmdm_jax.training.state import Setup
+from flexmdm_jax.training.workdir import claim_workdir
+
+
+def _train(values, dataset, workdir, num_steps, evaluate=lambda params: {}):
+    values["training"]["num_steps"] = num_steps
+    config = read_config(values)
+    setup = Setup.of(config, dataset.vocabulary, make_mesh(config.mesh))
+    experiment = claim_workdir(workdir, config, dataset)
+    return jax.device_get(train(config, setup, dataset, experiment, workdir, evaluate))
+
+
+@pytest.fixture
+def seen_batches(monkeypatch):
+    """The rows every step was fed, in order."""
+    seen = []
+    original = loop._to_devices
+
+    def record(batches, setup):
+        batch = original(batches, setup)
+        seen.append(jax.device_get(batch))
+        return batch
+
+    monkeypatch.setattr(loop, "_to_devices", record)
+    return seen
+
+
+def _assert_same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_five_and_five_steps_are_ten(tiny_config, tiny_dataset, tmp_path, seen_batches):
+    straight = _train(tiny_config, tiny_dataset, tmp_path / "straight", 10)
+    straight_batches = list(seen_batches)
+    seen_batches.clear()
+    _train(tiny_config, tiny_dataset, tmp_path / "halves", 5)
+    resumed = _train(tiny_config, tiny_dataset, tmp_path / "halves", 10)
+    assert resumed.step == 10
+    _assert_same(straight, resumed)
+    _assert_same(straight_batches, seen_batches)
+
+
+def test_a_finished_run_stays_as_it_is(tiny_config, tiny_dataset, tmp_path):
+    first = _train(tiny_config, tiny_dataset, tmp_path, 5)
+    again = _train(tiny_config, tiny_dataset, tmp_path, 5)
+    _assert_same(first, again)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(
+    tiny_config, tiny_dataset, tmp_path, monkeypatch
+):
+    good = _train(tiny_config, tiny_dataset, tmp_path, 5)
+    original = loop.make_train_step
+
+    def broken_later(*args):
+        step = original(*args)
+
+        def run(state, batch):
+            state, metrics = step(state, batch)
+            bad = int(state.step) == 7
+            return state, metrics | ({"finite": metrics["finite"] * 0} if bad else {})
+
+        return run
+
+    monkeypatch.setattr(loop, "make_train_step", broken_later)
+    with pytest.raises(NonFiniteLossError, match="step 7"):
+        _train(tiny_config, tiny_dataset, tmp_path, 20)
+    run = open_run(str(tmp_path))
+    assert run.step == 5
+    _assert_same(good.ema, jax.device_get(run.params))
+
+
+def _steps(workdir):
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+
+
+@pytest.fixture(scope="module")
+def two_checkpoints(tiny_dataset, tmp_path_factory):
+    """A workdir with checkpoints 5 and 10, and the config that made it."""
+    from tests.conftest import _TINY
+
+    values = json.loads(json.dumps(_TINY))
+    values["data"]["path"] = str(tiny_dataset.directory)
+    workdir = tmp_path_factory.mktemp("run") / "w"
+    _train(values, tiny_dataset, workdir, 10)
+    return workdir, values
+
+
+def _damages(checkpoint: pathlib.Path):
+    """Every way of deleting or truncating one file or folder of a checkpoint."""
+    yield "empty", lambda path: [shutil.rmtree(p) for p in (path / "state", path / "ema")]
+    for file in sorted(p for p in checkpoint.rglob("*") if p.is_file()):
+        name = file.relative_to(checkpoint)
+        yield f"delete {name}", lambda path, name=name: (path / name).unlink()
+        if file.stat().st_size > 1:
+            yield (
+                f"truncate {name}",
+                lambda path, name=name: (path / name).write_bytes(
+                    (path / name).read_bytes()[: (path / name).stat().st_size // 2]
+                ),
+            )
+
+
+def test_a_damaged_checkpoint_never_gives_wrong_parameters(two_checkpoints, tmp_path):
+    """Whatever file is lost: the parameters are those of step 10 or, in full, those of step 5."""
+    workdir, _ = two_checkpoints
+    expected = {10: jax.device_get(open_run(str(workdir)).params)}
+    only_five = tmp_path / "five"
+    shutil.copytree(workdir, only_five)
+    shutil.rmtree(only_five / "checkpoints" / "10")
+    expected[5] = jax.device_get(open_run(str(only_five)).params)
+    fallbacks = 0
+    for number, (what, damage) in enumerate(_damages(workdir / "checkpoints" / "10")):
+        copy = tmp_path / str(number)
+        shutil.copytree(workdir, copy)
+        damage(copy / "checkpoints" / "10")
+        run = open_run(str(copy))
+        fallbacks += run.step == 5
+        _assert_same(jax.device_get(run.params), expected[run.step])
+        assert _steps(copy)[-1] == 10, f"{what}: reading must not move anything"
+        shutil.rmtree(copy)
+    assert fallbacks > 3
+
+
+def test_training_goes_on_from_the_newest_complete_checkpoint(
+    two_checkpoints, tiny_dataset, tmp_path
+):
+    workdir, values = two_checkpoints
+    copy = tmp_path / "w"
+    shutil.copytree(workdir, copy)
+    for file in (copy / "checkpoints" / "10" / "state" / "ocdbt.process_0" / "d").iterdir():
+        file.unlink()
+    resumed = _train(values, tiny_dataset, copy, 12)
+    straight = _train(values, tiny_dataset, tmp_path / "straight", 12)
+    _assert_same(straight, resumed)
+    kept = list((copy / "damaged_checkpoints").iterdir())
+    assert [path.name for path in kept] == ["10.0"]
+
+
+def test_no_readable_checkpoint_is_an_error(two_checkpoints, tmp_path):
+    workdir, _ = two_checkpoints
+    copy = tmp_path / "w"
+    shutil.copytree(workdir, copy)
+    for step in _steps(copy):
+        shutil.rmtree(copy / "checkpoints" / str(step) / "ema")
+    with pytest.raises(UserError, match=r"no readable checkpoint .*\[10, 5\]"):
+        open_run(str(copy))
+
+
+@pytest.mark.slow
+def test_killed_ten_times_ends_like_a_run_that_was_not(tiny_config, tiny_dataset, tmp_path):
+    """kill -9 at random moments of start-up, training and saving."""
+    tiny_config["training"] |= {"num_steps": 4000, "checkpoint_every": 3, "log_every": 1}
+    tiny_config["mesh"] = {"data": 1, "fsdp": 1, "tensor": -1}
+    config_file = tmp_path / "config.py"
+    config_file.write_text(
+        "from ml_collections import ConfigDict\n"
+        f"def get_config():\n    return ConfigDict({tiny_config!r})\n"
+    )
+    command = [sys.executable, "-m", "flexmdm_jax.train", f"--config={config_file}"]
+    source = random.Random(1)
+    killed = tmp_path / "killed"
+    for _ in range(10):
+        run = subprocess.Popen([*command, f"--workdir={killed}"], stderr=subprocess.DEVNULL)
+        _wait_for_a_step(killed, run)
+        with pytest.raises(subprocess.TimeoutExpired):
+            run.wait(timeout=source.uniform(0, 1.5))
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+    last = max(json.loads(line)["step"] for line in _lines(killed)) + 3
+    for workdir in (killed, tmp_path / "straight"):
+        arguments = [f"--workdir={workdir}", f"--config.training.num_steps={last}"]
+        subprocess.run([*command, *arguments], check=True, stderr=subprocess.DEVNULL)
+    a, b = open_run(str(killed)), open_run(str(tmp_path / "straight"))
+    assert a.step == b.step == last
+    _assert_same(jax.device_get(a.params), jax.device_get(b.params))
+    _assert_same_metrics(_lines(killed), _lines(tmp_path / "straight"))
+
+
+def _lines(workdir):
+    path = workdir / "metrics.jsonl"
+    return [line for line in path.read_text().splitlines() if line.endswith("}")]
+
+
+def _wait_for_a_step(workdir, run):
+    """Returns once the process has logged a step of its own."""
+    before = len(_lines(workdir)) if (workdir / "metrics.jsonl").exists() else 0
+    while not (workdir / "metrics.jsonl").exists() or len(_lines(workdir)) <= before:
+        with pytest.raises(subprocess.TimeoutExpired):
+            run.wait(timeout=0.05)
+
+
+def _assert_same_metrics(killed, straight):
+    """Every loss that was logged, by whichever process, is the one of the straight run."""
+    truth = {d["step"]: d["loss"] for d in map(json.loads, straight) if "loss" in d}
+    logged = [d for d in map(json.loads, killed) if "loss" in d]
+    assert len(logged) > len(truth), "steps after a checkpoint are logged again"
+    assert all(truth[d["step"]] == d["loss"] for d in logged)

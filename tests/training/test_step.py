@@ -1,0 +1,136 @@
+"""The training step: invariant to how a batch is split, and careful with what is not finite."""
+
+import copy
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flexmdm_jax.config import read_config
+from flexmdm_jax.data.pipeline import arrange_for, train_batches
+from flexmdm_jax.sharding import make_mesh
+from flexmdm_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from flexmdm_jax.training.state import Setup, init_state
+from flexmdm_jax.training.step import make_train_step
+from flexmdm_jax.types import Batch
+
+
+def _prepare(values, dataset):
+    config = read_config(values)
+    setup = Setup.of(config, dataset.vocabulary, make_mesh(config.mesh))
+    optimizer = make_optimizer(config.optimizer, config.training.num_steps)
+    make_state, shardings = init_state(setup, optimizer, config.seed)
+    state = jax.jit(make_state, out_shardings=shardings)()
+    step = make_train_step(config, setup, optimizer, shardings)
+    batches = iter(
+        train_batches(
+            dataset,
+            length=config.data.max_length,
+            batch_size=config.training.batch_size,
+            seed=config.seed,
+            arrange=arrange_for(setup.insertion),
+        )
+    )
+    return step, state, batches
+
+
+def _run(values, dataset, num_steps=3):
+    step, state, batches = _prepare(values, dataset)
+    history = []
+    for _ in range(num_steps):
+        state, metrics = step(state, Batch(**next(batches)))
+        history.append(jax.device_get(metrics))
+    return jax.device_get(state), history
+
+
+def _close(a, b, tolerance=2e-5):
+    # float32 sums in another order, over three steps of AdamW.
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=tolerance, rtol=1e-4), a, b)
+
+
+def _with(values, section, **changes):
+    values = copy.deepcopy(values)
+    values.setdefault(section, {}).update(changes)
+    return values
+
+
+@pytest.mark.parametrize("method", ["flexmdm", "mdm"])
+def test_result_does_not_depend_on_accumulation(tiny_config, tiny_dataset, method):
+    config = _with(tiny_config | {"method": method}, "mesh", data=1, fsdp=1, tensor=8)
+    config = _with(config, "model", num_heads=8)
+    whole, whole_metrics = _run(config, tiny_dataset)
+    split, split_metrics = _run(_with(config, "training", accumulation_steps=4), tiny_dataset)
+    _close(whole.params, split.params)
+    for a, b in zip(whole_metrics, split_metrics, strict=True):
+        np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)
+        assert a["num_tokens"] == b["num_tokens"]
+        assert a["num_masks"] == b["num_masks"], "noise differs"
+
+
+def test_result_does_not_depend_on_the_mesh(tiny_config, tiny_dataset):
+    spread, spread_metrics = _run(_with(tiny_config, "mesh", data=4, fsdp=2), tiny_dataset)
+    whole, whole_metrics = _run(_with(tiny_config, "mesh", data=1, fsdp=1, tensor=8), tiny_dataset)
+    _close(spread.params, whole.params)
+    for a, b in zip(spread_metrics, whole_metrics, strict=True):
+        assert a["num_masks"] == b["num_masks"], "noise differs"
+
+
+def test_parameters_are_spread_over_the_mesh(tiny_config, tiny_dataset):
+    _, state, _ = _prepare(_with(tiny_config, "mesh", data=2, fsdp=2, tensor=2), tiny_dataset)
+    kernel = state.params["blocks"]["mlp_in"]["kernel"]
+    shard = kernel.addressable_shards[0].data
+    assert shard.size * 4 == kernel.size
+    moments = [x for x in jax.tree.leaves(state.opt_state) if x.shape == kernel.shape]
+    assert moments
+    assert all(x.sharding == kernel.sharding for x in moments)
+
+
+def test_a_step_that_is_not_finite_changes_nothing_but_its_number(tiny_config, tiny_dataset):
+    step, state, batches = _prepare(tiny_config, tiny_dataset)
+    broken = jax.tree.map(jnp.copy, state.params)
+    broken["gap_head"]["in_proj"]["kernel"] *= jnp.nan
+    state = state.replace(params=broken)
+    before = jax.device_get(state)
+    after, metrics = step(state, Batch(**next(batches)))
+    assert metrics["finite"] == 0
+    assert after.step == before.step + 1
+    kept = (before.params, before.ema, before.opt_state)
+    jax.tree.map(np.testing.assert_array_equal, kept, (after.params, after.ema, after.opt_state))
+
+
+def test_ema_is_the_documented_average(tiny_config, tiny_dataset):
+    step, state, batches = _prepare(tiny_config, tiny_dataset)
+    average = jax.device_get(state.ema)
+    for number in range(4):
+        state, _ = step(state, Batch(**next(batches)))
+        decay = min(tiny_config["optimizer"]["ema_decay"], (1 + number) / (10 + number))
+        params = jax.device_get(state.params)
+        average = jax.tree.map(lambda a, p, d=decay: d * a + (1 - d) * p, average, params)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), state.ema, average
+    )
+
+
+def test_vectors_do_not_decay_and_matrices_do(tiny_config, tiny_dataset):
+    config = _with(tiny_config, "optimizer", learning_rate=1.0, warmup_steps=0, weight_decay=0.5)
+    config = read_config(config)
+    optimizer = make_optimizer(config.optimizer, 10)
+    setup = Setup.of(config, tiny_dataset.vocabulary, make_mesh(config.mesh))
+    make_state, _ = init_state(setup, optimizer, 0)
+    params = jax.tree.map(jnp.ones_like, make_state().params)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    for path, update in jax.tree_util.tree_leaves_with_path(updates):
+        name = jax.tree_util.keystr(path)
+        expected = 0.0 if "bias" in name or "norm" in name else -0.5
+        np.testing.assert_allclose(update, expected, err_msg=name)
+
+
+def test_learning_rate_warms_up_and_falls_to_zero(tiny_config):
+    config = _with(tiny_config, "optimizer", decay="cosine", warmup_steps=4, learning_rate=0.1)
+    schedule = learning_rate_schedule(read_config(config).optimizer, num_steps=20)
+    rates = np.array([schedule(step) for step in range(21)])
+    np.testing.assert_allclose(rates[:5], [0, 0.025, 0.05, 0.075, 0.1], rtol=1e-5)
+    assert np.all(np.diff(rates[4:]) < 0)
+    np.testing.assert_allclose(rates[20], 0, atol=1e-8)
