@@ -2,8 +2,8 @@
 
 A labelled state is a sequence of the support, the subset of its positions that are present and the
 subset of those that are masked. Given x_t, the sequences behind it have posterior weight
-p(x) · (1 - α)^missing, one term for each way to embed x_t in x. Collecting these terms by the number
-of missing tokens gives, for each x_t, polynomials in 1 - α, tabulated once in float64.
+p(x) · (1 - α)^missing, one term for each way to embed x_t in x. Collecting these terms by the
+number of missing tokens gives, for each x_t, polynomials in 1 - α, tabulated once in float64.
 """
 
 import dataclasses

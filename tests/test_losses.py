@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from oracle import P1, VOCABULARY, flexmdm_oracle, mdm_oracle
 
-from flexmdm_jax.interpolant import Interpolant, corrupt, stratified_times
+from flexmdm_jax.interpolant import corrupt, stratified_times
 from flexmdm_jax.losses import nll_bound, training_loss
 from flexmdm_jax.schedules import Cosine, Geometric, Immediate, Linear, Polynomial, Sine
 from flexmdm_jax.types import Denoiser, Encoding
@@ -58,16 +58,21 @@ PAIRS = [
 def test_bound_of_the_exact_posterior_is_the_entropy(insertion, unmasking):
     mdm = not insertion.inserts
     denoiser = mdm_oracle(P1, LENGTH) if mdm else flexmdm_oracle(P1)
-    choice, rows = drawn_rows(mdm=mdm)
+    _, rows = drawn_rows(mdm=mdm)
     nats = bound(denoiser, rows, insertion, unmasking)
     error = nats.std() / NUM_ROWS**0.5
     print(f"{nats.mean():.4f} ± {error:.4f} nats, entropy {P1.entropy():.4f}")
     assert error < 0.03
     assert abs(nats.mean() - P1.entropy()) < 3 * error
-    # The bound holds sequence by sequence, so where the mean is tight, each sequence is.
+
+
+def test_bound_of_the_exact_posterior_is_tight_for_each_sequence():
+    """The bound holds for each sequence, so where its mean is tight, each sequence's is."""
+    choice, rows = drawn_rows()
+    nats = bound(flexmdm_oracle(P1), rows, Linear(), Linear(), num_times=64)
     for i, p in enumerate(P1.probs):
         own = nats[choice == i]
-        assert abs(own.mean() + np.log(p)) < 4.5 * own.std() / len(own) ** 0.5
+        assert abs(own.mean() + np.log(p)) < 4 * own.std() / len(own) ** 0.5
 
 
 def blunt(denoiser, *, temperature=1.0, gap_factor=1.0):
@@ -78,8 +83,8 @@ def blunt(denoiser, *, temperature=1.0, gap_factor=1.0):
         return exact.replace(gaps=exact.gaps * gap_factor)
 
     def decode(hidden):
-        floor = jnp.where(jnp.arange(V.size) == V.mask, -jnp.inf, -6.0)
-        return jnp.maximum(denoiser.decode(hidden) / temperature, floor)
+        # Impossible tokens become merely unlikely.
+        return jnp.maximum(denoiser.decode(hidden) / temperature, -6.0)
 
     return Denoiser(encode=encode, decode=decode)
 
@@ -93,9 +98,9 @@ def test_bound_of_a_wrong_denoiser_lies_above_the_entropy(wrong):
     assert nats.mean() > P1.entropy() + 5 * nats.std() / NUM_ROWS**0.5
 
 
-def test_bound_of_another_law_is_its_cross_entropy():
-    """Proves the bound on a model that is wrong but consistent: it samples from the other law."""
-    other = type(P1)(P1.sequences, P1.probs[::-1])
+def test_bound_of_another_law_is_at_least_the_cross_entropy():
+    """The exact denoiser of another law is a model whose likelihoods are known."""
+    other = type(P1)(P1.sequences, P1.probs[1:] + P1.probs[:1])
     _, rows = drawn_rows()
     nats = bound(flexmdm_oracle(other), rows, Linear(), Linear())
     cross_entropy = -float(np.dot(P1.probs, np.log(other.probs)))
@@ -114,9 +119,6 @@ def test_fixed_tokens_cost_nothing():
         Linear(),
     )
     assert abs(nats.mean() - law.entropy()) < 3 * nats.std() / NUM_ROWS**0.5
-    everything = jnp.ones_like(fixed)
-    nats = bound(flexmdm_oracle(law), (tokens, segment_ids, everything), Linear(), Linear())
-    np.testing.assert_array_less(np.abs(nats), 1e-6 + 10.0 * 0 + 1e9)
 
 
 # A denoiser that looks everything up in parameters, one entry a slot.
@@ -311,7 +313,9 @@ def oracle_loss(perturbation, x, t):
 
     def encode(*args):
         out = exact.encode(*args)
-        return Encoding(hidden=out.hidden, gaps=out.gaps * jnp.exp(perturbation["gaps"]))
+        # The oracle's NaN at padding would reach the shared perturbation, though not the loss.
+        gaps = jnp.nan_to_num(out.gaps) * jnp.exp(perturbation["gaps"])
+        return Encoding(hidden=out.hidden, gaps=gaps)
 
     def decode(hidden):
         return hidden + perturbation["logits"].reshape((1,) * (hidden.ndim - 1) + (-1,))
@@ -335,9 +339,3 @@ def test_the_exact_posterior_minimises_the_loss(oracle_batch):
         assert higher > best + 0.05
         assert float(slope["gaps"]) * size > 2 * tolerance * abs(size)
         assert at({**zero, "logits": zero["logits"].at[0].set(2 * size)}, x, t)[0] > best + 0.02
-
-
-def test_interpolant_carries_what_the_loss_counts():
-    x, _ = packed_batch()
-    assert isinstance(x, Interpolant)
-    assert float(x.gaps.sum()) + int(((x.segment_ids > 0) & (x.targets != V.end)).sum()) == 10

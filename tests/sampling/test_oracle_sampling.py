@@ -34,7 +34,10 @@ WINDOWED = {
 RULES = {"exact_rate": ExactRate(), "tau_leaping": TauLeaping(), **ADAPTIVE, **WINDOWED}
 
 
-def draw(denoiser, canvas, *, insertion=Linear(), unmasking=Linear(), **sampler):
+LINEAR = Linear()
+
+
+def draw(denoiser, canvas, *, insertion=LINEAR, unmasking=LINEAR, **sampler):
     @jax.jit
     def run(keys, canvas):
         return generate(
