@@ -27,7 +27,7 @@ KINDS = {
 ROWS, LENGTH = 3, 14
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def corrupt_with(insertion, unmasking):
     return jax.jit(
         functools.partial(corrupt, insertion=insertion, unmasking=unmasking, vocabulary=V)
