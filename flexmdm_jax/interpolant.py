@@ -59,8 +59,9 @@ def corrupt(
       vocabulary: Ids of MASK and END.
     """
     real = segment_ids > 0
-    draw = jax.vmap(lambda key: jax.random.uniform(key, (2, tokens.shape[1])))(keys)
-    insertion_level, unmasking_level = draw[:, 0], draw[:, 1]
+    # Slots come first: the noise of longer rows then begins with that of shorter ones.
+    draw = jax.vmap(lambda key: jax.random.uniform(key, (tokens.shape[1], 2)))(keys)
+    insertion_level, unmasking_level = draw[:, :, 0], draw[:, :, 1]
     time = per_slot(t, segment_ids)
     present = real & (fixed | (insertion_level < insertion.at(time)))
     # 1 - β(T₂) = (1 - β(T₁)) · uniform; the token is clean once 1 - β(t) has fallen to it.

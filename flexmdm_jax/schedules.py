@@ -6,6 +6,7 @@ formulas keep their relative precision near t = 1, where 1.0 - a(t) in float32 w
 """
 
 import dataclasses
+import math
 from typing import ClassVar, Protocol, runtime_checkable
 
 import jax.numpy as jnp
@@ -84,7 +85,7 @@ class Polynomial(_Smooth):
     power: float = 2.0
 
     def __post_init__(self):
-        if self.power < 1:
+        if not self.power >= 1:  # also refuses NaN
             raise ValueError(f"power = {self.power}; a polynomial schedule needs power >= 1")
 
     def at(self, t: Times) -> Times:
@@ -160,26 +161,33 @@ class Geometric(_Smooth):
                 "a geometric schedule needs 0 < sigma_min < sigma_max"
             )
 
-    def _sigma(self, t: Times) -> Times:
-        return self.sigma_max * (self.sigma_min / self.sigma_max) ** t
+    @property
+    def _log_ratio(self) -> float:
+        return math.log(self.sigma_max / self.sigma_min)
 
+    @property
     def _span(self) -> float:
-        return -jnp.expm1(self.sigma_min - self.sigma_max)
+        return -math.expm1(self.sigma_min - self.sigma_max)
+
+    def _excess(self, t: Times) -> Times:
+        # σ(t) - sigma_min without cancellation: survival is about proportional to it near t = 1.
+        return self.sigma_min * jnp.expm1((1.0 - t) * self._log_ratio)
 
     def inverse(self, u: Times) -> Times:
         """Returns the time t at which a(t) = u."""
-        sigma = self.sigma_min - jnp.log1p(-(1.0 - u) * self._span())
-        return jnp.log(sigma / self.sigma_max) / jnp.log(self.sigma_min / self.sigma_max)
+        excess = -jnp.log1p(-(1.0 - u) * self._span)
+        # At u = 0 rounding may leave the excess infinite.
+        return jnp.maximum(1.0 - jnp.log1p(excess / self.sigma_min) / self._log_ratio, 0.0)
 
     def survival(self, t: Times) -> Times:
         """Returns 1 - a(t)."""
-        return -jnp.expm1(self.sigma_min - self._sigma(t)) / self._span()
+        return -jnp.expm1(-self._excess(t)) / self._span
 
     def derivative(self, t: Times) -> Times:
         """Returns a'(t)."""
-        sigma = self._sigma(t)
-        slope = sigma * jnp.log(self.sigma_max / self.sigma_min)
-        return jnp.exp(self.sigma_min - sigma) * slope / self._span()
+        excess = self._excess(t)
+        slope = (self.sigma_min + excess) * self._log_ratio
+        return jnp.exp(-excess) * slope / self._span
 
 
 @dataclasses.dataclass(frozen=True)

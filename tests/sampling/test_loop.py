@@ -1,0 +1,460 @@
+"""generate() against a plain Python loop over lists, and what must not change a row."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracle import P1, VOCABULARY, flexmdm_oracle
+from scipy import special, stats
+
+from flexmdm_jax.sampling import (
+    Adaptive,
+    ExactRate,
+    SamplerConfig,
+    TauLeaping,
+    empty_canvas,
+    generate,
+    masked_canvas,
+    protect,
+)
+from flexmdm_jax.sampling.loop import _sample
+from flexmdm_jax.schedules import Cosine, Immediate, Linear, Sine
+from flexmdm_jax.types import Denoiser, Encoding, Vocabulary
+
+V = Vocabulary(size=12, mask=4, end=9)
+ROWS, LENGTH, STEPS = 8, 10, 12
+
+
+def random_denoiser(gap_scale):
+    """Returns a denoiser with arbitrary features that depend on the whole row and on alpha."""
+    rng = np.random.default_rng(0)
+    embedding, position, projection, time = (
+        jnp.asarray(rng.normal(size=shape), jnp.float32)
+        for shape in ((V.size, 6), (64, 6), (6, V.size), (1, 6))
+    )
+    # MASK and END look likely, so a sampler that could produce them would.
+    bias = jnp.zeros(V.size).at[jnp.asarray([V.mask, V.end])].set(3.0)
+
+    def encode(tokens, segment_ids, alpha):
+        real = (segment_ids > 0)[:, :, None]
+        x = jnp.where(real, embedding[tokens], 0.0)
+        mean = jnp.sum(x, axis=1, keepdims=True) / jnp.sum(real, axis=1, keepdims=True)
+        x = x + mean + position[None, : tokens.shape[1]] + alpha[:, :, None] * time[None]
+        hidden = jnp.sin(x)
+        gaps = gap_scale * (1 + jnp.cos(jnp.sum(x, axis=-1)))
+        return Encoding(
+            hidden=jnp.where(real, hidden, jnp.nan),
+            gaps=jnp.where(real[:, :, 0], gaps, jnp.nan),
+        )
+
+    def decode(hidden):
+        shape = (1,) * (hidden.ndim - 1) + (-1,)
+        return 2 * hidden @ projection + bias.reshape(shape)
+
+    return Denoiser(encode=encode, decode=decode)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A sampler on a canvas."""
+
+    sampler: SamplerConfig
+    gap_scale: float = 0.35
+    length: int = LENGTH
+    mdm: bool = False
+
+    @property
+    def insertion(self):
+        return Immediate() if self.mdm else Sine()
+
+
+def case(**kwargs):
+    own = {k: kwargs.pop(k) for k in ("gap_scale", "length", "mdm") if k in kwargs}
+    return Case(SamplerConfig(steps=STEPS, trace=True, **kwargs), **own)
+
+
+CASES = {
+    "exact_rate": case(),
+    "overflow": case(gap_scale=3.0),
+    "tau_leaping, top_k": case(rule=TauLeaping(), temperature=0.8, top_k=3),
+    "top_prob, top_p": case(rule=Adaptive("top_prob"), temperature=1.5, top_p=0.7),
+    "margin, window": case(rule=Adaptive("margin", 1.5, 2)),
+    "entropy, argmax": case(rule=Adaptive("entropy"), temperature=0.0),
+    "leftmost, window": case(rule=Adaptive("leftmost", 2.0, 1), top_k=4, top_p=0.8),
+    "mdm": case(mdm=True, rule=Adaptive("top_prob")),
+    "mdm, blocks": case(mdm=True, block_length=3),
+}
+
+
+def start(length, mdm=False):
+    """Returns canvases with prompts of 0 to 3 tokens, whose inner gaps are closed."""
+    prompts = jnp.broadcast_to(jnp.asarray([[1, 11, 6]]), (ROWS, 3))
+    lengths = jnp.arange(ROWS) % 4
+    if mdm:
+        return masked_canvas(prompts, lengths, length, V)
+    return protect(empty_canvas(prompts, lengths, length, V), jnp.zeros_like(lengths), lengths)
+
+
+@functools.cache
+def runner(this: Case):
+    return jax.jit(
+        functools.partial(
+            generate,
+            denoiser=random_denoiser(this.gap_scale),
+            sampler=this.sampler,
+            insertion=this.insertion,
+            unmasking=Cosine(),
+            vocabulary=V,
+        )
+    )
+
+
+def keys_of(num=ROWS, seed=0):
+    return jax.random.split(jax.random.key(seed), num)
+
+
+@functools.cache
+def samples_of(name):
+    this = CASES[name]
+    return runner(this)(keys_of(), canvas=start(this.length, this.mdm))
+
+
+# The plain loop: one row at a time, the canvas a list of tokens that ends in END (FlexMDM).
+
+
+def survival_sine(t):
+    return 1 - np.sin(np.pi * t / 2)
+
+
+def survival_cosine(t):
+    return np.cos(np.pi * t / 2)
+
+
+def leap(survival, t, t_next):
+    return 1 - survival(t_next) / survival(t)
+
+
+class PlainRow:
+    """One row of the reference sampler."""
+
+    def __init__(self, key, tokens, closed, length, this: Case):
+        self.key, self.tokens, self.closed = key, list(tokens), list(closed)
+        self.length, self.this, self.truncated = length, this, False
+        self.denoiser = _jitted(this.gap_scale)
+        first = self.tokens.index(V.mask) if this.mdm else 0
+        self.first_mask = first
+
+    def padded(self):
+        return self.tokens + [V.end] * (self.length - len(self.tokens))
+
+    def logits(self, alpha):
+        real = [1] * len(self.tokens) + [0] * (self.length - len(self.tokens))
+        logits, gaps = self.denoiser(
+            jnp.asarray([self.padded()]), jnp.asarray([real]), jnp.full((1, 1), alpha, jnp.float32)
+        )
+        logits = np.array(logits[0], np.float64)
+        logits[:, V.mask] = -np.inf
+        if not self.this.mdm:
+            logits[:, V.end] = -np.inf
+        return logits, np.array(gaps[0], np.float64)[: len(self.tokens)]
+
+    def step(self, number, t, t_next, finish, block):
+        choice_key, draw_key, insert_key = jax.random.split(jax.random.fold_in(self.key, number), 3)
+        logits, gaps = self.logits(1.0 if self.this.mdm else 1 - survival_sine(t))
+        masks = [i for i, v in enumerate(self.tokens) if v == V.mask]
+        size = self.this.sampler.block_length
+        if size:
+            masks = [i for i in masks if (i - self.first_mask) // size == block]
+        chosen = self.choose(choice_key, masks, logits, t, t_next, finish)
+        for slot in chosen:
+            self.tokens[slot] = self.draw(jax.random.fold_in(draw_key, slot), logits[slot])
+        if not finish and not self.this.mdm:
+            self.insert(insert_key, gaps, leap(survival_sine, t, t_next))
+
+    def choose(self, key, masks, logits, t, t_next, finish):
+        if finish:
+            return masks
+        rule = self.this.sampler.rule
+        chance = leap(survival_cosine, t, t_next)
+        if isinstance(rule, TauLeaping):
+            hazard = np.pi / 2 * np.sin(np.pi * t / 2) / np.cos(np.pi * t / 2)
+            rate = hazard * (t_next - t)
+            chance = rate * np.exp(-rate)
+        if not isinstance(rule, Adaptive):
+            noise = np.asarray(jax.random.uniform(key, (self.length,)))
+            return [i for i in masks if noise[i] < chance]
+        count = int(jax.random.poisson(key, np.float32(chance * len(masks))))
+        if rule.window_size:
+            masks = masks[: min(int(np.floor(rule.window_factor * count)), rule.window_size)]
+        return sorted(masks, key=lambda i: self.preference(logits[i], i))[:count]
+
+    def preference(self, logits, slot):
+        """Returns what sorts surer slots first."""
+        probs = np.sort(special.softmax(logits))
+        return {
+            "top_prob": -probs[-1],
+            "margin": probs[-2] - probs[-1],
+            "entropy": stats.entropy(probs),
+            "leftmost": slot,
+        }[self.this.sampler.rule.confidence]
+
+    def draw(self, key, logits):
+        sampler = self.this.sampler
+        if sampler.temperature == 0:
+            return int(np.argmax(logits))
+        logits = restricted(logits / sampler.temperature, sampler.top_k, sampler.top_p)
+        return int(jax.random.categorical(key, jnp.asarray(logits, jnp.float32), mode="high"))
+
+    def insert(self, key, gaps, chance):
+        total_key, place_key = jax.random.split(key)
+        rates = np.where(self.closed, 0.0, chance * gaps)
+        total = int(jax.random.poisson(total_key, np.float32(rates.sum())))
+        points = np.asarray(jax.random.uniform(place_key, (self.length,))) * rates.sum()
+        room = self.length - len(self.tokens)
+        self.truncated |= total > room
+        counts = [0] * len(self.tokens)
+        for point in points[: min(total, room)]:
+            counts[int(np.argmax(np.cumsum(rates) > point))] += 1
+        tokens, closed = [], []
+        for token, shut, count in zip(self.tokens, self.closed, counts, strict=True):
+            tokens += [V.mask] * count + [token]
+            closed += [False] * count + [shut]
+        self.tokens, self.closed = tokens, closed
+
+
+@functools.cache
+def _jitted(gap_scale):
+    denoiser = random_denoiser(gap_scale)
+
+    @jax.jit
+    def run(*args):
+        out = denoiser.encode(*args)
+        return denoiser.decode(out.hidden), out.gaps
+
+    return run
+
+
+def restricted(logits, top_k, top_p):
+    """Returns logits with -inf outside the top_k and, among those left, outside the top_p."""
+    order = np.argsort(-logits, kind="stable")
+    kept = order[: top_k or None]
+    probs = special.softmax(logits[kept])
+    before = np.cumsum(probs) - probs
+    kept = kept[before < top_p] if top_p < 1 else kept
+    out = np.full_like(logits, -np.inf)
+    out[kept] = logits[kept]
+    return out
+
+
+def time_grid(steps, num_blocks):
+    """Yields (number, t, t_next, finish, block): earlier blocks get the odd steps."""
+    number = 0
+    for block in range(num_blocks):
+        size = steps // num_blocks + (block < steps % num_blocks)
+        for k in range(size):
+            yield number, k / size, (k + 1) / size, k + 1 == size, block
+            number += 1
+
+
+def plain_loop(name):
+    """Returns (trace [n, b, l], truncated [b])."""
+    this = CASES[name]
+    canvas = start(this.length, this.mdm)
+    rows = []
+    for i, key in enumerate(keys_of()):
+        size = int(canvas.segment_ids[i].sum())
+        rows.append(
+            PlainRow(
+                key,
+                canvas.tokens[i, :size].tolist(),
+                canvas.closed[i, :size].tolist(),
+                this.length,
+                this,
+            )
+        )
+    size = this.sampler.block_length
+    trace = []
+    for now in time_grid(STEPS, -(-this.length // size) if size else 1):
+        for row in rows:
+            row.step(*now)
+        trace.append([row.padded() for row in rows])
+    return np.array(trace), np.array([row.truncated for row in rows])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_jitted_loop_equals_a_plain_loop_step_for_step(name):
+    samples = samples_of(name)
+    trace, truncated = plain_loop(name)
+    np.testing.assert_array_equal(samples.trace, trace)
+    np.testing.assert_array_equal(samples.truncated, truncated)
+    assert truncated.any() == (name == "overflow")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_samples_are_finished_sequences(name):
+    samples, this = samples_of(name), CASES[name]
+    tokens, lengths = np.asarray(samples.tokens), np.asarray(samples.lengths)
+    assert not (tokens == V.mask).any()
+    inside = np.arange(this.length)[None, :] < lengths[:, None]
+    assert (tokens[inside] != V.end).all()
+    assert (tokens[~inside] == V.end).all()
+    canvas = start(this.length, this.mdm)
+    for row in range(ROWS):
+        prompt = np.asarray(canvas.tokens[row])[: row % 4]
+        np.testing.assert_array_equal(tokens[row, : len(prompt)], prompt)
+    if not this.mdm:
+        # FlexMDM's END is never drawn: what stands before it at the end stood there all along.
+        np.testing.assert_array_equal(tokens, samples.trace[-1])
+
+
+@pytest.mark.parametrize("name", ["exact_rate", "overflow", "top_prob, top_p"])
+def test_a_row_does_not_depend_on_its_batch(name):
+    this = CASES[name]
+    turned = runner(this)(
+        keys_of()[::-1],
+        canvas=jax.tree.map(lambda x: x[::-1], start(this.length)),
+    )
+    np.testing.assert_array_equal(samples_of(name).trace, turned.trace[:, ::-1])
+    np.testing.assert_array_equal(samples_of(name).truncated, turned.truncated[::-1])
+
+
+def test_groups_and_buckets_change_nothing():
+    this = CASES["exact_rate"]
+    sampler = dataclasses.replace(this.sampler, length_buckets=(3, 5, 8, 64))
+    run = functools.partial(
+        generate,
+        keys_of(),
+        random_denoiser(this.gap_scale),
+        start(this.length),
+        sampler,
+        insertion=this.insertion,
+        unmasking=Cosine(),
+        vocabulary=V,
+        num_groups=4,
+    )
+    np.testing.assert_array_equal(jax.jit(run)().trace, samples_of("exact_rate").trace)
+
+
+def test_the_network_runs_in_the_smallest_bucket_that_holds_every_row():
+    """The denoiser reports the width it sees through the tokens it predicts."""
+
+    def encode(tokens, segment_ids, alpha):
+        width = jnp.zeros((*tokens.shape, 16)).at[:, :, tokens.shape[1]].set(50.0)
+        return Encoding(hidden=width, gaps=jnp.full(tokens.shape, 1.0))
+
+    vocabulary = Vocabulary(size=16, mask=0, end=1)
+    out = generate(
+        keys_of(4),
+        Denoiser(encode=encode, decode=lambda hidden: hidden),
+        empty_canvas(jnp.zeros((4, 0), jnp.int32), jnp.zeros(4, jnp.int32), 12, vocabulary),
+        SamplerConfig(steps=16, trace=True, length_buckets=(2, 4, 8)),
+        insertion=Linear(),
+        unmasking=Linear(),
+        vocabulary=vocabulary,
+    )
+    trace = np.asarray(out.trace)
+    before = np.concatenate([np.ones_like(trace[:1]), trace[:-1]])
+    widths = set()
+    for old, new in zip(before, trace, strict=True):
+        longest = (old != 1).sum(axis=1).max() + 1
+        drawn = np.setdiff1d(new[new > 1], old[old > 1])
+        expected = min(n for n in (2, 4, 8, 12) if n >= longest)
+        assert set(drawn) <= {expected}
+        widths |= set(drawn)
+    assert len(widths) >= 2
+
+
+def test_truncated_names_exactly_the_rows_that_outgrow_the_buffer():
+    num, narrow = 400, 3
+    laws = {"insertion": Linear(), "unmasking": Linear(), "vocabulary": VOCABULARY}
+
+    def run(length):
+        canvas = empty_canvas(
+            jnp.zeros((num, 0), jnp.int32), jnp.zeros(num, jnp.int32), length, VOCABULARY
+        )
+        sampler = SamplerConfig(steps=32, trace=True)
+        return jax.jit(lambda keys: generate(keys, flexmdm_oracle(P1), canvas, sampler, **laws))(
+            keys_of(num)
+        )
+
+    wide, cut = run(12), run(narrow)
+    assert not wide.truncated.any()
+    longest = (np.asarray(wide.trace) != VOCABULARY.end).sum(axis=2).max(axis=0)
+    np.testing.assert_array_equal(cut.truncated, longest + 1 > narrow)
+    assert 0 < cut.truncated.sum() < num
+    # Where nothing overflows, the length of the buffer has no say.
+    fits = ~np.asarray(cut.truncated)
+    np.testing.assert_array_equal(cut.tokens[fits], wide.tokens[fits, :narrow])
+    np.testing.assert_array_equal(cut.lengths[fits], wide.lengths[fits])
+
+
+def test_closed_gaps_stay_closed_and_fixed_tokens_stay():
+    """With only the gap between prefix and suffix open, both ends keep their tokens."""
+    fixed = jnp.broadcast_to(jnp.asarray([[1, 2, 3, 5]]), (ROWS, 4))
+    canvas = empty_canvas(fixed, jnp.full(ROWS, 4), LENGTH, V)
+    canvas = protect(canvas, jnp.full(ROWS, 0), jnp.full(ROWS, 2))
+    canvas = protect(canvas, jnp.full(ROWS, 3), jnp.full(ROWS, 5))
+    out = runner(CASES["overflow"])(keys_of(), canvas=canvas)
+    for row, length in zip(np.asarray(out.tokens), np.asarray(out.lengths), strict=True):
+        assert length > 4
+        assert row[:2].tolist() == [1, 2]
+        assert row[length - 2 : length].tolist() == [3, 5]
+
+
+def test_blocks_are_filled_from_left_to_right():
+    trace = np.asarray(samples_of("mdm, blocks").trace)
+    for row in range(ROWS):
+        prompt = row % 4
+        for tokens in trace[:, row]:
+            masked = np.flatnonzero(tokens == V.mask)
+            if len(masked):
+                block = (masked[0] - prompt) // 3
+                # Everything from the next block on is still masked.
+                assert (tokens[prompt + 3 * (block + 1) :] == V.mask).all()
+
+
+def test_impossible_samplers_are_refused():
+    for fields in ({"steps": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.5}):
+        with pytest.raises(ValueError, match=next(iter(fields))):
+            SamplerConfig(**fields)
+    for fields in ({"top_k": -1}, {"block_length": -1}):
+        with pytest.raises(ValueError, match="must not be negative"):
+            SamplerConfig(**fields)
+    laws = {"unmasking": Linear(), "vocabulary": V}
+    sampler = SamplerConfig(steps=2, block_length=2)
+    args = keys_of(), random_denoiser(1.0)
+    with pytest.raises(ValueError, match="for MDM only"):
+        generate(*args, start(LENGTH), sampler, insertion=Linear(), **laws)
+    with pytest.raises(ValueError, match="steps = 2 cannot fill 5 blocks of 2"):
+        generate(*args, start(LENGTH, mdm=True), sampler, insertion=Immediate(), **laws)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"),
+    [(1.0, 0, 1.0), (0.5, 0, 1.0), (2.0, 3, 1.0), (1.0, 0, 0.6), (1.5, 4, 0.8), (1.0, 50, 1e-6)],
+)
+def test_tokens_are_drawn_from_the_restricted_law(temperature, top_k, top_p):
+    num = 20_000
+    logits = np.random.default_rng(2).normal(size=V.size) * 1.5
+    logits[V.mask] = -np.inf
+    sampler = SamplerConfig(temperature=temperature, top_k=top_k, top_p=top_p)
+    rows = jnp.broadcast_to(jnp.asarray(logits, jnp.float32)[None, :], (num, V.size))
+    drawn = jax.jit(lambda keys, rows: _sample(keys, rows, sampler))(keys_of(num), rows)
+    seen = np.bincount(drawn, minlength=V.size)
+    law = special.softmax(restricted(logits / temperature, top_k, top_p))
+    assert not seen[law == 0].any()
+    error = 4.5 * np.sqrt(law * (1 - law) / num)
+    assert (np.abs(seen / num - law) <= error + 1e-9).all()
+
+
+def test_temperature_zero_takes_the_most_likely_token():
+    logits = jnp.asarray(np.random.default_rng(3).normal(size=(50, V.size)), jnp.float32)
+    drawn = _sample(keys_of(50), logits, SamplerConfig(temperature=0.0))
+    np.testing.assert_array_equal(drawn, np.argmax(logits, axis=-1))
+
+
+def test_rules_default_to_the_exact_rate():
+    assert SamplerConfig().rule == ExactRate()

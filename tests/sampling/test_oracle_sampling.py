@@ -1,0 +1,195 @@
+"""With an exact denoiser, samplers draw from the data's law as the number of steps grows.
+
+The paper's theorems promise this for the vanilla sampler and for any order of unmasking. Total
+variations are compared with what as many exact draws would show, the Monte-Carlo floor.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracle import P1, VOCABULARY, flexmdm_oracle, mdm_oracle
+from scipy import integrate
+
+from flexmdm_jax.sampling import (
+    CONFIDENCES,
+    Adaptive,
+    ExactRate,
+    SamplerConfig,
+    TauLeaping,
+    empty_canvas,
+    generate,
+    masked_canvas,
+    protect,
+)
+from flexmdm_jax.schedules import Immediate, Linear, Polynomial, Sine
+
+NUM_ROWS = 20_000
+LENGTH = 7
+ADAPTIVE = {name: Adaptive(confidence=name) for name in CONFIDENCES}
+WINDOWED = {
+    f"{name}_window": Adaptive(confidence=name, window_factor=1.5, window_size=2)
+    for name in ("top_prob", "leftmost")
+}
+RULES = {"exact_rate": ExactRate(), "tau_leaping": TauLeaping(), **ADAPTIVE, **WINDOWED}
+
+
+LINEAR = Linear()
+
+
+def draw(denoiser, canvas, *, insertion=LINEAR, unmasking=LINEAR, **sampler):
+    @jax.jit
+    def run(keys, canvas):
+        return generate(
+            keys,
+            denoiser,
+            canvas,
+            SamplerConfig(**sampler),
+            insertion=insertion,
+            unmasking=unmasking,
+            vocabulary=VOCABULARY,
+        )
+
+    return run(jax.random.split(jax.random.key(0), NUM_ROWS), canvas)
+
+
+def fixed_rows(tokens):
+    rows = jnp.broadcast_to(jnp.asarray(tokens, jnp.int32)[None, :], (NUM_ROWS, len(tokens)))
+    return rows, jnp.full(NUM_ROWS, len(tokens))
+
+
+def flexmdm_canvas(tokens=()):
+    return empty_canvas(*fixed_rows(tokens), LENGTH, VOCABULARY)
+
+
+def close(canvas, start, stop):
+    return protect(canvas, jnp.full(NUM_ROWS, start), jnp.full(NUM_ROWS, stop))
+
+
+def mdm_canvas(tokens=()):
+    return masked_canvas(*fixed_rows(tokens), P1.max_length + 1, VOCABULARY)
+
+
+def check_converges(law, sample_at, all_steps):
+    """Checks that the total variation falls with the steps, to nearly the floor at the last."""
+    samples = {steps: sample_at(steps) for steps in all_steps}
+    distances = [law.total_variation(x.tokens, x.lengths) for x in samples.values()]
+    print(dict(zip(all_steps, distances, strict=True)), "floor", law.floor(NUM_ROWS))
+    assert distances == sorted(distances, reverse=True)
+    assert distances[-1] <= law.floor(NUM_ROWS) + 0.025
+    last = samples[all_steps[-1]]
+    lengths = np.bincount(last.lengths, minlength=LENGTH + 1) / NUM_ROWS
+    expected = np.pad(law.lengths(), (0, LENGTH + 1 - len(law.lengths())))
+    assert np.abs(lengths - expected).sum() / 2 <= 0.03
+
+
+def test_law_statistics_tell_right_from_wrong():
+    rng = np.random.default_rng(0)
+    choice = rng.choice(len(P1.probs), size=NUM_ROWS, p=P1.probs)
+    tokens, segment_ids, _ = P1.rows(choice, LENGTH)
+    lengths = segment_ids.sum(axis=1) - 1
+    assert P1.total_variation(tokens, lengths) < 2 * P1.floor(NUM_ROWS)
+    assert P1.total_variation(tokens[:, ::-1], lengths) > 0.5
+    assert P1.total_variation(tokens[:1], lengths[:1]) == pytest.approx(1 - P1.probs[choice[0]])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", RULES)
+def test_unconditional_samples_follow_the_data(rule):
+    all_steps = (16, 64, 256) if rule == "exact_rate" else (16, 256)
+    oracle = flexmdm_oracle(P1)
+    check_converges(
+        P1, lambda n: draw(oracle, flexmdm_canvas(), steps=n, rule=RULES[rule]), all_steps
+    )
+
+
+def test_other_schedules_lead_to_the_same_law():
+    laws = {"insertion": Sine(), "unmasking": Polynomial(2.0)}
+    check_converges(
+        P1, lambda n: draw(flexmdm_oracle(P1), flexmdm_canvas(), steps=n, **laws), (128,)
+    )
+
+
+def test_continuations_of_a_prompt_follow_the_conditional_law():
+    law = P1.given(prefix=(0,))
+    canvas = close(flexmdm_canvas((0,)), 0, 1)
+    check_converges(
+        law,
+        lambda n: draw(
+            flexmdm_oracle(law, num_prefix=1), canvas, steps=n, rule=RULES["exact_rate"]
+        ),
+        (128,),
+    )
+
+
+def test_infilling_follows_the_conditional_law():
+    law = P1.given(prefix=(0,), suffix=(0,))
+    assert len(law.sequences) == 3
+    canvas = close(close(flexmdm_canvas((0, 0)), 0, 1), 2, 3)
+    oracle = flexmdm_oracle(law, num_prefix=1, num_suffix=1)
+    check_converges(law, lambda n: draw(oracle, canvas, steps=n, rule=RULES["margin"]), (128,))
+
+
+@pytest.mark.parametrize("rule", ["exact_rate", "tau_leaping", "top_prob", "leftmost_window"])
+def test_mdm_samples_follow_the_data(rule):
+    check_converges(
+        P1,
+        lambda n: draw(
+            mdm_oracle(P1, P1.max_length + 1),
+            mdm_canvas(),
+            insertion=Immediate(),
+            steps=n,
+            rule=RULES[rule],
+        ),
+        (128,),
+    )
+
+
+def test_semi_autoregressive_mdm_follows_the_data():
+    prompt = (0,)
+    law = P1.given(prefix=prompt)
+    check_converges(
+        law,
+        lambda n: draw(
+            mdm_oracle(P1, P1.max_length + 1),
+            mdm_canvas(prompt),
+            insertion=Immediate(),
+            steps=n,
+            rule=RULES["margin"],
+            block_length=2,
+        ),
+        (128,),
+    )
+
+
+def test_partial_sequences_on_the_way_have_the_interpolants_marginals():
+    insertion, unmasking = Sine(), Polynomial(2.0)
+    steps = 128
+    laws = {"insertion": insertion, "unmasking": unmasking}
+    trace = np.asarray(
+        draw(flexmdm_oracle(P1), flexmdm_canvas(), steps=steps, trace=True, **laws).trace
+    )
+    mean_length = P1.lengths() @ np.arange(P1.max_length + 1)
+    for t in (0.25, 0.5, 0.75):
+        tokens = trace[round(t * steps) - 1]
+        present = (tokens != VOCABULARY.end).sum(axis=1)
+        masks = (tokens == VOCABULARY.mask).sum(axis=1)
+        # Events of one step are drawn independently, which is off by at most the order of a step.
+        assert present.mean() == pytest.approx(mean_length * np.sin(np.pi * t / 2), abs=0.04)
+        rate = lambda u: np.pi / 2 * np.cos(np.pi * u / 2) / (1 - u**2)  # noqa: E731
+        chance = (1 - t**2) * integrate.quad(rate, 0, t)[0]
+        assert masks.mean() == pytest.approx(mean_length * chance, abs=0.04)
+        thinned = _thinned_lengths(np.sin(np.pi * t / 2))
+        counts = np.bincount(present, minlength=LENGTH + 1) / NUM_ROWS
+        assert np.abs(counts - thinned).sum() / 2 < 0.03
+
+
+def _thinned_lengths(chance):
+    """Returns the law of the length when each token is present with the given chance."""
+    out = np.zeros(LENGTH + 1)
+    for length, p in enumerate(P1.lengths()):
+        law = np.ones(1)
+        for _ in range(length):
+            law = np.convolve(law, [1 - chance, chance])
+        out[: length + 1] += p * law
+    return out

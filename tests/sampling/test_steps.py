@@ -1,0 +1,248 @@
+"""One leap: Poisson insertions into open gaps, confidences, and the rules' choices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import special, stats
+
+from flexmdm_jax.sampling import CONFIDENCES, Adaptive, ExactRate, TauLeaping, empty_canvas, protect
+from flexmdm_jax.sampling.steps import Draw, UnmaskingRule, draw_insertions
+from flexmdm_jax.schedules import Linear, Polynomial
+from flexmdm_jax.types import Vocabulary
+
+V = Vocabulary(size=6, mask=0, end=1)
+NUM_ROWS = 20_000
+GAPS = np.array([0.8, 3.0, 1.6, 0.4])
+LEAP = 0.5
+
+
+def keys_of(num, seed=0):
+    return jax.random.split(jax.random.key(seed), num)
+
+
+def canvas_of(length, num=NUM_ROWS):
+    """Returns rows of three fixed tokens and END, hence four gaps."""
+    return empty_canvas(jnp.full((num, 3), 4), jnp.full(num, 3), length, V)
+
+
+def insertions(canvas, leap=LEAP, gaps=GAPS):
+    num, length = canvas.tokens.shape
+    # NaN at padding: nobody may look at it.
+    row = np.full(length, np.nan)
+    row[: len(gaps)] = gaps
+    gaps = jnp.broadcast_to(jnp.asarray(row, jnp.float32)[None, :], (num, length))
+    return jax.jit(draw_insertions)(keys_of(num), canvas, gaps, jnp.float32(leap))
+
+
+def chi_square(counts, chances, total):
+    """Returns the p-value; cells expected less than five times are added to the likeliest."""
+    expected = np.asarray(chances) * total
+    large = expected >= 5
+    observed, rest = counts[large].astype(float), expected[large]
+    likeliest = np.argmax(rest)
+    observed[likeliest] += total - observed.sum()
+    rest[likeliest] += total - rest.sum()
+    return stats.chisquare(observed, rest).pvalue
+
+
+def test_insertions_are_independent_poisson_counts():
+    drawn = insertions(canvas_of(40))
+    counts = np.asarray(drawn.counts)[:, :4]
+    assert not drawn.overflow.any()
+    assert not np.any(drawn.counts[:, 4:])
+    top = 12
+    rates = LEAP * GAPS
+    for gap, rate in enumerate(rates):
+        seen = np.bincount(np.minimum(counts[:, gap], top), minlength=top + 1)
+        law = stats.poisson.pmf(np.arange(top + 1), rate)
+        assert chi_square(seen, law, NUM_ROWS) > 1e-4
+    # The joint law of two gaps is the product of their laws.
+    pair = np.bincount(np.minimum(counts[:, 1], 9) * 10 + np.minimum(counts[:, 2], 9))
+    laws = [stats.poisson.pmf(np.arange(10), rates[i]) for i in (1, 2)]
+    law = np.outer(*laws).ravel()
+    assert chi_square(np.pad(pair, (0, 100 - len(pair))), law, NUM_ROWS) > 1e-4
+
+
+@pytest.mark.parametrize("room", [1, 2])
+def test_overflow_keeps_a_uniformly_random_subset(room):
+    """Each kept proposal lies in a gap with probability proportional to the gap's rate."""
+    drawn = insertions(canvas_of(4 + room), leap=4.0)
+    counts = np.asarray(drawn.counts)
+    full = np.asarray(drawn.overflow)
+    assert full.mean() == pytest.approx(stats.poisson.sf(room, 4 * GAPS.sum()), abs=0.01)
+    assert (counts[full].sum(axis=1) == room).all()
+    assert (counts.sum(axis=1) <= room).all()
+    share = GAPS / GAPS.sum()
+    kept = [row for row in np.ndindex(*[room + 1] * 4) if sum(row) == room]
+    law = [stats.multinomial.pmf(row, room, share) for row in kept]
+    seen = np.array([(counts[full, :4] == row).all(axis=1).sum() for row in kept])
+    assert chi_square(seen, law, full.sum()) > 1e-4
+
+
+def test_a_full_buffer_takes_nothing_and_says_so():
+    drawn = insertions(canvas_of(4), leap=1.0)
+    assert not np.any(drawn.counts)
+    chance = 1 - np.exp(-GAPS.sum())
+    assert float(drawn.overflow.mean()) == pytest.approx(chance, abs=0.01)
+
+
+def test_closed_gaps_receive_nothing_and_leave_the_others_alone():
+    canvas = protect(canvas_of(40), jnp.full(NUM_ROWS, 0), jnp.full(NUM_ROWS, 2))
+    counts = np.asarray(insertions(canvas).counts)
+    assert not counts[:, :2].any()
+    for gap in (2, 3):
+        rate = LEAP * GAPS[gap]
+        error = 4.5 * (rate / NUM_ROWS) ** 0.5
+        assert counts[:, gap].mean() == pytest.approx(rate, abs=error)
+
+
+@pytest.mark.parametrize(("leap", "gaps"), [(0.0, GAPS), (0.5, np.zeros(4))])
+def test_no_rate_no_insertion(leap, gaps):
+    drawn = insertions(canvas_of(6), leap=leap, gaps=gaps)
+    assert not np.any(drawn.counts)
+    assert not drawn.overflow.any()
+
+
+def random_log_f(seed=0, num=50):
+    logits = np.random.default_rng(seed).normal(size=(num, V.size)) * 3
+    logits[:, V.mask] = -np.inf
+    return special.log_softmax(logits, axis=-1)
+
+
+@pytest.mark.parametrize("name", ["top_prob", "margin", "entropy"])
+def test_confidences_equal_numpy(name):
+    log_f = random_log_f()
+    probs = np.sort(np.exp(log_f), axis=-1)
+    expected = {
+        "top_prob": probs[:, -1],
+        "margin": probs[:, -1] - probs[:, -2],
+        "entropy": -stats.entropy(probs, axis=-1),
+    }[name]
+    got = CONFIDENCES[name](jnp.asarray(log_f, jnp.float32))
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["top_prob", "margin", "entropy"])
+def test_certainty_is_the_largest_confidence(name):
+    certain = jnp.log(jax.nn.one_hot(3, V.size))[None, :]
+    values = CONFIDENCES[name](jnp.asarray(random_log_f(), jnp.float32))
+    assert float(CONFIDENCES[name](certain)[0]) >= float(values.max())
+
+
+def choose(rule, masked, confidence=None, *, t=0.5, t_next=0.6, finish=False, unmasking=None):
+    """Returns the chosen slots, and the slots for which tokens were asked."""
+    asked = []
+
+    def draw(slots):
+        asked.append(slots)
+        return Draw(tokens=jnp.full(slots.shape, 4), confidence=confidence)
+
+    choice = rule.choose(
+        keys_of(masked.shape[0], seed=3),
+        masked,
+        draw,
+        unmasking or Linear(),
+        jnp.float32(t),
+        jnp.float32(t_next),
+        jnp.asarray(finish),
+    )
+    return np.asarray(choice.slots), np.asarray(asked[0])
+
+
+def random_masks(num, length=8):
+    return jnp.asarray(np.random.default_rng(0).random((num, length)) < 0.6)
+
+
+@pytest.mark.parametrize("rule", [ExactRate(), TauLeaping()])
+def test_independent_rules_unmask_each_mask_with_its_chance(rule):
+    masked = random_masks(NUM_ROWS)
+    schedule = Polynomial(2.0)
+    slots, asked = choose(rule, masked, unmasking=schedule)
+    masked = np.asarray(masked)
+    assert not slots[~masked].any()
+    np.testing.assert_array_equal(slots, asked)
+    rate = 0.1 * 2 * 0.5 / (1 - 0.25)
+    leap = (0.36 - 0.25) / (1 - 0.25)
+    chance = leap if isinstance(rule, ExactRate) else rate * np.exp(-rate)
+    assert slots[masked].mean() == pytest.approx(chance, abs=4.5 * (chance / masked.sum()) ** 0.5)
+    # Two slots are unmasked together as often as independence says.
+    both = masked[:, 0] & masked[:, 1]
+    together = (slots[both, 0] & slots[both, 1]).mean()
+    assert together == pytest.approx(chance**2, abs=4.5 * chance / both.sum() ** 0.5)
+
+
+def test_tau_leaping_is_one_poisson_event_of_one_token():
+    """r·exp(-r) is the chance of exactly one event among Poisson(r f[v]) counts."""
+    rate, f = 0.7, np.array([0.5, 0.3, 0.2])
+    exactly_one = sum(
+        stats.poisson.pmf(1, rate * f[v]) * np.prod(stats.poisson.pmf(0, rate * np.delete(f, v)))
+        for v in range(3)
+    )
+    t = 0.5
+    chance = TauLeaping().chance(Linear(), jnp.float32(t), jnp.float32(t + rate * (1 - t)))
+    assert float(chance) == pytest.approx(exactly_one, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", CONFIDENCES)
+@pytest.mark.parametrize("window_size", [0, 2])
+def test_adaptive_takes_the_most_confident_of_a_poisson_number(name, window_size):
+    num = 4000
+    masked = random_masks(num)
+    confidence = jnp.asarray(np.random.default_rng(1).normal(size=masked.shape), jnp.float32)
+    rule = Adaptive(name, window_factor=1.0, window_size=window_size)
+    slots, asked = choose(rule, masked, confidence, t_next=0.7)
+    masked, taken = np.asarray(masked), slots.sum(axis=1)
+    assert not slots[~masked].any()
+    assert (slots <= asked).all()
+    # How many: Poisson, but no more than there are, nor than the window holds.
+    for size in (3, 6):
+        rows = masked.sum(axis=1) == size
+        most = min(size, window_size or size)
+        law = stats.poisson.pmf(np.arange(most), 0.4 * size)
+        law = np.append(law, 1 - law.sum())
+        seen = np.bincount(taken[rows], minlength=most + 1)
+        assert chi_square(seen, law, rows.sum()) > 1e-4
+    # Which: of the eligible, those with the highest scores.
+    for row in range(200):
+        order = np.flatnonzero(masked[row])
+        # A window no wider than the number taken leaves the leftmost masks and no choice.
+        if name != "leftmost" and not window_size:
+            order = sorted(order, key=lambda i: -confidence[row, i])
+        np.testing.assert_array_equal(np.flatnonzero(slots[row]), sorted(order[: taken[row]]))
+
+
+def test_the_window_is_a_multiple_of_the_number_taken():
+    """With ⌊2.5 K⌋ masks eligible, the most confident K of exactly those are taken."""
+    num = 2000
+    masked = jnp.ones((num, 8), bool)
+    confidence = jnp.asarray(np.random.default_rng(1).normal(size=masked.shape), jnp.float32)
+    rule = Adaptive("margin", window_factor=2.5, window_size=5)
+    slots, asked = choose(rule, masked, confidence, t_next=0.6)
+    taken = slots.sum(axis=1)
+    for row in range(num):
+        k = int(taken[row])
+        window = min(int(2.5 * k), 5)
+        assert asked[row].sum() == window
+        best = np.argsort(-np.asarray(confidence[row, :window]), kind="stable")[:k]
+        assert set(np.flatnonzero(slots[row])) == set(best)
+    assert len(set(taken)) > 3
+
+
+@pytest.mark.parametrize(
+    "rule", [ExactRate(), TauLeaping(), *map(Adaptive, CONFIDENCES), Adaptive("margin", 1.0, 1)]
+)
+def test_finish_unmasks_everything(rule):
+    assert isinstance(rule, UnmaskingRule)
+    masked = random_masks(50)
+    slots, _ = choose(rule, masked, jnp.zeros(masked.shape), finish=True)
+    np.testing.assert_array_equal(slots, masked)
+
+
+def test_unknown_settings_are_refused():
+    with pytest.raises(ValueError, match="unknown confidence 'sure'; choose one of top_prob"):
+        Adaptive("sure")
+    with pytest.raises(ValueError, match="window_factor"):
+        Adaptive(window_factor=0.5)
+    with pytest.raises(ValueError, match="window_size"):
+        Adaptive(window_size=-1)

@@ -1,0 +1,341 @@
+"""The loss is the paper's sum over slots, its minimiser is the posterior, the bound is tight."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracle import P1, VOCABULARY, flexmdm_oracle, mdm_oracle
+
+from flexmdm_jax.interpolant import corrupt, stratified_times
+from flexmdm_jax.losses import nll_bound, training_loss
+from flexmdm_jax.schedules import Cosine, Geometric, Immediate, Linear, Polynomial, Sine
+from flexmdm_jax.types import Denoiser, Encoding
+
+NUM_ROWS = 20_000
+LENGTH = P1.max_length + 1
+V = VOCABULARY
+
+
+def bound(denoiser, rows, insertion, unmasking, num_times=32):
+    run = jax.jit(
+        functools.partial(
+            nll_bound,
+            denoiser=denoiser,
+            insertion=insertion,
+            unmasking=unmasking,
+            vocabulary=V,
+            num_times=num_times,
+        )
+    )
+    keys = jax.random.split(jax.random.key(1), rows[0].shape[0])
+    tokens, segment_ids, fixed = rows
+    return np.asarray(
+        run(keys, tokens=tokens, segment_ids=segment_ids, fixed=fixed), dtype=np.float64
+    )
+
+
+def drawn_rows(*, mdm=False):
+    choice = np.random.default_rng(0).choice(len(P1.probs), size=NUM_ROWS, p=P1.probs)
+    tokens, segment_ids, fixed = P1.rows(choice, LENGTH)
+    if mdm:
+        return choice, (tokens, jnp.ones_like(segment_ids), jnp.zeros_like(fixed))
+    return choice, (tokens, segment_ids, fixed)
+
+
+PAIRS = [
+    (Linear(), Linear()),
+    (Sine(), Polynomial(2.0)),
+    (Polynomial(2.0), Sine()),
+    (Geometric(), Cosine()),
+    (Immediate(), Linear()),
+    (Immediate(), Geometric()),
+]
+
+
+@pytest.mark.parametrize(("insertion", "unmasking"), PAIRS)
+def test_bound_of_the_exact_posterior_is_the_entropy(insertion, unmasking):
+    mdm = not insertion.inserts
+    denoiser = mdm_oracle(P1, LENGTH) if mdm else flexmdm_oracle(P1)
+    _, rows = drawn_rows(mdm=mdm)
+    nats = bound(denoiser, rows, insertion, unmasking)
+    error = nats.std() / NUM_ROWS**0.5
+    print(f"{nats.mean():.4f} ± {error:.4f} nats, entropy {P1.entropy():.4f}")
+    assert error < 0.03
+    assert abs(nats.mean() - P1.entropy()) < 3 * error
+
+
+def test_bound_of_the_exact_posterior_is_tight_for_each_sequence():
+    """The bound holds for each sequence, so where its mean is tight, each sequence's is."""
+    choice, rows = drawn_rows()
+    nats = bound(flexmdm_oracle(P1), rows, Linear(), Linear(), num_times=64)
+    for i, p in enumerate(P1.probs):
+        own = nats[choice == i]
+        assert abs(own.mean() + np.log(p)) < 4 * own.std() / len(own) ** 0.5
+
+
+def blunt(denoiser, *, temperature=1.0, gap_factor=1.0):
+    """Returns a denoiser that is off by known amounts."""
+
+    def encode(*args):
+        exact = denoiser.encode(*args)
+        return exact.replace(gaps=exact.gaps * gap_factor)
+
+    def decode(hidden):
+        # Impossible tokens become merely unlikely.
+        return jnp.maximum(denoiser.decode(hidden) / temperature, -6.0)
+
+    return Denoiser(encode=encode, decode=decode)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": 3.0}, {"temperature": 0.4}, {"gap_factor": 2.0}, {"gap_factor": 0.5}]
+)
+def test_bound_of_a_wrong_denoiser_lies_above_the_entropy(wrong):
+    _, rows = drawn_rows()
+    nats = bound(blunt(flexmdm_oracle(P1), **wrong), rows, Linear(), Linear())
+    assert nats.mean() > P1.entropy() + 5 * nats.std() / NUM_ROWS**0.5
+
+
+def test_bound_of_another_law_is_at_least_the_cross_entropy():
+    """The exact denoiser of another law is a model whose likelihoods are known."""
+    other = type(P1)(P1.sequences, P1.probs[1:] + P1.probs[:1])
+    _, rows = drawn_rows()
+    nats = bound(flexmdm_oracle(other), rows, Linear(), Linear())
+    cross_entropy = -float(np.dot(P1.probs, np.log(other.probs)))
+    assert cross_entropy > P1.entropy() + 0.1
+    assert nats.mean() > cross_entropy - 3 * nats.std() / NUM_ROWS**0.5
+
+
+def test_fixed_tokens_cost_nothing():
+    law = P1.given(prefix=(0,))
+    choice = np.random.default_rng(0).choice(len(law.probs), size=NUM_ROWS, p=law.probs)
+    tokens, segment_ids, fixed = law.rows(choice, LENGTH)
+    nats = bound(
+        flexmdm_oracle(law, num_prefix=1),
+        (tokens, segment_ids, fixed.at[:, 0].set(True)),
+        Linear(),
+        Linear(),
+    )
+    assert abs(nats.mean() - law.entropy()) < 3 * nats.std() / NUM_ROWS**0.5
+
+
+# A denoiser that looks everything up in parameters, one entry a slot.
+
+
+def stub(params):
+    def encode(tokens, segment_ids, alpha):
+        return Encoding(hidden=params["hidden"], gaps=params["gaps"])
+
+    return Denoiser(encode=encode, decode=lambda hidden: hidden @ params["head"])
+
+
+def random_params(shape, seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "hidden": jnp.asarray(rng.normal(size=(*shape, 3)), jnp.float32),
+        "gaps": jnp.asarray(rng.gamma(2.0, size=shape), jnp.float32),
+        "head": jnp.asarray(rng.normal(size=(3, V.size)), jnp.float32),
+    }
+
+
+def padded_batch(mdm=False):
+    """Returns (interpolant, t): six rows, the last one all padding."""
+    rows = 5
+    tokens, segment_ids, fixed = P1.rows(np.array([11, 1, 0, 8, 10]), LENGTH + 1)
+    if mdm:
+        segment_ids, fixed = jnp.ones_like(segment_ids), jnp.zeros_like(fixed)
+    tokens, fixed = (jnp.pad(x, ((0, 1), (0, 0))) for x in (tokens, fixed))
+    segment_ids = jnp.pad(segment_ids, ((0, 1), (0, 0)))
+    t = jnp.linspace(0.2, 0.9, rows + 1)[:, None]
+    insertion = Immediate() if mdm else Sine()
+    return corrupt_rows(tokens, segment_ids, fixed, t, insertion), t
+
+
+def packed_batch():
+    """Returns (interpolant, t): rows of several sequences, each with a time of its own."""
+    e = V.end
+    tokens = jnp.asarray([[0, 2, 2, e, 4, e, 0, 4, e, e], [4, 4, e, 2, 0, 2, e, 0, 0, 0]])
+    segment_ids = jnp.asarray([[1, 1, 1, 1, 2, 2, 3, 3, 3, 4], [1, 1, 1, 2, 2, 2, 2, 0, 0, 0]])
+    t = jnp.asarray([[0.3, 0.6, 0.8, 0.1], [0.7, 0.4, 0.5, 0.5]])
+    return corrupt_rows(tokens, segment_ids, tokens == e, t, Sine()), t
+
+
+def corrupt_rows(tokens, segment_ids, fixed, t, insertion):
+    keys = jax.random.split(jax.random.key(3), tokens.shape[0])
+    return corrupt(
+        keys,
+        tokens,
+        segment_ids,
+        fixed,
+        t,
+        insertion=insertion,
+        unmasking=Polynomial(2.0),
+        vocabulary=V,
+    )
+
+
+BATCHES = {
+    "padded": (padded_batch, Sine()),
+    "packed": (packed_batch, Sine()),
+    "mdm": (lambda: padded_batch(mdm=True), Immediate()),
+}
+
+
+def loss_of(params, x, t, insertion, **kwargs):
+    laws = {"insertion": insertion, "unmasking": Polynomial(2.0), "vocabulary": V}
+    return training_loss(stub(params), x, t, **laws, **kwargs)
+
+
+def hazards(t, inserts):
+    """Returns (sine insertion, squared unmasking) hazards in float64."""
+    early = np.pi / 2 * np.cos(np.pi * t / 2) / (1 - np.sin(np.pi * t / 2))
+    return early * inserts, 2 * t / (1 - t**2)
+
+
+def loop_loss(params, x, t, inserts):
+    """Returns (unmasking, insertion) losses and counts, slot by slot in float64."""
+    hidden, gaps, head = (np.asarray(params[k], np.float64) for k in ("hidden", "gaps", "head"))
+    unmasking = insertion = num_tokens = num_slots = num_masks = 0.0
+    pairs = {}
+    for row, slot in np.argwhere(np.asarray(x.segment_ids) > 0):
+        segment = int(x.segment_ids[row, slot])
+        h_alpha, h_beta = hazards(float(t[row, min(segment, t.shape[1]) - 1]), inserts)
+        num_slots += 1
+        pairs[row, segment] = pairs.get((row, segment), 0) + 1
+        gap, target = float(x.gaps[row, slot]), int(x.targets[row, slot])
+        num_tokens += gap + (target != V.end)
+        insertion += h_alpha * (gaps[row, slot] - gap * np.log(gaps[row, slot]))
+        if x.tokens[row, slot] == V.mask:
+            num_masks += 1
+            logits = hidden[row, slot] @ head
+            possible = [v for v in range(V.size) if v != V.mask and not (inserts and v == V.end)]
+            unmasking += h_beta * (np.log(np.sum(np.exp(logits[possible]))) - logits[target])
+    counts = {
+        "num_tokens": num_tokens,
+        "num_slots": num_slots,
+        "num_masks": num_masks,
+        "num_pairs": sum(n * n for n in pairs.values()),
+    }
+    return unmasking / num_tokens, insertion / num_tokens, counts
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_training_loss_equals_a_loop_over_slots(batch):
+    make, insertion = BATCHES[batch]
+    x, t = make()
+    params = random_params(x.tokens.shape)
+    loss, metrics = jax.jit(loss_of, static_argnums=3)(params, x, t, insertion)
+    unmasking, inserting, counts = loop_loss(params, x, np.asarray(t), insertion.inserts)
+    assert counts["num_masks"] > 2
+    np.testing.assert_allclose(metrics["unmasking_loss"], unmasking, rtol=2e-5)
+    np.testing.assert_allclose(metrics["insertion_loss"], inserting, rtol=2e-5, atol=1e-7)
+    np.testing.assert_allclose(loss, unmasking + inserting, rtol=2e-5)
+    assert {k: float(v) for k, v in metrics.items() if k.startswith("num_")} == counts
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_gradients_equal_finite_differences_of_the_loop(batch):
+    make, insertion = BATCHES[batch]
+    x, t = make()
+    params = random_params(x.tokens.shape)
+    grads = jax.jit(jax.grad(lambda p: loss_of(p, x, t, insertion)[0]))(params)
+    direction = random_params(x.tokens.shape, seed=1)
+    step = 1e-5
+    ends = [
+        {k: np.asarray(params[k], np.float64) + s * np.asarray(direction[k]) for k in params}
+        for s in (step, -step)
+    ]
+    high, low = (sum(loop_loss(p, x, np.asarray(t), insertion.inserts)[:2]) for p in ends)
+    slope = sum(jnp.vdot(grads[k], direction[k]) for k in params)
+    np.testing.assert_allclose(slope, (high - low) / (2 * step), rtol=1e-4)
+
+
+@pytest.mark.parametrize("num_groups", [1, 3])
+@pytest.mark.parametrize("insertion", [Sine(), Immediate()])
+def test_padding_has_no_part_in_loss_or_gradient(insertion, num_groups):
+    """NaN at every padding slot, in a batch whose first row is empty, leaves no trace."""
+    x, t = padded_batch()
+    x = jax.tree.map(lambda a: jnp.roll(a, 1, axis=0), x)
+    if not insertion.inserts:
+        x = x.replace(gaps=jnp.zeros_like(x.gaps))
+    params = random_params(x.tokens.shape)
+    padding = x.segment_ids == 0
+    assert padding[0].all()
+    poisoned = {
+        **params,
+        "hidden": jnp.where(padding[:, :, None], jnp.nan, params["hidden"]),
+        "gaps": jnp.where(padding, jnp.nan, params["gaps"]),
+    }
+    run = jax.jit(
+        jax.value_and_grad(lambda p: loss_of(p, x, t, insertion, num_groups=num_groups)[0])
+    )
+    loss, grads = run(params)
+    poisoned_loss, poisoned_grads = run(poisoned)
+    np.testing.assert_array_equal(loss, poisoned_loss)
+    for name in grads:
+        np.testing.assert_array_equal(grads[name], poisoned_grads[name])
+    assert not np.any(grads["hidden"][padding])
+    assert not np.any(grads["gaps"][padding])
+
+
+def test_predictions_at_clean_slots_have_no_part_in_the_unmasking_loss():
+    x, t = packed_batch()
+    params = random_params(x.tokens.shape)
+    masked = (x.tokens == V.mask) & (x.segment_ids > 0)
+    grads = jax.grad(lambda p: loss_of(p, x, t, Sine())[0])(params)
+    touched = jnp.any(grads["hidden"] != 0, axis=-1)
+    np.testing.assert_array_equal(touched, masked)
+
+
+def test_a_vanishing_gap_prediction_keeps_loss_and_gradient_finite():
+    x, t = padded_batch()
+    params = random_params(x.tokens.shape)
+    params["gaps"] = jnp.zeros_like(params["gaps"])
+    loss, grads = jax.value_and_grad(lambda p: loss_of(p, x, t, Sine())[0])(params)
+    assert np.isfinite(loss)
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+
+
+@pytest.fixture(scope="module")
+def oracle_batch():
+    """A large batch of partial sequences with their times."""
+    _, (tokens, segment_ids, fixed) = drawn_rows()
+    keys = jax.random.split(jax.random.key(5), NUM_ROWS)
+    # Away from t = 1, where the hazards' spread would hide the differences looked for.
+    t = 0.9 * stratified_times(keys, jnp.arange(NUM_ROWS)[:, None], NUM_ROWS)
+    return corrupt_rows(tokens, segment_ids, fixed, t, Linear()), t
+
+
+def oracle_loss(perturbation, x, t):
+    exact = flexmdm_oracle(P1)
+
+    def encode(*args):
+        out = exact.encode(*args)
+        # The oracle's NaN at padding would reach the shared perturbation, though not the loss.
+        gaps = jnp.nan_to_num(out.gaps) * jnp.exp(perturbation["gaps"])
+        return Encoding(hidden=out.hidden, gaps=gaps)
+
+    def decode(hidden):
+        return hidden + perturbation["logits"].reshape((1,) * (hidden.ndim - 1) + (-1,))
+
+    laws = {"insertion": Linear(), "unmasking": Polynomial(2.0), "vocabulary": V}
+    return training_loss(Denoiser(encode, decode), x, t, **laws)[0]
+
+
+def test_the_exact_posterior_minimises_the_loss(oracle_batch):
+    """Proposition 1: at the posterior the gradient vanishes and steps away raise the loss."""
+    x, t = oracle_batch
+    at = jax.jit(jax.value_and_grad(oracle_loss))
+    zero = {"gaps": jnp.zeros(()), "logits": jnp.zeros(V.size)}
+    best, grads = at(zero, x, t)
+    # A single row's gradient has a spread of about the number of its events times the hazard.
+    tolerance = 4 * 6 / NUM_ROWS**0.5
+    assert abs(float(grads["gaps"])) < tolerance
+    assert float(jnp.abs(grads["logits"]).max()) < tolerance
+    for size in (-0.5, 0.5):
+        higher, slope = at({**zero, "gaps": jnp.asarray(size)}, x, t)
+        assert higher > best + 0.05
+        assert float(slope["gaps"]) * size > 2 * tolerance * abs(size)
+        assert at({**zero, "logits": zero["logits"].at[0].set(2 * size)}, x, t)[0] > best + 0.02

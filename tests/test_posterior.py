@@ -1,0 +1,130 @@
+"""map_slots computes what direct application would, and nothing that is not needed."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracle import VOCABULARY
+
+from flexmdm_jax.posterior import map_slots, posterior_logits
+from flexmdm_jax.schedules import Immediate, Linear
+from flexmdm_jax.types import Denoiser, per_slot
+
+ROWS, LENGTH = 4, 9
+RNG = np.random.default_rng(0)
+X = jnp.asarray(RNG.normal(size=(ROWS, LENGTH, 3)), jnp.float32)
+IDS = jnp.asarray(RNG.integers(0, 5, size=(ROWS, LENGTH)))
+HEAD = jnp.asarray(RNG.normal(size=(3, 5)), jnp.float32)
+CHOSEN = {
+    "some": RNG.random((ROWS, LENGTH)) < 0.4,
+    "all": np.ones((ROWS, LENGTH), bool),
+    "none": np.zeros((ROWS, LENGTH), bool),
+    "one row": np.arange(ROWS)[:, None] + np.zeros((1, LENGTH)) == 2,
+    "last slot": np.arange(ROWS * LENGTH).reshape(ROWS, LENGTH) == ROWS * LENGTH - 1,
+}
+
+
+def scores(head, x, ids):
+    """Per slot: one number and one vector."""
+    logits = jnp.einsum("...d,dv->...v", x, head)
+    log_f = jax.nn.log_softmax(logits)
+    return {
+        "own": jnp.take_along_axis(log_f, ids[..., None], axis=-1)[..., 0],
+        "features": jnp.sin(x) * 2,
+    }
+
+
+def mapped(head, x, chosen, **kwargs):
+    return map_slots(lambda chunk: scores(head, *chunk), chosen, (x, IDS), **kwargs)
+
+
+def direct(head, x, chosen):
+    out = scores(head, x, IDS)
+    return {
+        "own": jnp.where(chosen, out["own"], 0),
+        "features": jnp.where(chosen[:, :, None], out["features"], 0),
+    }
+
+
+def weighted(out):
+    return jnp.vdot(out["own"], jnp.cos(jnp.arange(36.0)).reshape(ROWS, LENGTH)) + jnp.sum(
+        out["features"] ** 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("chunk_size", "num_groups"), [(1024, 1), (36, 1), (5, 1), (1, 2), (4, 2), (4, 4)]
+)
+@pytest.mark.parametrize("which", CHOSEN)
+def test_map_slots_equals_direct_application(which, chunk_size, num_groups):
+    chosen = jnp.asarray(CHOSEN[which])
+    run = functools.partial(mapped, chunk_size=chunk_size, num_groups=num_groups)
+    got, expected = run(HEAD, X, chosen), direct(HEAD, X, chosen)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6), got, expected)
+    grads = [
+        jax.grad(lambda head, x, fn=fn: weighted(fn(head, x, chosen)), argnums=(0, 1))(HEAD, X)
+        for fn in (run, direct)
+    ]
+    for a, b in zip(*grads, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_chosen", [0, 1, 5, 10, 11, 36])
+def test_fn_runs_only_as_often_as_there_are_chosen_slots(num_chosen):
+    calls = []
+
+    def fn(x):
+        jax.debug.callback(lambda: calls.append(1))
+        return x[..., 0]
+
+    chosen = (jnp.arange(ROWS * LENGTH) < num_chosen).reshape(ROWS, LENGTH)
+    jax.block_until_ready(jax.jit(lambda x: map_slots(fn, chosen, x, chunk_size=5))(X))
+    jax.effects_barrier()
+    assert len(calls) == -(-num_chosen // 5)
+
+
+@pytest.mark.parametrize("num_groups", [1, 2])
+@pytest.mark.parametrize("which", ["some", "one row", "last slot", "none"])
+def test_unchosen_slots_never_reach_fn(which, num_groups):
+    """NaN at unchosen slots changes neither values nor gradients."""
+    chosen = jnp.asarray(CHOSEN[which])
+    poisoned = jnp.where(chosen[:, :, None], X, jnp.nan)
+    run = jax.jit(
+        jax.value_and_grad(
+            lambda head, x: weighted(mapped(head, x, chosen, chunk_size=7, num_groups=num_groups)),
+            argnums=(0, 1),
+        )
+    )
+    clean, dirty = run(HEAD, X), run(HEAD, poisoned)
+    jax.tree.map(np.testing.assert_array_equal, clean, dirty)
+    assert not np.any(dirty[1][1][~chosen])
+
+
+@pytest.mark.parametrize("insertion", [Linear(), Immediate()])
+def test_logits_rule_out_what_no_mask_can_hide(insertion):
+    denoiser = Denoiser(encode=None, decode=lambda hidden: hidden.astype(jnp.bfloat16))
+    hidden = jnp.asarray(RNG.normal(size=(2, 3, VOCABULARY.size)), jnp.float32)
+    logits = posterior_logits(denoiser, hidden, insertion=insertion, vocabulary=VOCABULARY)
+    impossible = {VOCABULARY.mask} | ({VOCABULARY.end} if insertion.inserts else set())
+    assert logits.dtype == jnp.float32
+    for v in range(VOCABULARY.size):
+        if v in impossible:
+            assert (logits[..., v] == -jnp.inf).all()
+        else:
+            np.testing.assert_array_equal(
+                logits[..., v], hidden[..., v].astype(jnp.bfloat16).astype(jnp.float32)
+            )
+
+
+@pytest.mark.parametrize("rest", [(), (3,), (2, 2)])
+def test_per_slot_looks_up_the_segment(rest):
+    values = RNG.normal(size=(2, 3, *rest))
+    segment_ids = np.array([[1, 1, 2, 3, 0], [2, 1, 3, 0, 0]])
+    got = per_slot(jnp.asarray(values, jnp.float32), jnp.asarray(segment_ids))
+    for b, i in np.ndindex(2, 5):
+        np.testing.assert_allclose(got[b, i], values[b, max(segment_ids[b, i] - 1, 0)], rtol=1e-6)
+    shared = per_slot(jnp.asarray(values[:, :1], jnp.float32), jnp.asarray(segment_ids))
+    for b, i in np.ndindex(2, 5):
+        np.testing.assert_allclose(shared[b, i], values[b, 0], rtol=1e-6)
