@@ -3,7 +3,19 @@ PYTHON ?= python3
 VENV := .venv
 RUN := JAX_PLATFORMS=$(or $(JAX_PLATFORMS),cpu) $(VENV)/bin/python
 
-.PHONY: install install-dev test check format clean
+.PHONY: demo install install-dev test check format clean
+
+demo: install data/demo
+	$(RUN) -m flexmdm_jax.train --config=configs/demo.py --workdir=runs/demo
+	$(RUN) -m flexmdm_jax.train --config=configs/demo_mdm.py --workdir=runs/demo_mdm
+	$(RUN) -m flexmdm_jax.sample --workdir=runs/demo --num=64 --steps=128 --print=8 \
+		--out=runs/demo/samples.jsonl --overwrite
+	$(RUN) -m flexmdm_jax.evaluate --workdir=runs/demo --workdir=runs/demo_mdm --steps=128
+	@echo "pictures and metrics: runs/demo/lengths.png runs/demo/metrics.jsonl"
+
+data/demo: | install
+	$(RUN) -m flexmdm_jax.prepare --source=stdlib --tokenizer=sentencepiece:400 \
+		--max_length=64 --validation_fraction=0.15 --out=$@
 
 install: $(VENV)/.installed
 

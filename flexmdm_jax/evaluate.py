@@ -10,6 +10,7 @@ from flexmdm_jax.config import EvaluationConfig
 from flexmdm_jax.data.records import Dataset, open_dataset
 from flexmdm_jax.evaluation.report import format_table, length_histograms
 from flexmdm_jax.evaluation.suite import Evaluator, data_figures, held_out_lengths
+from flexmdm_jax.files import write_atomically
 from flexmdm_jax.training.runs import Run, open_run
 from flexmdm_jax.training.workdir import check_dataset
 
@@ -78,8 +79,8 @@ def main(_):
         rows[label], generated = _evaluator(run, dataset).report(run.params, _BIN.value)
         lengths[label] = generated.lengths
     out = pathlib.Path(_OUT.value or _WORKDIR.value[0])
-    cli.write_atomically(out / "evaluation.json", (json.dumps(rows, indent=2) + "\n").encode())
-    cli.write_atomically(out / "lengths.png", length_histograms(lengths, _BIN.value))
+    write_atomically(out / "evaluation.json", (json.dumps(rows, indent=2) + "\n").encode())
+    write_atomically(out / "lengths.png", length_histograms(lengths, _BIN.value))
     print(format_table(rows, _COLUMNS))
     print(f"results: {out / 'evaluation.json'}, {out / 'lengths.png'}")
 

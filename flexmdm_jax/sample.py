@@ -11,6 +11,7 @@ from tqdm import tqdm
 from flexmdm_jax import cli
 from flexmdm_jax.config import parse_strategy
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.files import new_file, write_atomically
 from flexmdm_jax.sampling import RULES, Canvas, SamplerConfig
 from flexmdm_jax.sampling.batches import (
     default_buckets,
@@ -101,12 +102,12 @@ def main(_):
     """Runs the command."""
     logging.set_verbosity(logging.WARNING)
     cli.require_positive(num=_NUM.value, steps=_STEPS.value, batch_size=_BATCH.value)
-    out = cli.new_file(_OUT.value, _OVERWRITE.value)
+    out = new_file(_OUT.value, _OVERWRITE.value)
     run = open_run(_WORKDIR.value)
     sampler = _sampler(run.experiment.config.data.max_length)
     records = list(_records(run, sampler, _canvas(run)))
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    cli.write_atomically(out, lines.encode())
+    write_atomically(out, lines.encode())
     _show(records)
     print(f"{len(records)} samples after {run.step:,} training steps: {pathlib.Path(out)}")
 

@@ -1,8 +1,8 @@
 """The device mesh and the one table from logical axes to mesh axes."""
 
-import flax.linen as nn
 import jax
 import numpy as np
+from flax.core import meta
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from flexmdm_jax.config import MeshConfig
@@ -10,16 +10,17 @@ from flexmdm_jax.errors import UserError
 
 BATCH_AXES = ("data", "fsdp")
 
-# Logical axes of parameters -> mesh axes. Axes that are not listed stay whole.
-RULES = (
-    ("vocab", "tensor"),
-    ("heads", "tensor"),
-    ("mlp", "tensor"),
-    ("embed", "fsdp"),
-    ("layers", None),
-    ("condition", None),
-    ("condition_in", None),
-)
+# Logical axes of parameters -> mesh axes.
+RULES = {
+    "vocab": "tensor",
+    "heads": "tensor",
+    "mlp": "tensor",
+    "embed": "fsdp",
+    "layers": None,
+    "condition": None,
+    "condition_in": None,
+    None: None,
+}
 
 
 def make_mesh(config: MeshConfig) -> Mesh:
@@ -60,16 +61,16 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def state_shardings(mesh: Mesh, abstract_state):
     """Returns a sharding for every leaf of a tree whose parameters carry logical axis names.
 
-    An axis that the mesh axis does not divide stays whole.
+    An axis whose length the mesh axis does not divide stays whole.
     """
-    specs = nn.logical_to_mesh(nn.get_partition_spec(abstract_state), RULES)
 
-    def fit(leaf, spec):
-        sizes = [None if axis is None else mesh.shape[axis] for axis in spec]
+    def fit(leaf, names):
+        axes = [RULES[name] for name in names]
         fitting = [
-            axis if size and length % size == 0 else None
-            for axis, size, length in zip(spec, sizes, leaf.shape, strict=False)
+            axis if axis and length % mesh.shape[axis] == 0 else None
+            for axis, length in zip(axes, leaf.shape, strict=False)
         ]
         return NamedSharding(mesh, PartitionSpec(*fitting))
 
-    return jax.tree.map(fit, nn.unbox(abstract_state), specs)
+    names = meta.get_partition_spec(abstract_state)
+    return jax.tree.map(fit, meta.unbox(abstract_state), names)

@@ -11,10 +11,11 @@ PACKAGE = "flexmdm_jax"
 # not know each other.
 LAYERS = [
     {"types", "errors"},
-    {"schedules"},
-    {"interpolant", "posterior", "attention", "sharding", "data"},
-    {"losses", "sampling", "models", "config"},
-    {"training", "evaluation", "conversion"},
+    {"schedules", "files"},
+    {"interpolant", "posterior", "attention", "data", "config"},
+    {"losses", "sampling", "models", "sharding"},
+    {"training", "conversion"},
+    {"evaluation"},
     {"cli", "train", "sample", "evaluate", "prepare", "convert", "aot"},
 ]
 # `cli` is what the other entry points share.
@@ -116,6 +117,7 @@ def late():
         ("losses", "training", True),
         ("training", "losses", False),
         ("training", "evaluation", True),
+        ("evaluation", "training", False),
         ("train", "training", False),
         ("train", "sample", True),
         ("train", "cli", False),

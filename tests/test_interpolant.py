@@ -274,10 +274,10 @@ def test_immediate_insertion_is_masked_diffusion():
 def test_stratified_times_have_one_draw_in_each_part():
     num = 64
     stratum = jnp.arange(num).reshape(16, 4)
-    t = np.asarray(stratified_times(keys_of(0, 16), stratum, num))
+    t = np.asarray(stratified_times(keys_of(0, 16), stratum, num).t)
     np.testing.assert_array_equal(np.floor(t * num), stratum)
     offsets = t * num - np.asarray(stratum)
     assert len(np.unique(offsets)) == num
     assert abs(offsets.mean() - 0.5) < 4.5 * (1 / 12 / num) ** 0.5
-    late = stratified_times(keys_of(0, 2000), jnp.full((2000, 1), 2**24 - 1), 2**24)
+    late = stratified_times(keys_of(0, 2000), jnp.full((2000, 1), 2**24 - 1), 2**24).t
     assert float(late.max()) < 1

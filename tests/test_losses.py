@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from oracle import P1, VOCABULARY, flexmdm_oracle, mdm_oracle
 
-from flexmdm_jax.interpolant import corrupt, stratified_times
+from flexmdm_jax.interpolant import Times, corrupt, stratified_times
 from flexmdm_jax.losses import nll_bound, training_loss
 from flexmdm_jax.schedules import Cosine, Geometric, Immediate, Linear, Polynomial, Sine
 from flexmdm_jax.types import Denoiser, Encoding
@@ -185,7 +185,8 @@ BATCHES = {
 
 def loss_of(params, x, t, insertion, **kwargs):
     laws = {"insertion": insertion, "unmasking": Polynomial(2.0), "vocabulary": V}
-    return training_loss(stub(params), x, t, **laws, **kwargs)
+    times = Times(t=t, weight=jnp.ones_like(t))
+    return training_loss(stub(params), x, times, **laws, **kwargs)
 
 
 def hazards(t, inserts):
@@ -304,7 +305,7 @@ def oracle_batch():
     _, (tokens, segment_ids, fixed) = drawn_rows()
     keys = jax.random.split(jax.random.key(5), NUM_ROWS)
     # Away from t = 1, where the hazards' spread would hide the differences looked for.
-    t = 0.9 * stratified_times(keys, jnp.arange(NUM_ROWS)[:, None], NUM_ROWS)
+    t = 0.9 * stratified_times(keys, jnp.arange(NUM_ROWS)[:, None], NUM_ROWS).t
     return corrupt_rows(tokens, segment_ids, fixed, t, Linear()), t
 
 
@@ -321,7 +322,8 @@ def oracle_loss(perturbation, x, t):
         return hidden + perturbation["logits"].reshape((1,) * (hidden.ndim - 1) + (-1,))
 
     laws = {"insertion": Linear(), "unmasking": Polynomial(2.0), "vocabulary": V}
-    return training_loss(Denoiser(encode, decode), x, t, **laws)[0]
+    times = Times(t=t, weight=jnp.ones_like(t))
+    return training_loss(Denoiser(encode, decode), x, times, **laws)[0]
 
 
 def test_the_exact_posterior_minimises_the_loss(oracle_batch):

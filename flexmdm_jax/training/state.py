@@ -3,11 +3,11 @@
 import dataclasses
 from typing import Any
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from flax.core import meta
 from jax.sharding import Mesh
 
 from flexmdm_jax.config import Config
@@ -121,7 +121,7 @@ def init_state(setup: Setup, optimizer: optax.GradientTransformation, seed: int)
         )
 
     shardings = state_shardings(setup.mesh, jax.eval_shape(boxed))
-    return lambda: nn.unbox(boxed()), shardings
+    return lambda: meta.unbox(boxed()), shardings
 
 
 def sharded_shapes(make_state, shardings):

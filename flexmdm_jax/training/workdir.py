@@ -5,11 +5,11 @@ import json
 import pathlib
 from typing import Any
 
-from flexmdm_jax.cli import write_atomically
 from flexmdm_jax.config import Config, changed_fields, config_to_dict, read_config
 from flexmdm_jax.data.records import Dataset
 from flexmdm_jax.data.tokenizers import Tokenizer, load_tokenizer, save_tokenizer, tokenizer_hash
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.files import write_atomically
 from flexmdm_jax.types import Vocabulary
 
 _EXPERIMENT, _TOKENIZER = "experiment.json", "tokenizer"

@@ -61,7 +61,7 @@ def test_gradients_stay_within_the_segment(implementation):
     def reach(slot):
         loss = lambda *x: jnp.sum(
             attention(*x, segment_ids, implementation=implementation)[0, slot]
-        )  # noqa: E731
+        )
         return sum(jnp.abs(g).sum(axis=(2, 3)) for g in jax.grad(loss, argnums=(1, 2))(q, k, v))
 
     for slot in range(SEGMENT_IDS.shape[1]):

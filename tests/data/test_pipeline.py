@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+import tiny
 
 from flexmdm_jax.data.pipeline import (
     arrange_for,
@@ -15,13 +16,12 @@ from flexmdm_jax.data.pipeline import (
 from flexmdm_jax.data.records import TRAIN, VALIDATION, read_split
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.schedules import Immediate, Linear
-from tests.conftest import TINY_LENGTH
 
 
 def _batches(dataset, *, batch_size=8, seed=0, arrange=padded_row, **processes):
     return train_batches(
         dataset,
-        length=TINY_LENGTH,
+        length=tiny.LENGTH,
         batch_size=batch_size,
         seed=seed,
         arrange=arrange,
@@ -43,7 +43,7 @@ def _rows(batches, count):
 def test_an_epoch_holds_every_example_once(tiny_dataset):
     size = tiny_dataset.num_sequences[TRAIN]
     stored = sorted(
-        padded_row(tokens, TINY_LENGTH, tiny_dataset.vocabulary)["tokens"].tobytes()
+        padded_row(tokens, tiny.LENGTH, tiny_dataset.vocabulary)["tokens"].tobytes()
         for tokens in read_split(tiny_dataset, TRAIN)
     )
     rows = _rows(_batches(tiny_dataset, batch_size=1), 2 * size)
@@ -104,9 +104,9 @@ def test_validation_visits_each_row_once(tiny_dataset, limit):
     stored = [tokens.tolist() for tokens in read_split(tiny_dataset, VALIDATION)][:limit]
     seen = []
     for batch, real in validation_batches(
-        tiny_dataset, length=TINY_LENGTH, batch_size=4, arrange=padded_row, limit=limit
+        tiny_dataset, length=tiny.LENGTH, batch_size=4, arrange=padded_row, limit=limit
     ):
-        assert batch.tokens.shape == (4, TINY_LENGTH)
+        assert batch.tokens.shape == (4, tiny.LENGTH)
         for row, segment_ids in zip(batch.tokens[real], batch.segment_ids[real], strict=True):
             seen.append(row[segment_ids > 0].tolist())
     assert seen == stored

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import tiny
 
 from flexmdm_jax.data.records import (
     TRAIN,
@@ -17,13 +18,12 @@ from flexmdm_jax.data.records import (
 )
 from flexmdm_jax.data.tokenizers import ByteTokenizer
 from flexmdm_jax.errors import UserError
-from tests.conftest import TINY_LENGTH, tiny_texts, write_tiny_dataset
 
 
 def test_every_sequence_is_stored_once_in_order(tiny_dataset):
     tokenizer = tiny_dataset.tokenizer()
     for split in (TRAIN, VALIDATION):
-        expected = [text for text in tiny_texts() if split_of(text, 0, 0.2) == split]
+        expected = [text for text in tiny.texts() if split_of(text, 0, 0.2) == split]
         stored = list(read_split(tiny_dataset, split))
         assert [tokenizer.decode(tokens.tolist()) for tokens in stored] == expected
         assert all(tokens[-1] == tiny_dataset.vocabulary.end for tokens in stored)
@@ -60,17 +60,17 @@ def test_nothing_is_overwritten(tmp_path):
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "mine").write_text("precious")
     with pytest.raises(UserError, match="exists already"):
-        write_tiny_dataset(tmp_path / "d", tiny_texts())
+        tiny.write_dataset(tmp_path / "d", tiny.texts())
     assert (tmp_path / "d" / "mine").read_text() == "precious"
 
 
 def test_an_empty_split_is_an_error(tmp_path):
     with pytest.raises(UserError, match="leaves the train split empty"):
-        write_tiny_dataset(tmp_path / "d", [])
+        tiny.write_dataset(tmp_path / "d", [])
 
 
 def _broken(tmp_path, change):
-    dataset = write_tiny_dataset(tmp_path / "d", tiny_texts())
+    dataset = tiny.write_dataset(tmp_path / "d", tiny.texts())
     path = dataset.directory / "dataset.json"
     metadata = json.loads(path.read_text())
     change(metadata)
@@ -96,8 +96,8 @@ def test_unusable_metadata_is_named(tmp_path, change, message):
 def test_missing_parts_are_named(tmp_path):
     with pytest.raises(UserError, match=r"no prepared dataset in .*nowhere"):
         open_dataset(tmp_path / "nowhere")
-    dataset = write_tiny_dataset(tmp_path / "d", tiny_texts())
+    dataset = tiny.write_dataset(tmp_path / "d", tiny.texts())
     (dataset.directory / "train.array_record").unlink()
     with pytest.raises(UserError, match=r"train\.array_record is missing"):
         open_dataset(dataset.directory)
-    assert dataset.max_length == TINY_LENGTH
+    assert dataset.max_length == tiny.LENGTH

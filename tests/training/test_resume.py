@@ -11,6 +11,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+import tiny
 
 from flexmdm_jax.config import read_config
 from flexmdm_jax.errors import UserError
@@ -97,10 +98,7 @@ def _steps(workdir):
 @pytest.fixture(scope="module")
 def two_checkpoints(tiny_dataset, tmp_path_factory):
     """A workdir with checkpoints 5 and 10, and the config that made it."""
-    from tests.conftest import _TINY
-
-    values = json.loads(json.dumps(_TINY))
-    values["data"]["path"] = str(tiny_dataset.directory)
+    values = tiny.config(tiny_dataset)
     workdir = tmp_path_factory.mktemp("run") / "w"
     _train(values, tiny_dataset, workdir, 10)
     return workdir, values

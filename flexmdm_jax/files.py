@@ -1,0 +1,34 @@
+"""Writing files so that nothing is lost or seen half written."""
+
+import pathlib
+
+from flexmdm_jax.errors import UserError
+
+
+def new_file(name: str, overwrite: bool) -> pathlib.Path:
+    """Returns the path of a file to write.
+
+    Raises:
+      UserError: If it exists and may not be overwritten, or its folder is a file.
+    """
+    path = pathlib.Path(name)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name a file")
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} exists already; name another file or pass --overwrite")
+    return path
+
+
+def write_atomically(path: pathlib.Path, data: bytes) -> None:
+    """Writes a file under a temporary name and renames it, so that it is never seen half written.
+
+    Raises:
+      OSError: If the folder cannot be written or the disk is full; an old file stays as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_bytes(data)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
