@@ -54,8 +54,12 @@ def write_dataset(directory: pathlib.Path, documents: list[str]) -> records.Data
     return records.write_dataset(directory, sequences, tokenizer, max_length=LENGTH, origin={})
 
 
-def config(dataset: records.Dataset) -> dict:
-    """Returns a config as nested dicts, the caller's own copy."""
+def config_at(directory: pathlib.Path) -> dict:
+    """Returns a config for the dataset in a directory as nested dicts, the caller's own copy."""
     values = copy.deepcopy(_CONFIG)
-    values["data"]["path"] = str(dataset.directory)
+    values["data"]["path"] = str(directory)
     return values
+
+
+def config(dataset: records.Dataset) -> dict:
+    return config_at(dataset.directory)

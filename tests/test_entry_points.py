@@ -1,0 +1,254 @@
+"""The commands as a user runs them: what they write, and one line for what they refuse."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import tiny
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def run(verb, *arguments, cwd=ROOT, **kwargs):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+    return subprocess.run(
+        [sys.executable, "-m", f"flexmdm_jax.{verb}", *map(str, arguments)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        **kwargs,
+    )
+
+
+def succeed(verb, *arguments, **kwargs):
+    result = run(verb, *arguments, **kwargs)
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+def refuse(message, verb, *arguments, **kwargs):
+    """Asserts that a command ends with one line that matches a message, and status 2."""
+    result = run(verb, *arguments, **kwargs)
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, result.stderr
+    assert re.search(message, errors[0]), errors[0]
+    assert "Traceback" not in result.stderr
+    assert result.returncode == 2
+
+
+def config_file(path, values):
+    path.write_text(
+        "from ml_collections import ConfigDict\n"
+        f"def get_config():\n    return ConfigDict({values!r})\n"
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with a corpus, its dataset and two short runs, all made by the commands."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "corpus.txt").write_text("\n\n".join(tiny.texts()))
+    succeed(
+        "prepare",
+        f"--source=text:{home}/corpus.txt",
+        "--tokenizer=bytes",
+        f"--max_length={tiny.LENGTH}",
+        "--validation_fraction=0.2",
+        f"--out={home}/data",
+    )
+    values = tiny.config_at(home / "data")
+    config_file(home / "flex.py", values)
+    config_file(home / "mdm.py", values | {"method": "mdm"})
+    for name in ("flex", "mdm"):
+        succeed("train", f"--config={home}/{name}.py", f"--workdir={home}/{name}")
+    return home
+
+
+def test_training_leaves_metrics_and_checkpoints(home):
+    lines = [json.loads(line) for line in (home / "flex" / "metrics.jsonl").open()]
+    steps = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in steps] == [1, 2, 4, 6, 8, 10]
+    for line in steps:
+        total = line["unmasking_loss"] + line["insertion_loss"]
+        assert line["loss"] == pytest.approx(total, rel=1e-5)
+        assert line["tokens_per_second"] > 0
+        assert line["model_flops_per_second"] > 0
+        assert {"grad_norm", "learning_rate"} <= set(line)
+    evaluations = [line for line in lines if "eval/nats_per_token" in line]
+    assert [line["step"] for line in evaluations] == [10]
+    assert {"eval/length_w1", "eval/length_tv"} <= set(evaluations[0])
+    assert list((home / "flex" / "tensorboard").iterdir())
+    experiment = json.loads((home / "flex" / "experiment.json").read_text())
+    assert experiment["vocabulary"] == {"size": 258, "mask": 256, "end": 257}
+    assert experiment["config"]["insertion"] == "linear"
+
+
+def test_samples_hold_text_tokens_and_length(home, tmp_path):
+    arguments = [f"--workdir={home}/flex", "--steps=6", "--seed=1"]
+    succeed("sample", *arguments, "--num=5", f"--out={tmp_path}/a.jsonl")
+    records = [json.loads(line) for line in (tmp_path / "a.jsonl").open()]
+    assert len(records) == 5
+    for record in records:
+        assert record["length"] == len(record["tokens"])
+        assert bytes(record["tokens"]).decode(errors="replace") == record["text"]
+        assert isinstance(record["truncated"], bool)
+    succeed("sample", *arguments, "--num=3", "--batch_size=2", f"--out={tmp_path}/b.jsonl")
+    assert [json.loads(line) for line in (tmp_path / "b.jsonl").open()] == records[:3]
+
+
+@pytest.mark.parametrize("rule", ["tau_leaping", "adaptive:confidence=margin,window_size=8"])
+def test_text_is_written_between_prefix_and_suffix(home, tmp_path, rule):
+    out = tmp_path / "s.jsonl"
+    succeed(
+        "sample",
+        f"--workdir={home}/flex",
+        "--num=4",
+        "--steps=6",
+        "--prefix=abc",
+        "--suffix=cab",
+        f"--rule={rule}",
+        f"--out={out}",
+    )
+    for line in out.open():
+        tokens = json.loads(line)["tokens"]
+        assert bytes(tokens[:3]) == b"abc"
+        assert bytes(tokens[-3:]) == b"cab"
+
+
+def test_mdm_fills_blocks_after_a_prefix(home, tmp_path):
+    out = tmp_path / "s.jsonl"
+    succeed(
+        "sample",
+        f"--workdir={home}/mdm",
+        "--num=4",
+        "--steps=8",
+        "--prefix=ab",
+        "--block_length=6",
+        f"--out={out}",
+    )
+    assert all(json.loads(line)["tokens"][:2] == [97, 98] for line in out.open())
+
+
+def test_evaluation_compares_runs(home, tmp_path):
+    result = succeed(
+        "evaluate",
+        f"--workdir={home}/flex",
+        f"--workdir={home}/mdm",
+        "--num=16",
+        "--steps=6",
+        "--num_times=2",
+        f"--out={tmp_path}/results",
+    )
+    figures = json.loads((tmp_path / "results" / "evaluation.json").read_text())
+    assert set(figures) == {"data", "unigram", "FlexMDM", "MDM"}
+    for label in ("FlexMDM", "MDM"):
+        assert figures[label]["perplexity"] > 1
+        assert 0 <= figures[label]["length_tv"] <= 1
+        assert f"{figures[label]['length_w1']:.3f}" in result.stdout
+    assert (tmp_path / "results" / "lengths.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_training_refuses(home, tmp_path):
+    train = ("train", f"--workdir={tmp_path}/w")
+    flex = f"--config={home}/flex.py"
+    refuse("no config file nowhere", *train, "--config=nowhere.py")
+    refuse("model.hiden; did you mean 'hidden_size'", *train, flex, "--config.model.hiden=3")
+    refuse("does not split into 3 heads", *train, flex, "--config.model.num_heads=3")
+    refuse("unknown schedule 'cosin'; did you mean", *train, flex, "--config.insertion=cosin")
+    refuse("make it with: make data/demo", *train, "--config=configs/demo.py", cwd=_bare(tmp_path))
+    refuse("invalid literal", *train, flex, "--config.model.num_layers=x")
+    refuse("unexpected argument 'extra'", *train, flex, "extra")
+    assert not (tmp_path / "w").exists()
+
+
+def _bare(tmp_path):
+    """A folder with the shipped configs and no data."""
+    shutil.copytree(ROOT / "configs", tmp_path / "bare" / "configs")
+    return tmp_path / "bare"
+
+
+def test_training_never_mixes_runs(home, tmp_path):
+    before = {path: path.read_bytes() for path in (home / "flex").rglob("*.json*")}
+    again = ("train", f"--config={home}/flex.py", f"--workdir={home}/flex")
+    refuse("another config .seed was 3, is 4", *again, "--config.seed=4")
+    succeed(
+        "prepare",
+        f"--source=text:{home}/corpus.txt",
+        "--tokenizer=sentencepiece:300",
+        f"--max_length={tiny.LENGTH}",
+        f"--out={tmp_path}/other",
+    )
+    refuse("but the checkpoint was trained with", *again, f"--config.data.path={tmp_path}/other")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    refuse(
+        "holds files but no run",
+        "train",
+        f"--config={home}/flex.py",
+        f"--workdir={tmp_path}/mine",
+    )
+    assert {path: path.read_bytes() for path in before} == before
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
+
+
+def test_a_workdir_that_cannot_be_written_is_named(home, tmp_path):
+    (tmp_path / "file").write_text("")
+    for workdir in (tmp_path / "file" / "w", "/proc/w"):
+        refuse(
+            f"workdir {workdir} cannot be written",
+            "train",
+            f"--config={home}/flex.py",
+            f"--workdir={workdir}",
+        )
+
+
+def test_sampling_refuses(home, tmp_path):
+    (tmp_path / "old.jsonl").write_text("precious")
+    sample = ("sample", f"--workdir={home}/flex", f"--out={tmp_path}/new.jsonl")
+    refuse("--num=0: must be at least 1", *sample, "--num=0")
+    refuse("--steps=0: must be at least 1", *sample, "--steps=0")
+    refuse("temperature = -1", *sample, "--temperature=-1")
+    refuse("unknown rule 'adaptiv'; did you mean 'adaptive'", *sample, "--rule=adaptiv")
+    refuse("MDM only", *sample, "--block_length=4")
+    refuse("leave no room", *sample, "--prefix=" + "a" * 30)
+    refuse("no run in /nowhere", "sample", "--workdir=/nowhere", f"--out={tmp_path}/new.jsonl")
+    refuse("exists already", "sample", f"--workdir={home}/flex", f"--out={tmp_path}/old.jsonl")
+    refuse("cannot place a suffix", "sample", f"--workdir={home}/mdm", "--suffix=a", sample[2])
+    assert not (tmp_path / "new.jsonl").exists()
+    assert (tmp_path / "old.jsonl").read_text() == "precious"
+
+
+def test_preparation_refuses(home, tmp_path):
+    (tmp_path / "latin.txt").write_bytes("déjà vu".encode("latin-1"))
+    (tmp_path / "empty.txt").write_text("\n\n")
+    prepare = ("prepare", "--tokenizer=bytes", f"--out={tmp_path}/out")
+    refuse("latin.txt: byte 1 is not UTF-8", *prepare, f"--source=text:{tmp_path}/latin.txt")
+    refuse("split empty", *prepare, f"--source=text:{tmp_path}/empty.txt")
+    refuse("no file matches", *prepare, f"--source=text:{tmp_path}/nothing/*")
+    refuse("--max_length=0", *prepare, "--source=stdlib", "--max_length=0")
+    refuse("--source must have a value", *prepare)
+    refuse("exists already", *prepare[:2], f"--out={home}/data", "--source=stdlib")
+    assert not (tmp_path / "out").exists()
+
+
+def test_evaluation_refuses(home):
+    refuse("--num=0", "evaluate", f"--workdir={home}/flex", "--num=0")
+    refuse("no prepared dataset", "evaluate", f"--workdir={home}/flex", "--data=/nowhere")
+
+
+def test_a_changed_vocabulary_is_noticed(home, tmp_path):
+    shutil.copytree(home / "flex", tmp_path / "w")
+    path = tmp_path / "w" / "experiment.json"
+    values = json.loads(path.read_text())
+    values["vocabulary"]["mask"] = 300
+    path.write_text(json.dumps(values))
+    refuse("mask = 300 lies outside the vocabulary", "sample", f"--workdir={tmp_path}/w")
+    path.write_text("{")
+    refuse("experiment.json is not JSON", "sample", f"--workdir={tmp_path}/w")
