@@ -49,7 +49,8 @@ def map_slots(
     backward pass instead of being kept.
 
     Args:
-      fn: Takes the arrays' rows for n slots, [num_groups, n, ...], and returns per-slot results.
+      fn: Takes the arrays' rows for n slots, [num_groups, n, ...], and returns per-slot results;
+        a last chunk that is not full is filled up with zeros.
       chosen: Slots to run fn on.
       arrays: Inputs of fn for every slot, [b, l, ...].
       chunk_size: Slots per group that fn sees at once; bounds the memory for logits.
@@ -63,13 +64,15 @@ def map_slots(
     num_chunks = -(-num_slots // chunk_size)
     order = jnp.argsort(~chosen, axis=1, stable=True)
     count = jnp.sum(chosen, axis=1, keepdims=True)
-    # The last chunk is filled up with a chosen slot: padding must not reach fn.
-    source = jnp.where(jnp.arange(num_slots)[None, :] < count, order, order[:, :1])
-    source = jnp.pad(source, ((0, 0), (0, num_chunks * chunk_size - num_slots)))
+    source = jnp.pad(order, ((0, 0), (0, num_chunks * chunk_size - num_slots)))
+    wanted = jnp.arange(num_chunks * chunk_size)[None, :] < count
 
     def gather(x):
         x = x.reshape(num_groups, num_slots, *x.shape[2:])
-        x = jnp.take_along_axis(x, source.reshape(*source.shape, *(1,) * (x.ndim - 2)), axis=1)
+        trailing = (1,) * (x.ndim - 2)
+        x = jnp.take_along_axis(x, source.reshape(*source.shape, *trailing), axis=1)
+        # Chunks are filled up with zeros: what stands at unchosen slots must not reach fn.
+        x = jnp.where(wanted.reshape(*wanted.shape, *trailing), x, jnp.zeros_like(x))
         return jnp.moveaxis(x.reshape(num_groups, num_chunks, chunk_size, *x.shape[2:]), 1, 0)
 
     chunks = jax.tree.map(gather, arrays)

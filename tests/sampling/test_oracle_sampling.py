@@ -29,7 +29,7 @@ LENGTH = 7
 ADAPTIVE = {name: Adaptive(confidence=name) for name in CONFIDENCES}
 WINDOWED = {
     f"{name}_window": Adaptive(confidence=name, window_factor=1.5, window_size=2)
-    for name in ("top_prob", "leftmost")
+    for name in ("top_prob",)
 }
 RULES = {"exact_rate": ExactRate(), "tau_leaping": TauLeaping(), **ADAPTIVE, **WINDOWED}
 
@@ -130,7 +130,7 @@ def test_infilling_follows_the_conditional_law():
     check_converges(law, lambda n: draw(oracle, canvas, steps=n, rule=RULES["margin"]), (128,))
 
 
-@pytest.mark.parametrize("rule", ["exact_rate", "tau_leaping", "top_prob", "leftmost_window"])
+@pytest.mark.parametrize("rule", ["exact_rate", "tau_leaping", "top_prob", "top_prob_window"])
 def test_mdm_samples_follow_the_data(rule):
     check_converges(
         P1,
