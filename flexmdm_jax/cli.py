@@ -2,6 +2,7 @@
 
 import errno
 import importlib.resources
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from flexmdm_jax.errors import UserError
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """Parses the flags, calls main, and exits: 2 with one line if the user can mend the cause."""
+    logging.get_absl_logger().addFilter(_worth_logging)
     try:
         arguments = flags.FLAGS(_checked(sys.argv))
         if len(arguments) > 1:
@@ -32,15 +34,29 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             raise
         _exit(f"{error.filename or 'file system'}: {_USERS_ERRNO[error.errno]}")
     except Exception as error:
-        # TensorStore, which writes checkpoints, reports a full disk in its own exceptions.
-        if "No space left on device" not in str(error):
+        full = _full_disk(error)
+        if not full:
             raise
-        _exit(_USERS_ERRNO[errno.ENOSPC])
+        print(f"error: {_USERS_ERRNO[full]}", file=sys.stderr, flush=True)
+        # Writers that could not finish would complain once more while Python shuts down.
+        os._exit(2)
 
 
+def _full_disk(error: BaseException | str) -> int | None:
+    """Returns the errno of a full disk that TensorStore or ArrayRecord put in words, or None."""
+    return next((number for number in _FULL if os.strerror(number) in str(error)), None)
+
+
+def _worth_logging(record) -> bool:
+    """Returns False for what Orbax's threads say of a full disk; main() says it in one line."""
+    return not _full_disk(record.getMessage())
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _USERS_ERRNO = {
     errno.ENOSPC: "no space left on the disk; free some and run the same command again",
     errno.EDQUOT: "disk quota reached; free some space and run the same command again",
+    errno.EFBIG: "a file grew larger than this system allows (ulimit -f); raise the limit",
     errno.EACCES: "permission denied; choose a folder that you may write to",
     errno.EPERM: "operation not permitted; choose a folder that you may write to",
     errno.EROFS: "read-only file system; choose a folder that you may write to",

@@ -43,9 +43,10 @@ _SUFFIX = flags.DEFINE_string("suffix", "", "FlexMDM only: text to lead up to.")
 _PRINT = flags.DEFINE_integer("print", 0, "Also print this many samples, shortest to longest.")
 
 
-def _sampler(length: int) -> SamplerConfig:
+def _sampler(run: Run) -> SamplerConfig:
+    length = run.experiment.config.data.max_length
     try:
-        return SamplerConfig(
+        sampler = SamplerConfig(
             steps=_STEPS.value,
             rule=parse_strategy(_RULE.value, RULES, "rule"),
             temperature=_TEMPERATURE.value,
@@ -54,6 +55,8 @@ def _sampler(length: int) -> SamplerConfig:
             block_length=_BLOCK.value,
             length_buckets=default_buckets(length),
         )
+        sampler.num_blocks(length, run.setup.insertion)
+        return sampler
     except ValueError as error:
         raise UserError(str(error)) from None
 
@@ -104,8 +107,7 @@ def main(_):
     cli.require_positive(num=_NUM.value, steps=_STEPS.value, batch_size=_BATCH.value)
     out = new_file(_OUT.value, _OVERWRITE.value)
     run = open_run(_WORKDIR.value)
-    sampler = _sampler(run.experiment.config.data.max_length)
-    records = list(_records(run, sampler, _canvas(run)))
+    records = list(_records(run, _sampler(run), _canvas(run)))
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     write_atomically(out, lines.encode())
     _show(records)

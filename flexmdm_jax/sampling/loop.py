@@ -58,6 +58,24 @@ class SamplerConfig:
         if self.top_k < 0 or self.block_length < 0:
             raise ValueError("top_k and block_length must not be negative; 0 switches them off")
 
+    def num_blocks(self, length: int, insertion: Schedule) -> int:
+        """Returns how many blocks fill a row of length slots; 1 without blocks.
+
+        Raises:
+          ValueError: If blocks are asked for while the length is learned, or outnumber the steps.
+        """
+        if not self.block_length:
+            return 1
+        if insertion.inserts:
+            raise ValueError("block_length needs slots that do not move: it is for MDM only")
+        num_blocks = -(-length // self.block_length)
+        if self.steps < num_blocks:
+            raise ValueError(
+                f"steps = {self.steps} cannot fill {num_blocks} blocks of {self.block_length} "
+                "slots; use more steps or larger blocks"
+            )
+        return num_blocks
+
 
 @flax.struct.dataclass
 class Samples:
@@ -131,7 +149,8 @@ def generate(
     Raises:
       ValueError: If blocks are asked for while the length is learned, or outnumber the steps.
     """
-    block_of_slot, num_blocks = _blocks(canvas, sampler, insertion, vocabulary)
+    num_blocks = sampler.num_blocks(canvas.tokens.shape[1], insertion)
+    block_of_slot = _block_of_slot(canvas, sampler, vocabulary)
     laws = {"insertion": insertion, "vocabulary": vocabulary}
 
     def step(state: tuple[Canvas, Bool[Array, "b"]], now: _Grid):
@@ -171,21 +190,12 @@ def _ends(tokens: Int[Array, "b l"], vocabulary: Vocabulary) -> Bool[Array, "b l
     return jnp.pad(tokens == vocabulary.end, ((0, 0), (0, 1)), constant_values=True)
 
 
-def _blocks(canvas, sampler, insertion, vocabulary) -> tuple[Int[Array, "b l"], int]:
-    """Returns the block each slot belongs to, counted from the first mask, and their number."""
+def _block_of_slot(canvas: Canvas, sampler, vocabulary) -> Int[Array, "b l"]:
+    """Returns the block each slot belongs to, counted from the first mask."""
     if not sampler.block_length:
-        return jnp.zeros(canvas.tokens.shape, jnp.int32), 1
-    if insertion.inserts:
-        raise ValueError("block_length needs slots that do not move: it is for MDM only")
-    length = canvas.tokens.shape[1]
-    num_blocks = -(-length // sampler.block_length)
-    if sampler.steps < num_blocks:
-        raise ValueError(
-            f"steps = {sampler.steps} cannot fill {num_blocks} blocks of {sampler.block_length} "
-            "slots; use more steps or larger blocks"
-        )
+        return jnp.zeros(canvas.tokens.shape, jnp.int32)
     first = jnp.argmax(canvas.tokens == vocabulary.mask, axis=1, keepdims=True)
-    return (jnp.arange(length)[None, :] - first) // sampler.block_length, num_blocks
+    return (jnp.arange(canvas.tokens.shape[1])[None, :] - first) // sampler.block_length
 
 
 def _encode(denoiser, canvas, alpha, length_buckets) -> Encoding:

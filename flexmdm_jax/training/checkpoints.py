@@ -32,7 +32,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             (workdir / _CHECKPOINTS).absolute(),
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, cleanup_tmp_directories=not read_only, read_only=read_only
+                max_to_keep=keep, create=not read_only, cleanup_tmp_directories=not read_only
             ),
         )
 

@@ -58,7 +58,7 @@ def make_train_step(
     def step(state: TrainState, batch: Batch):
         keys = row_keys(state.rng, state.step, batch.index)
         grads, metrics = _accumulate(loss, state.params, batch, keys, num_parts, setup)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = update_ema(state.ema, params, state.step, config.optimizer.ema_decay)
