@@ -13,7 +13,8 @@ LAYERS = [
     {"types", "errors"},
     {"schedules"},
     {"interpolant", "posterior", "attention", "sharding", "data"},
-    {"losses", "sampling", "models", "config"},
+    {"losses", "sampling", "models"},
+    {"config"},
     {"training", "evaluation", "conversion"},
     {"cli", "train", "sample", "evaluate", "prepare", "convert", "aot"},
 ]
