@@ -149,11 +149,11 @@ class _States:
 @functools.cache
 def _flexmdm_tables(law: Law, num_prefix: int, num_suffix: int):
     """Tabulates, per state and number of missing tokens: weight, weighted tokens, weighted gaps."""
-    slots = law.max_length + 1
-    states = _States((*DATA_TOKENS, VOCABULARY.mask), law.max_length)
-    weight = np.zeros((states.count + 1, slots))
-    tokens = np.zeros((states.count + 1, slots, slots, VOCABULARY.size))
-    gaps = np.zeros((states.count + 1, slots, slots))
+    n = law.max_length
+    states = _States((*DATA_TOKENS, VOCABULARY.mask), n)
+    weight = np.zeros((states.count + 1, n + 1))
+    tokens = np.zeros((states.count + 1, n + 1, n, len(DATA_TOKENS)))
+    gaps = np.zeros((states.count + 1, n + 1, n + 1))
     for x, p in zip(law.sequences, law.probs, strict=True):
         n = len(x)
         free = range(num_prefix, n - num_suffix)
@@ -168,12 +168,12 @@ def _flexmdm_tables(law: Law, num_prefix: int, num_suffix: int):
                 weight[state, missing] += p
                 gaps[state, missing, : len(gap)] += p * np.array(gap)
                 for slot, i in enumerate(kept):
-                    tokens[state, missing, slot, x[i]] += p
+                    tokens[state, missing, slot, DATA_TOKENS.index(x[i])] += p
     return states, weight, tokens, gaps
 
 
 def flexmdm_oracle(law: Law, num_prefix: int = 0, num_suffix: int = 0) -> Denoiser:
-    """Returns the exact denoiser; hidden features are log posteriors and decoding is the identity.
+    """Returns the exact denoiser; hidden features are the log posteriors of the data tokens.
 
     Rows hold one sequence and its END; at padding everything is NaN, which nobody may look at.
     States the process cannot reach get a uniform posterior and no gaps.
@@ -199,14 +199,20 @@ def flexmdm_oracle(law: Law, num_prefix: int = 0, num_suffix: int = 0) -> Denois
         hidden = jnp.where(possible[:, :, None], jnp.log(posterior), 0.0)
         return _fit(hidden, jnp.where(possible, gap, 0.0), real)
 
-    return Denoiser(encode=encode, decode=lambda hidden: hidden)
+    return Denoiser(encode=encode, decode=_decode)
+
+
+def _decode(hidden):
+    """Returns logits in which the tokens that are no data are impossible."""
+    logits = jnp.full((*hidden.shape[:-1], VOCABULARY.size), -jnp.inf)
+    return logits.at[..., jnp.array(DATA_TOKENS)].set(hidden)
 
 
 def _fit(hidden, gaps, real) -> Encoding:
     """Cuts or widens the oracle's slots to the row's, with NaN at padding."""
-    extra = max(0, real.shape[1] - gaps.shape[1])
-    hidden = jnp.pad(hidden, ((0, 0), (0, extra), (0, 0)))[:, : real.shape[1]]
-    gaps = jnp.pad(gaps, ((0, 0), (0, extra)))[:, : real.shape[1]]
+    length = real.shape[1]
+    hidden = jnp.pad(hidden, ((0, 0), (0, length), (0, 0)))[:, :length]
+    gaps = jnp.pad(gaps, ((0, 0), (0, length)))[:, :length]
     return Encoding(
         hidden=jnp.where(real[:, :, None], hidden, jnp.nan), gaps=jnp.where(real, gaps, jnp.nan)
     )

@@ -26,12 +26,15 @@ from flexmdm_jax.schedules import Immediate, Linear, Polynomial, Sine
 
 NUM_ROWS = 20_000
 LENGTH = 7
+STEPS = 128
 ADAPTIVE = {name: Adaptive(confidence=name) for name in CONFIDENCES}
-WINDOWED = {
-    f"{name}_window": Adaptive(confidence=name, window_factor=1.5, window_size=2)
-    for name in ("top_prob",)
+WINDOWED = Adaptive(confidence="top_prob", window_factor=1.5, window_size=2)
+RULES = {
+    "exact_rate": ExactRate(),
+    "tau_leaping": TauLeaping(),
+    **ADAPTIVE,
+    "top_prob_window": WINDOWED,
 }
-RULES = {"exact_rate": ExactRate(), "tau_leaping": TauLeaping(), **ADAPTIVE, **WINDOWED}
 
 
 LINEAR = Linear()
@@ -96,17 +99,9 @@ def test_law_statistics_tell_right_from_wrong():
 @pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 def test_unconditional_samples_follow_the_data(rule):
-    all_steps = (16, 64, 256) if rule == "exact_rate" else (16, 256)
     oracle = flexmdm_oracle(P1)
     check_converges(
-        P1, lambda n: draw(oracle, flexmdm_canvas(), steps=n, rule=RULES[rule]), all_steps
-    )
-
-
-def test_other_schedules_lead_to_the_same_law():
-    laws = {"insertion": Sine(), "unmasking": Polynomial(2.0)}
-    check_converges(
-        P1, lambda n: draw(flexmdm_oracle(P1), flexmdm_canvas(), steps=n, **laws), (128,)
+        P1, lambda n: draw(oracle, flexmdm_canvas(), steps=n, rule=RULES[rule]), (16, 64, 256)
     )
 
 
@@ -118,7 +113,7 @@ def test_continuations_of_a_prompt_follow_the_conditional_law():
         lambda n: draw(
             flexmdm_oracle(law, num_prefix=1), canvas, steps=n, rule=RULES["exact_rate"]
         ),
-        (128,),
+        (STEPS,),
     )
 
 
@@ -127,7 +122,7 @@ def test_infilling_follows_the_conditional_law():
     assert len(law.sequences) == 3
     canvas = close(close(flexmdm_canvas((0, 0)), 0, 1), 2, 3)
     oracle = flexmdm_oracle(law, num_prefix=1, num_suffix=1)
-    check_converges(law, lambda n: draw(oracle, canvas, steps=n, rule=RULES["margin"]), (128,))
+    check_converges(law, lambda n: draw(oracle, canvas, steps=n, rule=RULES["margin"]), (STEPS,))
 
 
 @pytest.mark.parametrize("rule", ["exact_rate", "tau_leaping", "top_prob", "top_prob_window"])
@@ -141,7 +136,7 @@ def test_mdm_samples_follow_the_data(rule):
             steps=n,
             rule=RULES[rule],
         ),
-        (128,),
+        (STEPS,),
     )
 
 
@@ -158,20 +153,26 @@ def test_semi_autoregressive_mdm_follows_the_data():
             rule=RULES["margin"],
             block_length=2,
         ),
-        (128,),
+        (STEPS,),
     )
 
 
-def test_partial_sequences_on_the_way_have_the_interpolants_marginals():
-    insertion, unmasking = Sine(), Polynomial(2.0)
-    steps = 128
-    laws = {"insertion": insertion, "unmasking": unmasking}
-    trace = np.asarray(
-        draw(flexmdm_oracle(P1), flexmdm_canvas(), steps=steps, trace=True, **laws).trace
-    )
+@pytest.fixture(scope="module")
+def sine_samples():
+    """Samples under schedules that differ from each other and from linear, with their trace."""
+    laws = {"insertion": Sine(), "unmasking": Polynomial(2.0)}
+    return draw(flexmdm_oracle(P1), flexmdm_canvas(), steps=STEPS, trace=True, **laws)
+
+
+def test_other_schedules_lead_to_the_same_law(sine_samples):
+    check_converges(P1, lambda _: sine_samples, (STEPS,))
+
+
+def test_partial_sequences_on_the_way_have_the_interpolants_marginals(sine_samples):
+    trace = np.asarray(sine_samples.trace)
     mean_length = P1.lengths() @ np.arange(P1.max_length + 1)
     for t in (0.25, 0.5, 0.75):
-        tokens = trace[round(t * steps) - 1]
+        tokens = trace[round(t * STEPS) - 1]
         present = (tokens != VOCABULARY.end).sum(axis=1)
         masks = (tokens == VOCABULARY.mask).sum(axis=1)
         # Events of one step are drawn independently, which is off by at most the order of a step.

@@ -192,7 +192,7 @@ def test_adaptive_takes_the_most_confident_of_a_poisson_number(name, window_size
     confidence = jnp.asarray(np.random.default_rng(1).normal(size=masked.shape), jnp.float32)
     rule = Adaptive(name, window_factor=1.0, window_size=window_size)
     slots, asked = choose(rule, masked, confidence, t_next=0.7)
-    masked, taken = np.asarray(masked), slots.sum(axis=1)
+    masked, confidence, taken = np.asarray(masked), np.asarray(confidence), slots.sum(axis=1)
     assert not slots[~masked].any()
     assert (slots <= asked).all()
     # How many: Poisson, but no more than there are, nor than the window holds.
@@ -219,12 +219,12 @@ def test_the_window_is_a_multiple_of_the_number_taken():
     confidence = jnp.asarray(np.random.default_rng(1).normal(size=masked.shape), jnp.float32)
     rule = Adaptive("margin", window_factor=2.5, window_size=5)
     slots, asked = choose(rule, masked, confidence, t_next=0.6)
-    taken = slots.sum(axis=1)
+    confidence, taken = np.asarray(confidence), slots.sum(axis=1)
     for row in range(num):
         k = int(taken[row])
         window = min(int(2.5 * k), 5)
         assert asked[row].sum() == window
-        best = np.argsort(-np.asarray(confidence[row, :window]), kind="stable")[:k]
+        best = np.argsort(-confidence[row, :window], kind="stable")[:k]
         assert set(np.flatnonzero(slots[row])) == set(best)
     assert len(set(taken)) > 3
 
