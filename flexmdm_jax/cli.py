@@ -16,6 +16,7 @@ from flexmdm_jax.errors import UserError
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """Parses the flags, calls main, and exits: 2 with one line if the user can mend the cause."""
     logging.get_absl_logger().addFilter(_worth_logging)
+    sys.unraisablehook = _report_unraisable
     try:
         arguments = flags.FLAGS(_checked(sys.argv))
         if len(arguments) > 1:
@@ -42,14 +43,24 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         os._exit(2)
 
 
-def _full_disk(error: BaseException | str) -> int | None:
+def _report_unraisable(details) -> None:
+    """Prints an exception that nobody can catch, unless it only echoes a failed save.
+
+    After one, TensorStore's callbacks find the event loop that Orbax waited in closed.
+    """
+    if str(details.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(details)
+
+
+def _full_disk(error: BaseException | str | None) -> int | None:
     """Returns the errno of a full disk that TensorStore or ArrayRecord put in words, or None."""
     return next((number for number in _FULL if os.strerror(number) in str(error)), None)
 
 
 def _worth_logging(record) -> bool:
     """Returns False for what Orbax's threads say of a full disk; main() says it in one line."""
-    return not _full_disk(record.getMessage())
+    error = record.exc_info[1] if record.exc_info else None
+    return not (_full_disk(record.getMessage()) or _full_disk(error))
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -236,6 +237,42 @@ def test_preparation_refuses(home, tmp_path):
     refuse("--source must have a value", *prepare)
     refuse("exists already", *prepare[:2], f"--out={home}/data", "--source=stdlib")
     assert not (tmp_path / "out").exists()
+
+
+def _small_files_only():
+    """Lets no file grow beyond 30 kB: what a full disk does, without filling one."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(home, tmp_path):
+    full = {"preexec_fn": _small_files_only}
+    refuse("a file grew larger", "prepare", "--source=stdlib", f"--out={tmp_path}/d", **full)
+    assert not list(tmp_path.iterdir())
+    workdir = tmp_path / "w"
+    shutil.copytree(home / "flex", workdir)
+    longer = ("train", f"--config={home}/flex.py", f"--workdir={workdir}")
+    refuse("a file grew larger", *longer, "--config.training.num_steps=15", **full)
+    succeed(*longer, "--config.training.num_steps=15")
+    steps = [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").open()]
+    assert steps.count(12) == 2, "taken up again after step 10"
+
+
+def test_a_run_without_a_checkpoint_is_named(home, tmp_path):
+    shutil.copytree(home / "flex", tmp_path / "w")
+    shutil.rmtree(tmp_path / "w" / "checkpoints")
+    out = f"--out={tmp_path}/s.jsonl"
+    refuse("no checkpoint in .* yet", "sample", f"--workdir={tmp_path}/w", out)
+
+
+def test_a_damaged_checkpoint_is_reported_and_passed_over(home, tmp_path):
+    shutil.copytree(home / "flex", tmp_path / "w")
+    for file in (tmp_path / "w" / "checkpoints" / "10" / "ema").rglob("d/*"):
+        file.unlink()
+    arguments = [f"--workdir={tmp_path}/w", "--num=2", "--steps=2", f"--out={tmp_path}/s.jsonl"]
+    result = succeed("sample", *arguments)
+    assert "checkpoint 10 in" in result.stderr
+    assert "unreadable" in result.stderr
+    assert "2 samples after 5 training steps" in result.stdout
 
 
 def test_evaluation_refuses(home):
