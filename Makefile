@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := JAX_PLATFORMS=$(or $(JAX_PLATFORMS),cpu) $(VENV)/bin/python
 
-.PHONY: demo install install-dev test check format clean
+.PHONY: demo install install-dev test proofs check format clean
 
 demo: install data/demo
 	$(RUN) -m flexmdm_jax.train --config=configs/demo.py --workdir=runs/demo
@@ -34,6 +34,11 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 
 test: install-dev
 	$(RUN) -m pytest -n 2 tests
+
+# The figures of docs/results.md on samplers and bounds, printed by the tests that check them.
+proofs: install-dev
+	$(RUN) -m pytest -q -rP tests/sampling/test_oracle_sampling.py tests/test_losses.py \
+		-k "follow or exact_posterior_is_the_entropy" | grep -E "^(___|{|[0-9.]+ ±)"
 
 check: install-dev
 	$(VENV)/bin/ruff check .

@@ -220,12 +220,18 @@ def config_to_dict(config: Config) -> dict[str, Any]:
 
 
 def changed_fields(old: Config, new: Config) -> list[str]:
-    """Returns descriptions of the fields that differ and may not change within a run."""
+    """Returns descriptions of the fields that differ and may not change within a run.
+
+    The number of steps may change only where the learning rate does not depend on it.
+    """
+    changeable = CHANGEABLE
+    if old.optimizer.decay != "constant":
+        changeable = CHANGEABLE - {"training.num_steps"}
     before, after = _flatten(config_to_dict(old)), _flatten(config_to_dict(new))
     return [
         f"{name} was {before[name]!r}, is {after[name]!r}"
         for name in before
-        if before[name] != after[name] and name not in CHANGEABLE
+        if before[name] != after[name] and name not in changeable
     ]
 
 

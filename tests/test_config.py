@@ -7,7 +7,6 @@ import pytest
 
 from flexmdm_jax.config import (
     CHANGEABLE,
-    Config,
     changed_fields,
     check_field,
     config_to_dict,
@@ -118,7 +117,9 @@ def test_only_harmless_fields_may_change_within_a_run(tiny_config):
     assert changed_fields(config, longer) == []
     other = read_config(_change(tiny_config, "optimizer.learning_rate", 0.5))
     assert changed_fields(config, other) == ["optimizer.learning_rate was 0.01, is 0.5"]
-    assert isinstance(config, Config)
+    cosine = _change(tiny_config, "optimizer.decay", "cosine")
+    longer = read_config(_change(cosine, "training.num_steps", 99))
+    assert changed_fields(read_config(cosine), longer) == ["training.num_steps was 10, is 99"]
 
 
 def _paths(values, prefix=""):

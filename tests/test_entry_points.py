@@ -4,7 +4,6 @@ import json
 import os
 import pathlib
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -15,15 +14,14 @@ import tiny
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def run(verb, *arguments, cwd=ROOT, **kwargs):
+def run(verb, *arguments, cwd=ROOT, prefix=()):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
     return subprocess.run(
-        [sys.executable, "-m", f"flexmdm_jax.{verb}", *map(str, arguments)],
+        [*prefix, sys.executable, "-m", f"flexmdm_jax.{verb}", *map(str, arguments)],
         cwd=cwd,
         env=environment,
         capture_output=True,
         text=True,
-        **kwargs,
     )
 
 
@@ -239,13 +237,12 @@ def test_preparation_refuses(home, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def _small_files_only():
-    """Lets no file grow beyond 30 kB: what a full disk does, without filling one."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+# Lets no file grow beyond 30 kB: what a full disk does, without filling one.
+SMALL_FILES_ONLY = ("prlimit", "--fsize=30000")
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(home, tmp_path):
-    full = {"preexec_fn": _small_files_only}
+    full = {"prefix": SMALL_FILES_ONLY}
     refuse("a file grew larger", "prepare", "--source=stdlib", f"--out={tmp_path}/d", **full)
     assert not list(tmp_path.iterdir())
     workdir = tmp_path / "w"

@@ -167,8 +167,15 @@ class DiT(nn.Module):
         )(self.num_heads, self.dropout_rate, self.dtype, self.attention_implementation)
         self.final_norm = Norm()
         self.final_modulation = Modulation(2, d)
+        # Products of bfloat16 numbers, but logits that are never rounded to bfloat16.
+        product = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
         self.head = linear(
-            self.vocabulary_size, ("embed", "vocab"), fan_in=d, zero=True, dtype=self.dtype
+            self.vocabulary_size,
+            ("embed", "vocab"),
+            fan_in=d,
+            zero=True,
+            dtype=self.dtype,
+            dot_general=product,
         )
         if self.insertion_head:
             self.gap_norm = Norm()

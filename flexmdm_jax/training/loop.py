@@ -139,7 +139,8 @@ class _Run:
 
     def _log(self, number: int) -> None:
         """Writes the mean metrics since the last line."""
-        steps = self._settle()
+        self._settle()
+        steps, self._pending = [metrics for _, metrics in self._pending], []
         seconds = self._watch.lap()
         mean = {name: float(np.mean([m[name] for m in steps])) for name in steps[0]}
         rate = len(steps) / seconds
@@ -155,16 +156,15 @@ class _Run:
         self._writer.write(number, line)
         self._progress.show(line["loss"], tokens_per_second)
 
-    def _settle(self) -> list[dict[str, np.ndarray]]:
-        """Returns the metrics of the steps since the last call, all of them finite."""
-        pending, self._pending = jax.device_get(self._pending), []
-        for number, metrics in pending:
+    def _settle(self) -> None:
+        """Waits for the metrics of the steps that are not logged yet; all must be finite."""
+        self._pending = jax.device_get(self._pending)
+        for number, metrics in self._pending:
             if not metrics["finite"]:
                 raise NonFiniteLossError(
                     f"step {number}: loss {metrics['loss']}, gradient norm {metrics['grad_norm']}; "
                     "the last checkpoint is good, a lower learning rate may help"
                 )
-        return [metrics for _, metrics in pending]
 
     def _look(self, number: int, state: TrainState) -> None:
         self._watch.pause()
@@ -175,11 +175,7 @@ class _Run:
     def _save(self, state: TrainState, batches: grain.DatasetIterator) -> None:
         """Saves, but never past a step that was not finite."""
         self._watch.pause()
-        if self._pending:
-            jax.block_until_ready(self._pending)
-            unlogged = self._pending
-            self._settle()
-            self._pending = unlogged
+        self._settle()
         self._checkpoints.save(state, batches)
         self._watch.resume()
 

@@ -241,6 +241,19 @@ def test_bfloat16_activations_stay_close_and_outputs_are_float32():
         assert error < 0.03
 
 
+def test_logits_of_bfloat16_features_keep_float32_precision():
+    narrow = model(dtype=jnp.bfloat16)
+    hidden = jax.random.normal(jax.random.key(0), (5, SIZES["hidden_size"]), jnp.bfloat16)
+    head = parameters()["head"]
+    logits = narrow.apply({"params": parameters()}, hidden, method="decode")
+    kernel = np.asarray(head["kernel"].astype(jnp.bfloat16), np.float64)
+    bias = np.asarray(head["bias"].astype(jnp.bfloat16), np.float64)
+    exact = np.asarray(hidden, np.float64) @ kernel + bias
+    # Products of bfloat16 numbers are exact in float32; only their sum is rounded.
+    np.testing.assert_allclose(logits, exact, rtol=1e-5, atol=1e-5)
+    assert np.any(logits != logits.astype(jnp.bfloat16).astype(jnp.float32))
+
+
 def test_a_fresh_network_is_uniform_and_expects_about_one_token_a_gap():
     """adaLN-zero and the zero head: nothing of the tokens reaches the logits yet."""
     variables = jax.jit(model().init)(jax.random.key(1), TOKENS, SEGMENT_IDS, ALPHA)
