@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import jaxtyping
 import pytest
-from tpu_compiler import tpu_mesh
 
+from benchmarks.tpu_compiler import tpu_mesh
 from flexmdm_jax.attention import attention
 from flexmdm_jax.attention.blocks import CHIPS, BlockSizes, plan
 

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
-from tpu_compiler import TOPOLOGIES, tpu_mesh
 
+from benchmarks.tpu_compiler import TOPOLOGIES, tpu_mesh
 from flexmdm_jax.attention import attention
 
 

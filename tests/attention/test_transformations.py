@@ -9,8 +9,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from layouts import einsum_attention, random_inputs, segment_rows, value_and_gradients
 from test_tpu_compile import compile_step
-from tpu_compiler import tpu_mesh
 
+from benchmarks.tpu_compiler import tpu_mesh
 from flexmdm_jax.attention import attention
 
 kernel = functools.partial(attention, implementation="pallas_interpret")
