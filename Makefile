@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := JAX_PLATFORMS=$(or $(JAX_PLATFORMS),cpu) $(VENV)/bin/python
 
-.PHONY: install install-dev test check format clean
+.PHONY: install install-dev test check format bench-attention clean
 
 install: $(VENV)/.installed
 
@@ -30,6 +30,11 @@ check: install-dev
 format: install-dev
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+# Needs no TPU: the compiler's schedules stand in for one.
+bench-attention: install-dev
+	$(RUN) -m benchmarks.attention_tpu
+	$(RUN) -m benchmarks.model_attention
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache

@@ -1,7 +1,7 @@
 """Compares our attention with splash attention for a TPU v5e, by the compiler's schedules.
 
 Needs no TPU: `python -m benchmarks.attention_tpu` (or `make bench-attention`) prints the tables
-of docs/performance.md and draws its plot. Takes about fifteen minutes on one core.
+of docs/performance.md and draws its plot. Takes about ten minutes on one core.
 """
 
 import argparse

@@ -14,8 +14,8 @@ from flexmdm_jax.attention.blocks import BlockSizes, Layout, current_chip, plan
 from flexmdm_jax.attention.pallas_tpu import attention_pallas
 
 # Conditional parts of the kernels in program order, by the flag that runs them; None = once.
-FORWARD = (tiles.FIRST, tiles.UNMASKED, tiles.MASKED, tiles.LAST)
-BACKWARD = (None, tiles.FIRST, tiles.UNMASKED, tiles.MASKED, tiles.LAST, tiles.FLUSH)
+FORWARD = (None, tiles.UNMASKED, tiles.MASKED, tiles.LAST)
+BACKWARD = (None, tiles.UNMASKED, tiles.MASKED, tiles.LAST, tiles.FLUSH)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +100,6 @@ def _bytes_per_group(compiled: Compiled, work, flush: bool, rows: int) -> int:
     moved = changes(work["block"]) * layout.blocks.query * (query_arrays * features + per_slot)
     moved += changes(key_block) * layout.blocks.key * 2 * features
     if flush:
-        moved += changes(work["flush"]) * layout.blocks.query * 2 * features
+        moved += changes(work["flush"]) * layout.blocks.key * 2 * features
     # Every result is filled with zeros first.
     return moved + (3 if flush else 1) * rows * layout.length * features

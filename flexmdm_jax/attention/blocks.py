@@ -149,7 +149,7 @@ def _vector_memory(length, kv_features, queries, itemsize, blocks) -> int:
     """Returns the bytes the backward kernel, the larger one, holds: accumulators and blocks."""
     features = kv_features * queries
     accumulators = 4 * (2 * length * kv_features + features * blocks.query)
-    per_slot = 3 * features * blocks.query + kv_features * 2 * (blocks.key + blocks.query)
+    per_slot = 3 * features * blocks.query + kv_features * 4 * blocks.key
     spilled_registers = 2 << 20
     return accumulators + 2 * itemsize * per_slot + spilled_registers
 

@@ -18,7 +18,7 @@ LOWEST = -1e30
 LANES = 128
 # Heads whose first matrix products are issued before they are needed. One head alone is a chain
 # of dependent operations; these counts gave the shortest schedules for v5e (docs/performance.md).
-FORWARD_AHEAD, BACKWARD_AHEAD = 4, 2
+FORWARD_AHEAD, BACKWARD_AHEAD, BACKWARD_AHEAD_MASKED = 6, 2, 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,9 +74,8 @@ def _unpack(block_ref, span_ref):
     return row, query_block, first_key, span & ((1 << tiles.FLAG_BITS) - 1)
 
 
-def _same_segment(bounds_ref, first_key, block_k):
-    """Returns which keys each query sees, [keys, queries]."""
-    start, stop = bounds_ref[0, 0:1, :], bounds_ref[0, 1:2, :]
+def _same_segment(start, stop, first_key, block_k):
+    """Returns which keys [keys, queries] each query sees, given its segment's bounds."""
     key = first_key + jax.lax.broadcasted_iota(jnp.int32, (block_k, start.shape[1]), 0)
     return (key >= start) & (key < stop)
 
@@ -132,11 +131,12 @@ def forward_kernel(
     """Adds one tile to the running softmax of its queries; writes the output after the last."""
     row, _, first_key, flags = _unpack(block_ref, span_ref)
 
-    @pl.when(flags & tiles.FIRST != 0)
-    def start():
+    def clear():
         max_ref[...] = jnp.full_like(max_ref, LOWEST)
         sum_ref[...] = jnp.zeros_like(sum_ref)
         acc_ref[...] = jnp.zeros_like(acc_ref)
+
+    pl.when(pl.program_id(1) == 0)(clear)
 
     def scores(head, mask):
         k = k_ref[0, :, group.tile(head // group.queries)]
@@ -173,7 +173,8 @@ def forward_kernel(
     @pl.when(flags & tiles.MASKED != 0)
     def masked_tile():
         block_k = k_ref.shape[1]
-        tile(_same_segment(bounds_ref, first_key, block_k), lengths_ref[row] - first_key)
+        start, stop = bounds_ref[0, 0:1, :], bounds_ref[0, 1:2, :]
+        tile(_same_segment(start, stop, first_key, block_k), lengths_ref[row] - first_key)
 
     @pl.when(flags & tiles.LAST != 0)
     def finish():
@@ -185,6 +186,7 @@ def forward_kernel(
             lanes = group.lanes(head)
             acc_ref[lanes, :] *= inverse[head : head + 1, :]
         o_ref[0] = acc_ref[...].T.astype(o_ref.dtype)
+        clear()
 
 
 def backward_kernel(
@@ -192,13 +194,11 @@ def backward_kernel(
     span_ref,
     flush_ref,
     lengths_ref,
-    bounds_ref,
     q_ref,
     k_ref,
     v_ref,
     do_ref,
-    lse_ref,
-    delta_ref,
+    rows_ref,
     _dq,
     _dk,
     _dv,
@@ -214,6 +214,8 @@ def backward_kernel(
 ):
     """Adds one tile to the gradients; writes dq after a block's last tile, dk and dv after a row's.
 
+    rows_ref holds of each query: log-sum-exp of all heads, sum of out · do of all heads, and the
+    bounds of its segment, as float32 (exact up to 2²⁴ slots), for each block costs a transfer.
     dk and dv of a whole row accumulate on chip, so that scores are computed once.
     """
     row, query_block, first_key, flags = _unpack(block_ref, span_ref)
@@ -222,40 +224,46 @@ def backward_kernel(
 
     @pl.when(pl.program_id(1) == 0)
     def clear():
-        dk_acc[...] = jnp.zeros_like(dk_acc)
-        dv_acc[...] = jnp.zeros_like(dv_acc)
-
-    @pl.when(flags & tiles.FIRST != 0)
-    def start():
-        dq_acc[...] = jnp.zeros_like(dq_acc)
+        for ref in (dq_acc, dk_acc, dv_acc):
+            ref[...] = jnp.zeros_like(ref)
 
     keys = pl.ds(pl.multiple_of(first_key, tiles.START_ALIGNMENT), block_k)
     num_keys = lengths_ref[row] - first_key
     num_queries = lengths_ref[row] - query_block * block_q
 
-    def scores(head):
-        q, do = (_alone(ref[0, :, group.tile(head)], group, head) for ref in (q_ref, do_ref))
-        kv = group.tile(head // group.queries)
-        return q, do, _dot(k_ref[0, :, kv], q, (1, 1)), _dot(v_ref[0, :, kv], do, (1, 1))
+    def row_of(index):
+        return rows_ref[0, 0, index : index + 1, :]
 
-    def accumulate(head, q, do, s, dp, mask):
-        lanes, at, kv = group.lanes(head), slice(head, head + 1), head // group.queries
-        k = k_ref[0, :, group.tile(kv)]
-        p = jnp.exp2(s * group.scale - lse_ref[0, 0, at, :])
-        ds = dp - delta_ref[0, 0, at, :]
+    def load(ref, head, num_real, masked):
+        x = ref[0, :, group.tile(head)]
+        return _zero_padding(x, num_real) if masked else x
+
+    def scores(head, masked):
+        kv = head // group.queries
+        k, v = (load(ref, kv, num_keys, masked) for ref in (k_ref, v_ref))
+        q, do = (
+            _alone(load(ref, head, num_queries, masked), group, head) for ref in (q_ref, do_ref)
+        )
+        return k, q, do, _dot(k, q, (1, 1)), _dot(v, do, (1, 1))
+
+    def accumulate(head, mask, k, q, do, s, dp):
+        lanes, kv = group.lanes(head), head // group.queries
+        p = jnp.exp2(s * group.scale - row_of(head))
         if mask is not None:
-            p, ds = jnp.where(mask, p, 0.0), jnp.where(mask, ds, 0.0)
-            k, q = _zero_padding(k, num_keys), _zero_padding(q, num_queries)
-            do = _zero_padding(do, num_queries)
-        ds = (p * ds).astype(q.dtype)
+            p = jnp.where(mask, p, 0.0)
+        ds = (p * (dp - row_of(group.heads + head))).astype(q.dtype)
         dq_acc[lanes, :] += _dot(k.T[group.within(kv), :], ds, (1, 0))
         # The other head's features are 0 in do and q, so its gradients stay as they are.
         dv_acc[keys, group.tile(kv)] += _dot(p.astype(do.dtype), do, (1, 0))
         dk_acc[keys, group.tile(kv)] += _dot(ds, q, (1, 0))
 
     def tile(mask):
-        finish = lambda head, ready: accumulate(head, *ready, mask)  # noqa: E731
-        _pipeline(group.heads, BACKWARD_AHEAD, scores, finish)
+        _pipeline(
+            group.heads,
+            BACKWARD_AHEAD if mask is None else BACKWARD_AHEAD_MASKED,
+            lambda head: scores(head, mask is not None),
+            lambda head, ready: accumulate(head, mask, *ready),
+        )
 
     @pl.when(flags & tiles.UNMASKED != 0)
     def whole_tile():
@@ -263,15 +271,17 @@ def backward_kernel(
 
     @pl.when(flags & tiles.MASKED != 0)
     def masked_tile():
-        tile(_same_segment(bounds_ref, first_key, block_k))
+        start, stop = (row_of(2 * group.heads + i).astype(jnp.int32) for i in (0, 1))
+        tile(_same_segment(start, stop, first_key, block_k))
 
     @pl.when(flags & tiles.LAST != 0)
     def write_queries():
         dq_ref[0] = (dq_acc[...].T * scale).astype(dq_ref.dtype)
+        dq_acc[...] = jnp.zeros_like(dq_acc)
 
     @pl.when(flags & tiles.FLUSH != 0)
     def write_keys():
-        keys = pl.ds(pl.multiple_of(flushed * block_q, block_q), block_q)
+        keys = pl.ds(pl.multiple_of(flushed * block_k, block_k), block_k)
         dk_ref[0] = (dk_acc[keys, :] * scale).astype(dk_ref.dtype)
         dv_ref[0] = dv_acc[keys, :].astype(dv_ref.dtype)
         dk_acc[keys, :] = jnp.zeros_like(dk_acc[keys, :])

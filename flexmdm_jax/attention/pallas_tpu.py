@@ -96,7 +96,7 @@ _attend.defvjp(_attend_fwd, _attend_bwd)
 
 
 def _specs(call: _Call):
-    """Returns the blocks both kernels read: bounds, q, k, v, and the per-query one of lse."""
+    """Returns the blocks of the arrays; "rows" is one number per query and head."""
     heads, lanes = call.group.heads, call.group.heads * call.group.size
     kv_lanes = call.group.kv_heads * call.group.size
     block_q, block_k = call.blocks.query, call.blocks.key
@@ -122,6 +122,7 @@ def _specs(call: _Call):
         "queries": pl.BlockSpec((1, block_q, lanes), queries_at),
         "keys": keys,
         "rows": pl.BlockSpec((1, 1, heads, block_q), rows_at),
+        "all_rows": pl.BlockSpec((1, 1, 2 * heads + 2, block_q), rows_at),
         "zeros": pl.BlockSpec(memory_space=pl.ANY),
     }
 
@@ -175,7 +176,10 @@ def _backward(call: _Call, q, k, v, bounds, out, lse, grad):
     kv_lanes = call.group.kv_heads * size
     block_q = call.blocks.query
     products = (out.astype(jnp.float32) * grad).reshape(b, length, call.groups, heads, size)
-    delta = jnp.moveaxis(products.sum(-1), 1, -1)
+    real = (bounds[:, 1] > 0)[:, None, None]
+    delta = jnp.where(real, jnp.moveaxis(products.sum(-1), 1, -1), 0.0)
+    bounds_of_all = jnp.broadcast_to(bounds[:, None], (b, call.groups, 2, length))
+    rows = jnp.concatenate([lse, delta, bounds_of_all.astype(jnp.float32)], axis=2)
     work = tiles.list_tiles(bounds, block_q, call.blocks.key, flush=True)
     spec = _specs(call)
     mask = (1 << tiles.ROW_SHIFT) - 1
@@ -183,10 +187,10 @@ def _backward(call: _Call, q, k, v, bounds, out, lse, grad):
     def flushed_at(group, step, block, span, flush, *_):
         return flush[step] >> tiles.ROW_SHIFT, flush[step] & mask, group
 
-    flushed = pl.BlockSpec((1, block_q, kv_lanes), flushed_at)
+    flushed = pl.BlockSpec((1, call.blocks.key, kv_lanes), flushed_at)
     prefetched = (work.block, work.span, work.flush, bounds[:, 1].max(-1))
-    inputs = ("bounds", "queries", "keys", "keys", "queries", "rows", "rows", *["zeros"] * 3)
-    first_zeros = len(prefetched) + 7
+    inputs = ("queries", "keys", "keys", "queries", "all_rows", *["zeros"] * 3)
+    first_zeros = len(prefetched) + 5
     return pl.pallas_call(
         functools.partial(kernels.backward_kernel, group=call.group, scale=call.scale),
         grid_spec=pltpu.PrefetchScalarGridSpec(
@@ -207,7 +211,6 @@ def _backward(call: _Call, q, k, v, bounds, out, lse, grad):
         name="segment_attention_backward",
     )(
         *prefetched,
-        bounds,
-        *(q, k, v, grad, lse, delta),
+        *(q, k, v, grad, rows),
         *(jnp.zeros_like(x) for x in (q, k, v)),
     )

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 # What a grid step does: any sum of these, 0 = nothing (the unused end of the list).
-UNMASKED, MASKED, FIRST, LAST, FLUSH = 1, 2, 4, 8, 16
-FLAG_BITS = 5
+UNMASKED, MASKED, LAST, FLUSH = 1, 2, 4, 8
+FLAG_BITS = 4
 ROW_SHIFT = 16
 # Key tiles start at multiples of this many slots: one bfloat16 vector register is 16 rows high.
 START_ALIGNMENT = 16
@@ -60,7 +60,7 @@ def list_tiles(
         of block_q.
       block_q: Query slots per tile.
       block_k: Key slots per tile.
-      flush: After the tiles of each row, add one step per block_q real key slots.
+      flush: After the tiles of each row, add one step per block_k real key slots.
     """
     b, _, length = bounds.shape
     num_blocks = length // block_q
@@ -85,18 +85,17 @@ def list_tiles(
         "flush": jnp.zeros_like(num_tiles),
     }
     if flush:
-        table = _with_flush(table, block_k)
+        table = _with_flush(table, block_q, block_k)
     flat = {name: x.reshape(-1) for name, x in table.items()}
     return _flatten(flat, max_steps(b, length, block_q, block_k, flush=flush), block_k)
 
 
 def max_steps(rows: int, length: int, block_q: int, block_k: int, *, flush: bool) -> int:
     """Returns the size of the list: what a batch of full rows needs."""
-    num_blocks = length // block_q
-    return rows * num_blocks * (length // block_k + flush)
+    return rows * (length // block_q + flush) * (length // block_k)
 
 
-def _with_flush(table, block_k):
+def _with_flush(table, block_q, block_k):
     """Appends to each row an entry that flushes and otherwise stays at the row's last tile."""
     used = table["steps"] > 0
     num_used = jnp.maximum(used.sum(-1, keepdims=True), 1)
@@ -104,7 +103,8 @@ def _with_flush(table, block_k):
     take = lambda name: jnp.take_along_axis(table[name], last, axis=1)  # noqa: E731
     entry = {name: take(name) for name in table}
     entry["first_key"] += (entry["steps"] - 1) * block_k
-    entry["steps"] = jnp.where(used.any(-1, keepdims=True), num_used, 0)
+    num_flushed = -(-num_used * block_q // block_k)
+    entry["steps"] = jnp.where(used.any(-1, keepdims=True), num_flushed, 0)
     entry["flush"] = jnp.ones_like(last)
     return {name: jnp.concatenate([table[name], entry[name]], axis=1) for name in table}
 
@@ -123,7 +123,7 @@ def _flatten(table, size, block_k) -> TileList:
     first_key = of["first_key"] + jnp.where(flushes, 0, step * block_k)
     whole = (of["begin"] <= first_key) & (first_key + block_k <= of["end"])
     flags = jnp.where(whole, UNMASKED, MASKED)
-    flags += FIRST * (step == 0) + LAST * (step == of["steps"] - 1)
+    flags += LAST * (step == of["steps"] - 1)
     flags = jnp.where(flushes, FLUSH, flags)
     flags = jnp.where(jnp.arange(size) < count, flags, 0)
     return TileList(
