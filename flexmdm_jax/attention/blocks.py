@@ -40,20 +40,22 @@ class Chip:
       vmem: Bytes of vector memory the kernels may take.
       smem: Bytes of scalar memory the lists of tiles may take.
       features: Upper bound on the query features of a group of heads, which bounds compile time.
+      cores: Cores a device has; groups of heads are dealt out to them.
     """
 
     blocks: BlockSizes
     vmem: int
     smem: int = 800 << 10
     features: int = 1024
+    cores: int = 1
 
 
 # Vector memory is 16 MiB on v4, 64 MiB on v5p and 128 MiB on v5e and v6e; the compiler keeps a
 # share. Tile sizes are tuned for v5e (docs/performance.md), and taken over by the others.
 CHIPS = {
-    "v4": Chip(BlockSizes(128, 256), vmem=15 << 20),
+    "v4": Chip(BlockSizes(128, 256), vmem=15 << 20, cores=2),
     "v5e": Chip(BlockSizes(128, 256), vmem=100 << 20),
-    "v5p": Chip(BlockSizes(128, 256), vmem=50 << 20),
+    "v5p": Chip(BlockSizes(128, 256), vmem=50 << 20, cores=2),
     "v6e": Chip(BlockSizes(128, 256), vmem=100 << 20),
 }
 
@@ -142,7 +144,8 @@ def plan(
             "shorten the rows or choose implementation='xla'"
         )
     small = [n for n in fitting if n * size * queries <= chip.features] or fitting[:1]
-    return Layout(blocks, length, size, small[-1], chip.vmem)
+    shared_out = [n for n in small if kv_heads // n % chip.cores == 0] or small
+    return Layout(blocks, length, size, shared_out[-1], chip.vmem)
 
 
 def _vector_memory(length, kv_features, queries, itemsize, blocks) -> int:

@@ -90,6 +90,12 @@ def test_block_sizes_that_do_not_fit_registers_are_refused(query, key):
         BlockSizes(query, key)
 
 
+def test_heads_are_dealt_out_to_every_core():
+    shape = (8, 1024, 12, 12, 64, 2)
+    assert plan(*shape, chip=CHIPS["v5e"]).kv_heads == 12
+    assert 12 // plan(*shape, chip=CHIPS["v5p"]).kv_heads % 2 == 0
+
+
 def test_limits_of_the_chip_are_errors_before_compilation():
     with pytest.raises(ValueError, match="MiB of vector memory and the chip gives 15 MiB"):
         plan(1, 1 << 15, 2, 2, 64, 2, chip=CHIPS["v4"])

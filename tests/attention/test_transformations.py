@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,7 @@ from test_tpu_compile import compile_step
 
 from benchmarks.tpu_compiler import tpu_mesh
 from flexmdm_jax.attention import attention
+from flexmdm_jax.models.dit import DiT
 
 kernel = functools.partial(attention, implementation="pallas_interpret")
 SHAPE = (4, 128, 4, 2, 64)
@@ -52,6 +54,42 @@ def test_under_scan(inputs):
     )(*inputs)
     for x, y in zip(run(kernel), run(einsum_attention), strict=True):
         np.testing.assert_allclose(x, y, rtol=0, atol=1e-5 * max(1.0, float(jnp.abs(y).max())))
+
+
+def test_in_the_model_under_scan_and_remat():
+    tokens = jnp.arange(2 * 24, dtype=jnp.int32).reshape(2, 24) % 11
+    segment_ids = segment_rows([[20], [9, 15]], 24)
+    alpha = jnp.asarray([[0.2, 0.2], [0.7, 0.4]])
+
+    def gradients(implementation):
+        model = DiT(
+            vocabulary_size=11,
+            max_length=24,
+            hidden_size=32,
+            num_layers=2,
+            num_heads=2,
+            condition_size=8,
+            remat=True,
+            attention_implementation=implementation,
+        )
+        params = nn.unbox(model.init(jax.random.key(0), tokens, segment_ids, alpha))
+        # Gates start at 0, which would hide attention.
+        params = jax.tree.map(
+            lambda x: x + 0.1 * jnp.sin(jnp.arange(x.size)).reshape(x.shape), params
+        )
+
+        def loss(params):
+            gaps, logits = model.apply(params, tokens, segment_ids, alpha)
+            real = segment_ids > 0
+            return jnp.sum(jnp.where(real[..., None], jnp.sin(logits), 0.0)) + gaps.sum()
+
+        return jax.jit(jax.grad(loss))(params)
+
+    for x, y in zip(
+        *(jax.tree.leaves(gradients(name)) for name in ("pallas_interpret", "xla")), strict=True
+    ):
+        # Two layers of float32 sums in another order.
+        np.testing.assert_allclose(x, y, rtol=0, atol=1e-4 * max(1.0, float(jnp.abs(y).max())))
 
 
 def make_mesh(*shape):
