@@ -99,6 +99,8 @@ def draw(lengths, curves, path: pathlib.Path):
         axes.plot(lengths, np.asarray(cycles) / 1e6, styles[name], label=label)
     axes.set(xscale="log", yscale="log", xlabel="row length", ylabel="estimated million cycles")
     axes.set_xticks(lengths, [str(x) for x in lengths], minor=False)
+    ticks = 3 * 2.0 ** np.arange(5)
+    axes.set_yticks(ticks, [f"{x:.0f}" for x in ticks], minor=False)
     axes.minorticks_off()
     axes.set_title(f"Forward and backward, {TOKENS} slots, TPU v5e")
     axes.legend()

@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from layouts import einsum_attention, random_inputs, segment_rows, value_and_gradients
 
 from flexmdm_jax.attention import attention
+from flexmdm_jax.attention.blocks import BlockSizes
+from flexmdm_jax.attention.pallas_tpu import attention_pallas
 
 RUNNABLE = ("xla", "pallas_interpret")
 TOLERANCE = {jnp.float32: 1e-5, jnp.bfloat16: 2.0**-6}
@@ -128,6 +130,15 @@ def test_two_runs_agree_bit_for_bit(implementation):
     first, second = run(*qkv, segment_ids, grad), run(*qkv, segment_ids, grad)
     for x, y in zip(first, second, strict=True):
         np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize("blocks", [BlockSizes(128, 128), BlockSizes(256, 512)])
+def test_other_block_sizes_give_the_same(blocks):
+    *qkv, grad = random_inputs(6, 2, 600, 2, 2, 64)
+    segment_ids = segment_rows([[300, 290], [70]], 600)
+    attend = functools.partial(attention_pallas, blocks=blocks, interpret=True)
+    got = jax.jit(functools.partial(value_and_gradients, attend))(*qkv, segment_ids, grad)
+    assert_close(got, compiled("einsum")(*qkv, segment_ids, grad), jnp.float32)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 30.0])

@@ -6,7 +6,7 @@ import jaxtyping
 import pytest
 
 from benchmarks.tpu_compiler import tpu_mesh
-from flexmdm_jax.attention import attention
+from flexmdm_jax.attention import _announce, attention
 from flexmdm_jax.attention.blocks import CHIPS, BlockSizes, plan
 
 
@@ -82,6 +82,14 @@ def test_the_platform_chooses_the_kernel_on_tpu_and_xla_elsewhere():
     with jax.set_mesh(tpu_mesh("v5e")):
         assert "pallas_call" in traced()
         assert "pallas_call" not in traced(implementation="xla")
+
+
+def test_the_choice_is_logged_once(caplog):
+    _announce.cache_clear()
+    with caplog.at_level("INFO", logger="flexmdm_jax.attention"):
+        attention(**arguments())
+        attention(**arguments())
+    assert [record.getMessage() for record in caplog.records] == ["attention: xla on cpu (default)"]
 
 
 @pytest.mark.parametrize(("query", "key"), [(64, 256), (128, 192), (256, 128), (0, 128)])
