@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := JAX_PLATFORMS=$(or $(JAX_PLATFORMS),cpu) $(VENV)/bin/python
 
-.PHONY: demo install install-dev test proofs check format clean
+.PHONY: demo install install-dev test proofs check format bench-attention clean
 
 demo: install data/demo
 	$(RUN) -m flexmdm_jax.train --config=configs/demo.py --workdir=runs/demo
@@ -47,6 +47,11 @@ check: install-dev
 format: install-dev
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+# Needs no TPU: the compiler's schedules stand in for one.
+bench-attention: install-dev
+	$(RUN) -m benchmarks.attention_tpu
+	$(RUN) -m benchmarks.model_attention
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache

@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+import jax
 from absl import flags, logging
 
 from flexmdm_jax import cli
@@ -68,6 +69,7 @@ def main(_):
     runs = {}
     for workdir in _WORKDIR.value:
         run = open_run(workdir)
+        jax.set_mesh(run.setup.mesh)
         label = _label(run) if _label(run) not in runs else workdir
         runs[label] = run
     first = next(iter(runs.values()))

@@ -4,6 +4,7 @@ import json
 import pathlib
 from collections.abc import Iterator
 
+import jax
 import numpy as np
 from absl import flags, logging
 from tqdm import tqdm
@@ -107,6 +108,7 @@ def main(_):
     cli.require_positive(num=_NUM.value, steps=_STEPS.value, batch_size=_BATCH.value)
     out = new_file(_OUT.value, _OVERWRITE.value)
     run = open_run(_WORKDIR.value)
+    jax.set_mesh(run.setup.mesh)
     records = list(_records(run, _sampler(run), _canvas(run)))
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     write_atomically(out, lines.encode())

@@ -7,14 +7,13 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from flexmdm_jax.config import MeshConfig
 from flexmdm_jax.errors import UserError
-
-BATCH_AXES = ("data", "fsdp")
+from flexmdm_jax.types import BATCH_AXES, TENSOR_AXIS
 
 # Logical axes of parameters -> mesh axes.
 RULES = {
-    "vocab": "tensor",
-    "heads": "tensor",
-    "mlp": "tensor",
+    "vocab": TENSOR_AXIS,
+    "heads": TENSOR_AXIS,
+    "mlp": TENSOR_AXIS,
     "embed": "fsdp",
     "layers": None,
     "condition": None,
@@ -25,6 +24,9 @@ RULES = {
 
 def make_mesh(config: MeshConfig) -> Mesh:
     """Returns the ("data", "fsdp", "tensor") mesh over all devices.
+
+    Entry points make it the ambient one (jax.set_mesh): attention kernels, which XLA cannot cut up
+    by itself, take it from there.
 
     Raises:
       UserError: If the sizes do not multiply to the number of devices.
@@ -40,7 +42,7 @@ def make_mesh(config: MeshConfig) -> Mesh:
         )
     # The compiler propagates shardings from those of inputs and outputs.
     types = (AxisType.Auto,) * len(sizes)
-    return jax.make_mesh(tuple(sizes), ("data", "fsdp", "tensor"), axis_types=types)
+    return jax.make_mesh(tuple(sizes), (*BATCH_AXES, TENSOR_AXIS), axis_types=types)
 
 
 def num_batch_shards(mesh: Mesh) -> int:

@@ -3,6 +3,7 @@
 import pathlib
 import sys
 
+import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
@@ -38,6 +39,7 @@ def main(_):
     dataset = _dataset(config)
     workdir = pathlib.Path(_WORKDIR.value)
     setup = Setup.of(config, dataset.vocabulary, make_mesh(config.mesh))
+    jax.set_mesh(setup.mesh)
     experiment = claim_workdir(workdir, config, dataset)
     evaluator = Evaluator(setup, dataset, config.evaluation, config.data.max_length, config.seed)
     try:

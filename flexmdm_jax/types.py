@@ -8,6 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
+# Axes of the device mesh: rows lie along the first two, heads and vocabulary along the last.
+BATCH_AXES = ("data", "fsdp")
+TENSOR_AXIS = "tensor"
+
 # For structures that live in NumPy on the host as well as on devices.
 HostOrDevice = Array | np.ndarray
 

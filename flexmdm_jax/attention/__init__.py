@@ -1,12 +1,15 @@
 """Bidirectional attention within segments, with a choice of backends."""
 
-from collections.abc import Callable
+import functools
+import logging
 
+import jax
 from jaxtyping import Array, Float, Int
 
-from flexmdm_jax.attention.reference import attention_xla
+from flexmdm_jax.attention.backends import BACKENDS, DEFAULTS
+from flexmdm_jax.attention.checks import check_inputs
 
-BACKENDS: dict[str, Callable] = {"xla": attention_xla}
+logger = logging.getLogger(__name__)
 
 
 def attention(
@@ -23,13 +26,38 @@ def attention(
       q: Queries.
       k: Keys; hk must divide h (grouped-query attention).
       v: Values.
-      segment_ids: 0 at padding; slots attend to the slots of their own segment only.
-      implementation: One of BACKENDS; None lets the platform decide.
+      segment_ids: 0 at padding, which ends the row, and ascending before it; slots attend to the
+        slots of their own segment only.
+      implementation: One of BACKENDS; None lets the platform decide (DEFAULTS).
 
     Raises:
-      ValueError: If the implementation is unknown.
+      ValueError: If an argument does not fit the others, or the implementation is unknown or
+        cannot run on this platform.
     """
-    name = implementation or "xla"
+    check_inputs(q, k, v, segment_ids)
+    platform = current_platform()
+    name = implementation or DEFAULTS.get(platform, "xla")
     if name not in BACKENDS:
-        raise ValueError(f"unknown attention {name!r}; choose one of {', '.join(BACKENDS)}")
-    return BACKENDS[name](q, k, v, segment_ids)
+        raise ValueError(
+            f"unknown attention implementation {name!r}; choose one of {', '.join(BACKENDS)}"
+        )
+    backend = BACKENDS[name]
+    if backend.platforms and platform not in backend.platforms:
+        raise ValueError(
+            f"attention implementation {name!r} runs on {' or '.join(backend.platforms)} only and "
+            f"this program is for {platform}; {backend.advice}"
+        )
+    _announce(name, platform, chosen=implementation is not None)
+    return backend.attend(q, k, v, segment_ids)
+
+
+def current_platform() -> str:
+    """Returns "cpu", "gpu" or "tpu": of the ambient mesh, or else of the default device."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.platform if device is not None else jax.default_backend()
+
+
+@functools.cache
+def _announce(name: str, platform: str, chosen: bool):
+    """Logs once which backend runs."""
+    logger.info("attention: %s on %s (%s)", name, platform, "chosen" if chosen else "default")

@@ -1,0 +1,65 @@
+"""Running a function of (q, k, v, segment_ids) on each device's rows and heads."""
+
+from collections.abc import Callable
+
+import jax
+from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from flexmdm_jax.types import BATCH_AXES, TENSOR_AXIS
+
+
+def shard_attention(
+    attend: Callable,
+    q: Float[Array, "b l h d"],
+    k: Float[Array, "b l hk d"],
+    v: Float[Array, "b l hk d"],
+    segment_ids: Int[Array, "b l"],
+    mesh: Mesh | AbstractMesh | None = None,
+) -> Float[Array, "b l h d"]:
+    """Returns attend(q, k, v, segment_ids), computed by each device on the part it holds.
+
+    XLA cannot cut a kernel up by itself. Rows lie along the axes "data" and "fsdp" and heads along
+    "tensor"; nothing is gathered. A batch that these axes do not divide (the one row a model is
+    initialised with) is computed by every device in full.
+
+    Args:
+      attend: A function of the four arrays.
+      q: Queries.
+      k: Keys.
+      v: Values.
+      segment_ids: 0 at padding.
+      mesh: None takes the ambient one (jax.set_mesh); without any, attend is called as it is.
+
+    Raises:
+      ValueError: If the axis "tensor" does not divide the heads of k and v.
+    """
+    mesh = mesh if mesh is not None else jax.sharding.get_abstract_mesh()
+    manual = {
+        n
+        for n, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
+        if kind == AxisType.Manual
+    }
+    free = [name for name in mesh.axis_names if name not in manual]
+    rows = tuple(name for name in BATCH_AXES if name in free)
+    heads = TENSOR_AXIS if TENSOR_AXIS in free else None
+    if not rows and not heads:
+        return attend(q, k, v, segment_ids)
+    if heads and k.shape[2] % mesh.shape[heads]:
+        raise ValueError(
+            f"k and v have {k.shape[2]} heads and the mesh axis {heads!r} has size "
+            f"{mesh.shape[heads]}; choose a size that divides the heads"
+        )
+    size = 1
+    for name in rows:
+        size *= mesh.shape[name]
+    rows = rows if q.shape[0] % size == 0 else None
+    features = PartitionSpec(rows, None, heads, None)
+    return jax.shard_map(
+        attend,
+        mesh=mesh,
+        in_specs=(features, features, features, PartitionSpec(rows, None)),
+        out_specs=features,
+        # Kernels do not say along which axes their results vary.
+        check_vma=False,
+    )(q, k, v, segment_ids)

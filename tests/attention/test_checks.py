@@ -1,0 +1,111 @@
+"""Bad input to attention() is one line that names the argument."""
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import pytest
+
+from benchmarks.tpu_compiler import tpu_mesh
+from flexmdm_jax.attention import _announce, attention
+from flexmdm_jax.attention.blocks import CHIPS, BlockSizes, plan
+
+
+@pytest.fixture(autouse=True)
+def _without_shape_checks():
+    """Switches off the run-time annotations of the test suite, which users do not have."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def arguments(**changed):
+    """Returns arguments that fit, with some replaced."""
+    x = jnp.ones((2, 8, 4, 16))
+    return {"q": x, "k": x, "v": x, "segment_ids": jnp.ones((2, 8), jnp.int32), **changed}
+
+
+BAD = {
+    "q has shape": {"q": jnp.ones((2, 8, 16))},
+    "k has shape": {"k": jnp.ones((2, 9, 4, 16))},
+    "v has shape": {"v": jnp.ones((2, 8, 2, 16))},
+    "k has 3 heads and q 4": {"k": jnp.ones((2, 8, 3, 16)), "v": jnp.ones((2, 8, 3, 16))},
+    "k is bfloat16 and q is float32": {"k": jnp.ones((2, 8, 4, 16), jnp.bfloat16)},
+    "q is int32": {"q": jnp.ones((2, 8, 4, 16), jnp.int32)},
+    "segment_ids has shape": {"segment_ids": jnp.ones((2, 7), jnp.int32)},
+    "segment_ids is float32": {"segment_ids": jnp.ones((2, 8))},
+    "segment_ids is bool": {"segment_ids": jnp.ones((2, 8), bool)},
+    "segment_ids is not sorted in row 1": {
+        "segment_ids": jnp.asarray([[1] * 8, [1, 2, 1, 0, 0, 0, 0, 0]])
+    },
+    "segment_ids is not sorted in row 0": {"segment_ids": jnp.asarray([[0] + [1] * 7, [1] * 8])},
+}
+
+
+@pytest.mark.parametrize("message", list(BAD))
+def test_bad_argument_is_named(message):
+    with pytest.raises(ValueError, match=message) as error:
+        attention(**arguments(**BAD[message]))
+    assert "\n" not in str(error.value)
+
+
+def test_bad_argument_is_named_while_tracing():
+    with pytest.raises(ValueError, match="segment_ids has shape"):
+        jax.jit(attention)(**arguments(segment_ids=jnp.ones((2, 7), jnp.int32)))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("palas", "unknown attention implementation 'palas'; choose one of xla, pallas"),
+        ("pallas", "'pallas' runs on tpu only and this program is for cpu; choose 'xla'"),
+        ("cudnn", "'cudnn' runs on gpu or cuda only and this program is for cpu"),
+    ],
+)
+def test_a_backend_that_cannot_run_says_why(name, message):
+    with pytest.raises(ValueError, match=message):
+        attention(**arguments(), implementation=name)
+
+
+def traced(**kwargs):
+    """Returns the program of a call, as text, without touching a device."""
+    shapes = jax.eval_shape(arguments)
+    return str(jax.make_jaxpr(lambda kw: attention(**kw, **kwargs))(shapes))
+
+
+def test_a_gpu_backend_is_refused_on_tpu():
+    with jax.set_mesh(tpu_mesh("v5e")), pytest.raises(ValueError, match="this program is for tpu"):
+        traced(implementation="cudnn")
+
+
+def test_the_platform_chooses_the_kernel_on_tpu_and_xla_elsewhere():
+    assert "pallas_call" not in traced()
+    with jax.set_mesh(tpu_mesh("v5e")):
+        assert "pallas_call" in traced()
+        assert "pallas_call" not in traced(implementation="xla")
+
+
+def test_the_choice_is_logged_once(caplog):
+    _announce.cache_clear()
+    with caplog.at_level("INFO", logger="flexmdm_jax.attention"):
+        attention(**arguments())
+        attention(**arguments())
+    assert [record.getMessage() for record in caplog.records] == ["attention: xla on cpu (default)"]
+
+
+@pytest.mark.parametrize(("query", "key"), [(64, 256), (128, 192), (256, 128), (0, 128)])
+def test_block_sizes_that_do_not_fit_registers_are_refused(query, key):
+    with pytest.raises(ValueError, match=r"blocks\.(query|key) = "):
+        BlockSizes(query, key)
+
+
+def test_heads_are_dealt_out_to_every_core():
+    shape = (8, 1024, 12, 12, 64, 2)
+    assert plan(*shape, chip=CHIPS["v5e"]).kv_heads == 12
+    assert 12 // plan(*shape, chip=CHIPS["v5p"]).kv_heads % 2 == 0
+
+
+def test_limits_of_the_chip_are_errors_before_compilation():
+    with pytest.raises(ValueError, match="MiB of vector memory and the chip gives 15 MiB"):
+        plan(1, 1 << 15, 2, 2, 64, 2, chip=CHIPS["v4"])
+    with pytest.raises(ValueError, match="use fewer rows per device"):
+        plan(4096, 4096, 2, 2, 64, 2, chip=CHIPS["v5e"])
