@@ -9,7 +9,7 @@ from absl import flags, logging
 from flexmdm_jax import cli
 from flexmdm_jax.config import EvaluationConfig
 from flexmdm_jax.data.records import Dataset, open_dataset
-from flexmdm_jax.evaluation.report import format_table, length_histograms
+from flexmdm_jax.evaluation.report import COLUMNS, format_table, length_histograms
 from flexmdm_jax.evaluation.suite import Evaluator, data_figures, held_out_lengths
 from flexmdm_jax.files import write_atomically
 from flexmdm_jax.training.runs import Run, open_run
@@ -25,18 +25,6 @@ _TIMES = flags.DEFINE_integer("num_times", 32, "Times per sequence in the likeli
 _SEED = flags.DEFINE_integer("seed", 0, "Decides all noise.")
 _BATCH = flags.DEFINE_integer("batch_size", 64, "Sequences at a time.")
 _BIN = flags.DEFINE_integer("bin_width", 4, "Lengths to a bin, in the picture and the TV.")
-
-_COLUMNS = {
-    "nats_per_sequence": "nats/seq",
-    "nats_per_token": "nats/token",
-    "nats_per_token_error": "± s.e.",
-    "perplexity": "perplexity",
-    "length_tv": "length TV",
-    "length_w1": "length W1",
-    "length_ks": "length KS",
-    "length_mean": "mean length",
-    "token_entropy": "token entropy",
-}
 
 
 def _label(run: Run) -> str:
@@ -83,7 +71,7 @@ def main(_):
     out = pathlib.Path(_OUT.value or _WORKDIR.value[0])
     write_atomically(out / "evaluation.json", (json.dumps(rows, indent=2) + "\n").encode())
     write_atomically(out / "lengths.png", length_histograms(lengths, _BIN.value))
-    print(format_table(rows, _COLUMNS))
+    print(format_table(rows, COLUMNS))
     print(f"results: {out / 'evaluation.json'}, {out / 'lengths.png'}")
 
 

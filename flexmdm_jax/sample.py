@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -13,14 +12,8 @@ from flexmdm_jax import cli
 from flexmdm_jax.config import parse_strategy
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import new_file, write_atomically
-from flexmdm_jax.sampling import RULES, Canvas, SamplerConfig
-from flexmdm_jax.sampling.batches import (
-    default_buckets,
-    make_generate,
-    sample_batches,
-    start_canvas,
-)
-from flexmdm_jax.training.runs import Run, open_run
+from flexmdm_jax.sampling import RULES, SamplerConfig
+from flexmdm_jax.training.runs import generate_texts, open_run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A trained run.")
 _NUM = flags.DEFINE_integer("num", 64, "Samples.")
@@ -32,8 +25,8 @@ _BATCH = flags.DEFINE_integer("batch_size", 64, "Samples at a time.")
 _RULE = flags.DEFINE_string(
     "rule",
     "exact_rate",
-    "exact_rate, tau_leaping (the paper's) or adaptive:confidence=top_prob,window_size=64; "
-    "confidences are top_prob, margin, entropy, leftmost.",
+    "exact_rate, tau_leaping (the paper's) or adaptive:confidence=top_prob,window_size=64 "
+    "(top_prob, margin, entropy, leftmost).",
 )
 _TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "Divides logits; 0 takes the likeliest.")
 _TOP_K = flags.DEFINE_integer("top_k", 0, "Draw among the k likeliest tokens; 0 for all.")
@@ -44,54 +37,18 @@ _SUFFIX = flags.DEFINE_string("suffix", "", "FlexMDM only: text to lead up to.")
 _PRINT = flags.DEFINE_integer("print", 0, "Also print this many samples, shortest to longest.")
 
 
-def _sampler(run: Run) -> SamplerConfig:
-    length = run.experiment.config.data.max_length
+def _sampler() -> SamplerConfig:
     try:
-        sampler = SamplerConfig(
+        return SamplerConfig(
             steps=_STEPS.value,
             rule=parse_strategy(_RULE.value, RULES, "rule"),
             temperature=_TEMPERATURE.value,
             top_k=_TOP_K.value,
             top_p=_TOP_P.value,
             block_length=_BLOCK.value,
-            length_buckets=default_buckets(length),
         )
-        sampler.num_blocks(length, run.setup.insertion)
-        return sampler
     except ValueError as error:
         raise UserError(str(error)) from None
-
-
-def _canvas(run: Run) -> Canvas:
-    groups = run.setup.num_groups
-    try:
-        return start_canvas(
-            -(-min(_BATCH.value, _NUM.value) // groups) * groups,
-            run.experiment.config.data.max_length,
-            insertion=run.setup.insertion,
-            vocabulary=run.setup.vocabulary,
-            prefix=tuple(run.tokenizer.encode(_PREFIX.value)),
-            suffix=tuple(run.tokenizer.encode(_SUFFIX.value)),
-        )
-    except ValueError as error:
-        raise UserError(f"--prefix, --suffix: {error}") from None
-
-
-def _records(run: Run, sampler: SamplerConfig, canvas: Canvas) -> Iterator[dict]:
-    generate = make_generate(run.setup.denoiser, sampler, run.setup.laws, run.setup.num_groups)
-    with tqdm(total=_NUM.value, desc="sample", unit="sample") as bar:
-        for batch in sample_batches(generate, run.params, canvas, num=_NUM.value, seed=_SEED.value):
-            bar.update(len(batch.lengths))
-            for tokens, length, truncated in zip(
-                batch.tokens, batch.lengths, batch.truncated, strict=True
-            ):
-                ids = tokens[:length].tolist()
-                yield {
-                    "text": run.tokenizer.decode(ids),
-                    "tokens": ids,
-                    "length": int(length),
-                    "truncated": bool(truncated),
-                }
 
 
 def _show(records: list[dict]) -> None:
@@ -109,7 +66,16 @@ def main(_):
     out = new_file(_OUT.value, _OVERWRITE.value)
     run = open_run(_WORKDIR.value)
     jax.set_mesh(run.setup.mesh)
-    records = list(_records(run, _sampler(run), _canvas(run)))
+    texts = generate_texts(
+        run,
+        _sampler(),
+        num=_NUM.value,
+        batch_size=_BATCH.value,
+        seed=_SEED.value,
+        prefix=_PREFIX.value,
+        suffix=_SUFFIX.value,
+    )
+    records = list(tqdm(texts, total=_NUM.value, desc="sample", unit="sample"))
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     write_atomically(out, lines.encode())
     _show(records)

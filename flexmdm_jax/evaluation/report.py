@@ -5,6 +5,19 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+# Figures of an evaluation and their headings.
+COLUMNS = {
+    "nats_per_sequence": "nats/seq",
+    "nats_per_token": "nats/token",
+    "nats_per_token_error": "± s.e.",
+    "perplexity": "perplexity",
+    "length_tv": "length TV",
+    "length_w1": "length W1",
+    "length_ks": "length KS",
+    "length_mean": "mean length",
+    "token_entropy": "token entropy",
+}
+
 
 def format_table(rows: Mapping[str, Mapping[str, float]], columns: Mapping[str, str]) -> str:
     """Returns an aligned text table.

@@ -2,11 +2,20 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 
 from flexmdm_jax.data.tokenizers import Tokenizer
+from flexmdm_jax.errors import UserError
+from flexmdm_jax.sampling import SamplerConfig
+from flexmdm_jax.sampling.batches import (
+    default_buckets,
+    make_generate,
+    sample_batches,
+    start_canvas,
+)
 from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.training.checkpoints import Checkpoints
 from flexmdm_jax.training.optimizer import make_optimizer
@@ -52,3 +61,53 @@ def open_run(workdir: str) -> Run:
     # The parameters stay on the devices they were restored to.
     jax.block_until_ready(params)
     return Run(experiment, setup, tokenizer, step, params)
+
+
+def generate_texts(
+    run: Run,
+    sampler: SamplerConfig,
+    *,
+    num: int,
+    batch_size: int = 64,
+    seed: int = 0,
+    prefix: str = "",
+    suffix: str = "",
+) -> Iterator[dict[str, Any]]:
+    """Yields num samples as {"text", "tokens", "length", "truncated"}.
+
+    Args:
+      run: From open_run().
+      sampler: How to sample; length buckets are chosen here.
+      num: Samples; sample i depends on (seed, i) alone.
+      batch_size: Samples at a time, rounded up to a multiple of the devices that share them.
+      seed: Decides all noise.
+      prefix: Text to continue.
+      suffix: Text to lead up to, FlexMDM only.
+
+    Raises:
+      UserError: If prefix and suffix leave no room, or the method cannot take a suffix or blocks.
+    """
+    setup, length = run.setup, run.experiment.config.data.max_length
+    sampler = dataclasses.replace(sampler, length_buckets=default_buckets(length))
+    try:
+        sampler.num_blocks(length, setup.insertion)
+        canvas = start_canvas(
+            -(-min(batch_size, num) // setup.num_groups) * setup.num_groups,
+            length,
+            insertion=setup.insertion,
+            vocabulary=setup.vocabulary,
+            prefix=tuple(run.tokenizer.encode(prefix)),
+            suffix=tuple(run.tokenizer.encode(suffix)),
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    generate = make_generate(setup.denoiser, sampler, setup.laws, setup.num_groups)
+    for batch in sample_batches(generate, run.params, canvas, num=num, seed=seed):
+        for row, count, truncated in zip(batch.tokens, batch.lengths, batch.truncated, strict=True):
+            tokens = row[:count].tolist()
+            yield {
+                "text": run.tokenizer.decode(tokens),
+                "tokens": tokens,
+                "length": len(tokens),
+                "truncated": bool(truncated),
+            }
