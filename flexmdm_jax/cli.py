@@ -7,7 +7,7 @@ import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
-from absl import flags, logging
+from absl import app, flags, logging
 
 from flexmdm_jax.config import check_field
 from flexmdm_jax.errors import UserError
@@ -17,6 +17,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     """Parses the flags, calls main, and exits: 2 with one line if the user can mend the cause."""
     logging.get_absl_logger().addFilter(_worth_logging)
     sys.unraisablehook = _report_unraisable
+    app.define_help_flags()
     try:
         arguments = flags.FLAGS(_checked(sys.argv))
         if len(arguments) > 1:

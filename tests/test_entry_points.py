@@ -1,5 +1,6 @@
 """The commands as a user runs them: what they write, and one line for what they refuse."""
 
+import ast
 import json
 import os
 import pathlib
@@ -152,6 +153,16 @@ def test_evaluation_compares_runs(home, tmp_path):
         assert 0 <= figures[label]["length_tv"] <= 1
         assert f"{figures[label]['length_w1']:.3f}" in result.stdout
     assert (tmp_path / "results" / "lengths.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("verb", ["prepare", "train", "sample", "evaluate"])
+def test_every_command_explains_itself(verb):
+    result = run(verb, "--help")
+    source = (ROOT / "flexmdm_jax" / f"{verb}.py").read_text()
+    assert ast.get_docstring(ast.parse(source)) in result.stdout
+    defined = re.findall(r'DEFINE_\w+\(\s*"(\w+)"', source)
+    assert all(f"{name}:" in result.stdout for name in defined)
+    assert "Traceback" not in result.stderr
 
 
 def test_training_refuses(home, tmp_path):
