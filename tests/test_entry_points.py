@@ -260,7 +260,8 @@ def test_a_full_disk_is_one_line_and_loses_nothing(home, tmp_path):
     shutil.copytree(home / "flex", workdir)
     longer = ("train", f"--config={home}/flex.py", f"--workdir={workdir}")
     refuse("a file grew larger", *longer, "--config.training.num_steps=15", **full)
-    succeed(*longer, "--config.training.num_steps=15")
+    again = succeed(*longer, "--config.training.num_steps=15")
+    assert "taking the run up after step 10" in again.stderr
     steps = [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").open()]
     assert steps.count(12) == 2, "taken up again after step 10"
 

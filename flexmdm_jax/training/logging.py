@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import sys
 import time
 
 import jax
@@ -38,10 +39,11 @@ class Progress:
     """A progress bar with loss, tokens/s and ETA."""
 
     def __init__(self, start: int, total: int):
-        """Starts at a step."""
-        self._bar = tqdm(
-            initial=start, total=total, desc="train", unit="step", disable=jax.process_index() != 0
-        )
+        """Starts at a step, and says so if it is not the first."""
+        silent = jax.process_index() != 0
+        if start and not silent:
+            tqdm.write(f"taking the run up after step {start:,}", file=sys.stderr)
+        self._bar = tqdm(initial=start, total=total, desc="train", unit="step", disable=silent)
 
     def advance(self) -> None:
         """Counts one step."""

@@ -7,7 +7,6 @@ from typing import Any
 import grain
 import jax
 import numpy as np
-from absl import logging
 
 from flexmdm_jax.config import Config, TrainingConfig
 from flexmdm_jax.data.pipeline import arrange_for, train_batches
@@ -69,8 +68,6 @@ def train(
     state = checkpoints.restore(sharded_shapes(make_state, shardings), batches)
     if state is None:
         state = jax.jit(make_state, out_shardings=shardings)()
-    else:
-        logging.info("resuming %s after step %d", workdir, int(state.step))
     step = make_train_step(config, setup, optimizer, shardings)
     run = _Run(config.training, setup, workdir, checkpoints, evaluate, first=int(state.step))
     try:
