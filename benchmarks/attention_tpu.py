@@ -114,12 +114,14 @@ def main():
     parser.add_argument("--plot", type=pathlib.Path, default="docs/attention_growth.png")
     parser.add_argument("--block_q", type=int, help="query slots per tile")
     parser.add_argument("--block_k", type=int, help="key slots per tile")
-    parser.add_argument("--laws_only", action="store_true", help="leave out the plot")
+    parser.add_argument("--heads", type=int, default=12, help="of the first table")
+    parser.add_argument("--size", type=int, default=64, help="features of these heads")
+    parser.add_argument("--laws_only", action="store_true", help="print the first table only")
     args = parser.parse_args()
     blocks = BlockSizes(args.block_q, args.block_k) if args.block_q else None
     print("OpenWebText lengths:", length_laws.paragraph_lengths()[1])
     mesh = tpu_mesh("v5e")
-    print_laws(mesh, 12, 64, blocks)
+    print_laws(mesh, args.heads, args.size, blocks)
     if args.laws_only:
         return
     print_laws(mesh, 8, 128, blocks)
