@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
@@ -88,6 +89,11 @@ class Denoiser:
 
 
 RowKeys = Key[Array, "b"]
+
+
+def fold_in_rows(key: Key[Array, ""], numbers: Int[HostOrDevice, "b"]) -> RowKeys:
+    """Returns one key per row: row i's noise depends on the key and numbers[i] alone."""
+    return jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers)
 
 
 def per_slot(

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from flexmdm_jax.losses import nll_bound
-from flexmdm_jax.types import Batch, Denoiser, RowKeys
+from flexmdm_jax.types import Batch, Denoiser, RowKeys, fold_in_rows
 
 
 @flax.struct.dataclass
@@ -67,7 +67,7 @@ def score_batches(
     """Returns the bound for every real row of the batches; row i's noise is (seed, i)."""
     nats, tokens = [], []
     for batch, real in batches:
-        keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(batch.index)
+        keys = fold_in_rows(jax.random.key(seed), batch.index)
         nats.append(np.asarray(scorer(params, batch, keys))[real])
         tokens.append(np.sum((batch.segment_ids > 0) & (batch.tokens != end), axis=1)[real])
     return Score(nats=np.concatenate(nats), tokens=np.concatenate(tokens))

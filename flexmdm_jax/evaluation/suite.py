@@ -54,8 +54,7 @@ class Evaluator:
         self._length = max_length
         self._seed = seed
         groups = setup.num_groups
-        # Every device gets the same number of rows.
-        rows = -(-config.batch_size // groups) * groups
+        rows = setup.round_up(config.batch_size)
         self._config = dataclasses.replace(config, batch_size=rows)
         self._scorer = make_scorer(setup.denoiser, setup.laws, config.num_times, groups)
         sampler = SamplerConfig(steps=config.num_steps, length_buckets=default_buckets(max_length))

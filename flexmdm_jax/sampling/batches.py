@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flexmdm_jax.sampling.canvas import Canvas, empty_canvas, masked_canvas, protect
 from flexmdm_jax.sampling.loop import SamplerConfig, Samples, generate
 from flexmdm_jax.schedules import Schedule
-from flexmdm_jax.types import Denoiser, RowKeys, Vocabulary
+from flexmdm_jax.types import Denoiser, RowKeys, Vocabulary, fold_in_rows
 
 
 def start_canvas(
@@ -94,7 +94,7 @@ def sample_batches(
     batch_size = canvas.tokens.shape[0]
     for start in range(0, num, batch_size):
         numbers = jnp.arange(start, start + batch_size)
-        keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(numbers)
+        keys = fold_in_rows(jax.random.key(seed), numbers)
         samples = jax.device_get(run(params, canvas, keys))
         real = min(batch_size, num - start)
         yield Samples(

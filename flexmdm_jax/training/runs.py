@@ -92,7 +92,7 @@ def generate_texts(
     try:
         sampler.num_blocks(length, setup.insertion)
         canvas = start_canvas(
-            -(-min(batch_size, num) // setup.num_groups) * setup.num_groups,
+            setup.round_up(min(batch_size, num)),
             length,
             insertion=setup.insertion,
             vocabulary=setup.vocabulary,

@@ -95,6 +95,10 @@ class Setup:
         """Returns over how many devices the rows of a batch are spread; see map_slots."""
         return num_batch_shards(self.mesh)
 
+    def round_up(self, rows: int) -> int:
+        """Returns the next number of rows that gives every device as many as the others."""
+        return -(-rows // self.num_groups) * self.num_groups
+
     def denoiser(self, params, dropout_keys: RowKeys | None = None) -> Denoiser:
         """Returns the network with its parameters, as losses and samplers take it."""
         return make_denoiser(self.model, params, dropout_keys)

@@ -14,7 +14,7 @@ from flexmdm_jax.losses import training_loss
 from flexmdm_jax.sharding import batch_sharding, replicated
 from flexmdm_jax.training.optimizer import learning_rate_schedule, update_ema
 from flexmdm_jax.training.state import Setup, TrainState
-from flexmdm_jax.types import Batch, RowKeys
+from flexmdm_jax.types import Batch, RowKeys, fold_in_rows
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -25,7 +25,7 @@ def row_keys(rng: jax.Array, step: Int[Array, ""], index: Int[Array, "b"]) -> Ro
     A row's noise is the same on any mesh, number of hosts or way of accumulating gradients.
     """
     key = jax.random.fold_in(jax.random.wrap_key_data(rng), step)
-    return jax.vmap(lambda number: jax.random.fold_in(key, number))(index)
+    return fold_in_rows(key, index)
 
 
 def make_loss(setup: Setup, config: TrainingConfig):
