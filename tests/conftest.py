@@ -17,11 +17,16 @@ from jaxtyping import install_import_hook
 
 install_import_hook("flexmdm_jax", "beartype.beartype")
 
+import hypothesis
 import jax
 import pytest
 import tiny
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# How long an example takes says nothing on a busy machine.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

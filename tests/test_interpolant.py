@@ -170,7 +170,7 @@ def test_corrupt_equals_a_loop_over_tokens(insertion, unmasking):
 
 
 seeds = st.integers(0, 2**31 - 1)
-many = settings(max_examples=60, deadline=None)
+many = settings(max_examples=60)
 
 
 @many

@@ -110,7 +110,7 @@ def test_inverse_stays_inside_the_unit_interval(schedule):
 
 
 @all_kinds
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.floats(0, 1 - 2.0**-20, width=32, allow_subnormal=False), st.floats(0.0, 1.0, width=32))
 def test_leap_is_the_chance_of_an_event_on_the_way(schedule, t, fraction):
     t = np.float32(t)

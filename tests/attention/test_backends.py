@@ -86,7 +86,7 @@ row_of_segments = st.lists(st.integers(1, 200), max_size=12)
 
 
 @backends
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(rows=st.lists(row_of_segments, min_size=3, max_size=3), seed=st.integers(0, 99))
 def test_any_layout_of_segments(implementation, rows, seed):
     *qkv, grad = random_inputs(seed, *SHAPE)

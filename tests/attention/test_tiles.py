@@ -33,7 +33,7 @@ def steps(segment_ids):
     return list(zip(*columns, flush >> tiles.ROW_SHIFT, flush & mask, strict=True))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(rows=batches)
 def test_every_pair_of_a_segment_lies_in_exactly_one_tile(rows):
     segment_ids = np.asarray(segment_rows(rows, LENGTH))
@@ -48,7 +48,7 @@ def test_every_pair_of_a_segment_lies_in_exactly_one_tile(rows):
     assert (visits[same] == 1).all()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(rows=batches)
 def test_only_tiles_of_a_single_segment_go_unmasked(rows):
     segment_ids = np.asarray(segment_rows(rows, LENGTH))
@@ -61,7 +61,7 @@ def test_only_tiles_of_a_single_segment_go_unmasked(rows):
             assert 0 not in seen
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(rows=batches)
 def test_work_follows_the_segments(rows):
     segment_ids = np.asarray(segment_rows(rows, LENGTH))
@@ -75,7 +75,7 @@ def test_work_follows_the_segments(rows):
     assert len(steps(segment_ids)) <= allowed
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(rows=batches)
 def test_each_block_is_finished_and_flushed_once(rows):
     segment_ids = np.asarray(segment_rows(rows, LENGTH))

@@ -39,7 +39,7 @@ KINDS = ["bytes", "sentencepiece", "gpt2"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
 def test_decode_inverts_encode(tokenizers, kind, text):
     tokenizer = tokenizers[kind]

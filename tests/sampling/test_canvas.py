@@ -65,7 +65,7 @@ def rows_and_counts(draw):
     return tokens, closed, counts
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(rows_and_counts(), min_size=3, max_size=3))
 def test_insert_masks_equals_insertion_into_lists(rows):
     def fill(which, value, dtype):
