@@ -40,7 +40,9 @@ class Modulation(nn.Module):
         dense = linear(
             self.num * self.features, ("condition", "mlp"), fan_in=1, zero=True, name="proj"
         )
-        return jnp.split(per_slot(dense(condition), segment_ids), self.num, axis=-1)
+        # Split first: the gradient then sums over slots without joining the parts again.
+        parts = jnp.split(dense(condition), self.num, axis=-1)
+        return [per_slot(part, segment_ids) for part in parts]
 
 
 def rotary(x: Float[Array, "b l h d"], base: float = 10_000.0) -> Float[Array, "b l h d"]:
