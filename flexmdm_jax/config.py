@@ -206,12 +206,12 @@ def check_field(path: str) -> None:
         kind, known = types[name], f"{known}.{name}"
 
 
-def load_config_file(here: str, name: str) -> Any:
-    """Returns get_config() of the config file called name in the folder of the file here.
+def load_config_file(here: str, name: str, **arguments: Any) -> Any:
+    """Returns get_config(**arguments) of the config file `name` in the folder of the file here.
 
     For configs that vary another one, wherever they are installed.
     """
-    return runpy.run_path(str(pathlib.Path(here).with_name(name)))["get_config"]()
+    return runpy.run_path(str(pathlib.Path(here).with_name(name)))["get_config"](**arguments)
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:

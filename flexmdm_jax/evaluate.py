@@ -7,10 +7,13 @@ import jax
 from absl import flags, logging
 
 from flexmdm_jax import cli
-from flexmdm_jax.config import EvaluationConfig
-from flexmdm_jax.data.records import Dataset, open_dataset
-from flexmdm_jax.evaluation.report import COLUMNS, format_table, length_histograms
-from flexmdm_jax.evaluation.suite import Evaluator, data_figures, held_out_lengths
+from flexmdm_jax.data.records import open_dataset
+from flexmdm_jax.errors import UserError
+from flexmdm_jax.evaluation.brackets import evaluate_brackets
+from flexmdm_jax.evaluation.planning import evaluate_maze
+from flexmdm_jax.evaluation.report import format_table
+from flexmdm_jax.evaluation.request import Request
+from flexmdm_jax.evaluation.text import evaluate_text
 from flexmdm_jax.files import write_atomically
 from flexmdm_jax.training.runs import Run, open_run
 from flexmdm_jax.training.workdir import check_dataset
@@ -18,61 +21,64 @@ from flexmdm_jax.training.workdir import check_dataset
 _WORKDIR = flags.DEFINE_multi_string("workdir", None, "A trained run; give several to compare.")
 _DATA = flags.DEFINE_string("data", None, "Prepared dataset; unless told, the first run's own.")
 _OUT = flags.DEFINE_string("out", None, "Folder for results; unless told, the first workdir.")
-_NUM = flags.DEFINE_integer("num", 512, "Samples for the length distribution.")
-_STEPS = flags.DEFINE_integer("steps", 256, "Steps of the sampler.")
+_NUM = flags.DEFINE_integer("num", 512, "Samples: texts, strings, or prompts of the maze.")
+_STEPS = flags.DEFINE_multi_integer("steps", [256], "Steps of the sampler; several for tasks.")
+_RULE = flags.DEFINE_multi_string(
+    "rule", ["exact_rate"], "As for sampling; several for tasks, such as adaptive."
+)
 _SEQUENCES = flags.DEFINE_integer("num_sequences", 1024, "Held-out sequences to score.")
 _TIMES = flags.DEFINE_integer("num_times", 32, "Times per sequence in the likelihood bound.")
 _SEED = flags.DEFINE_integer("seed", 0, "Decides all noise.")
 _BATCH = flags.DEFINE_integer("batch_size", 64, "Sequences at a time.")
 _BIN = flags.DEFINE_integer("bin_width", 4, "Lengths to a bin, in the picture and the TV.")
 
+# What a dataset says it is, and the evaluation that fits.
+EVALUATIONS = {"text": evaluate_text, "maze": evaluate_maze, "brackets": evaluate_brackets}
 
-def _label(run: Run) -> str:
-    return {"flexmdm": "FlexMDM", "mdm": "MDM"}[run.experiment.config.method]
+
+def _request() -> Request:
+    counts = {
+        "num": _NUM.value,
+        "num_sequences": _SEQUENCES.value,
+        "num_times": _TIMES.value,
+        "batch_size": _BATCH.value,
+        "bin_width": _BIN.value,
+    }
+    cli.require_positive(steps=min(_STEPS.value), **counts)
+    return Request(steps=tuple(_STEPS.value), rules=tuple(_RULE.value), seed=_SEED.value, **counts)
 
 
-def _evaluator(run: Run, dataset: Dataset) -> Evaluator:
-    check_dataset(dataset, run.experiment)
-    config = EvaluationConfig(
-        num_sequences=_SEQUENCES.value,
-        num_times=_TIMES.value,
-        num_samples=_NUM.value,
-        num_steps=_STEPS.value,
-        batch_size=_BATCH.value,
-    )
-    return Evaluator(run.setup, dataset, config, run.experiment.config.data.max_length, _SEED.value)
+def _open_runs() -> dict[str, Run]:
+    """Returns the runs, labelled by their method where that tells them apart."""
+    runs = {}
+    for workdir in _WORKDIR.value:
+        run = open_run(workdir)
+        jax.set_mesh(run.setup.mesh)
+        label = {"flexmdm": "FlexMDM", "mdm": "MDM"}[run.experiment.config.method]
+        runs[label if label not in runs else workdir] = run
+    return runs
 
 
 def main(_):
     """Runs the command."""
     logging.set_verbosity(logging.WARNING)
-    cli.require_positive(
-        num=_NUM.value,
-        steps=_STEPS.value,
-        num_sequences=_SEQUENCES.value,
-        num_times=_TIMES.value,
-        batch_size=_BATCH.value,
-        bin_width=_BIN.value,
-    )
-    runs = {}
-    for workdir in _WORKDIR.value:
-        run = open_run(workdir)
-        jax.set_mesh(run.setup.mesh)
-        label = _label(run) if _label(run) not in runs else workdir
-        runs[label] = run
+    request = _request()
+    runs = _open_runs()
     first = next(iter(runs.values()))
     dataset = open_dataset(_DATA.value or first.experiment.config.data.path)
-    rows = data_figures(dataset, _SEQUENCES.value, _BIN.value)
-    lengths = {"held-out data": held_out_lengths(dataset)}
-    for label, run in runs.items():
-        print(f"evaluating {label} after {run.step:,} steps", flush=True)
-        rows[label], generated = _evaluator(run, dataset).report(run.params, _BIN.value)
-        lengths[label] = generated.lengths
+    for run in runs.values():
+        check_dataset(dataset, run.experiment)
+    kind = (dataset.task or {"kind": "text"})["kind"]
+    if kind not in EVALUATIONS:
+        raise UserError(f"{dataset.directory}: no evaluation for the task {kind!r}")
+    report = EVALUATIONS[kind](runs, dataset, request)
     out = pathlib.Path(_OUT.value or _WORKDIR.value[0])
-    write_atomically(out / "evaluation.json", (json.dumps(rows, indent=2) + "\n").encode())
-    write_atomically(out / "lengths.png", length_histograms(lengths, _BIN.value))
-    print(format_table(rows, COLUMNS))
-    print(f"results: {out / 'evaluation.json'}, {out / 'lengths.png'}")
+    results = json.dumps(report.rows, indent=2) + "\n"
+    files = {"evaluation.json": results.encode(), **report.pictures}
+    for name, data in files.items():
+        write_atomically(out / name, data)
+    print(format_table(report.rows, report.columns))
+    print(f"results: {', '.join(str(out / name) for name in files)}")
 
 
 if __name__ == "__main__":

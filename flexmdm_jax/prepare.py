@@ -7,12 +7,18 @@ from absl import flags
 from tqdm import tqdm
 
 from flexmdm_jax import cli
+from flexmdm_jax.config import parse_strategy
 from flexmdm_jax.data.corpora import paragraphs, read_documents, split_document
 from flexmdm_jax.data.records import TRAIN, Dataset, split_of, write_dataset
+from flexmdm_jax.data.tasks import TASKS
 from flexmdm_jax.data.tokenizers import Tokenizer, make_tokenizer
 from flexmdm_jax.errors import UserError
 
-_SOURCE = flags.DEFINE_string("source", None, "stdlib, text:GLOB or jsonl:GLOB[#field].")
+_SOURCE = flags.DEFINE_string(
+    "source",
+    None,
+    "stdlib, text:GLOB, jsonl:GLOB[#field], or a task: maze:size=41,num_subgoals=7 or brackets.",
+)
 _TOKENIZER = flags.DEFINE_string(
     "tokenizer", "sentencepiece:1024", "sentencepiece:SIZE, sentencepiece:FILE, gpt2 or bytes."
 )
@@ -29,6 +35,8 @@ def prepare() -> Dataset:
         raise UserError(f"--max_length={_MAX_LENGTH.value}: one token and END need at least 2")
     if not 0 < _FRACTION.value < 1:
         raise UserError(f"--validation_fraction={_FRACTION.value}: must lie between 0 and 1")
+    if _SOURCE.value.partition(":")[0] in TASKS:
+        return _prepare_task()
     directory = pathlib.Path(_TOKENIZER_DIR.value) if _TOKENIZER_DIR.value else None
     tokenizer = make_tokenizer(_TOKENIZER.value, _training_texts(), directory)
     return write_dataset(
@@ -43,6 +51,12 @@ def prepare() -> Dataset:
             "split_seed": _SEED.value,
         },
     )
+
+
+def _prepare_task() -> Dataset:
+    task = parse_strategy(_SOURCE.value, TASKS, "source")
+    origin = {"source": _SOURCE.value, "validation_fraction": _FRACTION.value}
+    return task.write(pathlib.Path(_OUT.value), _FRACTION.value, origin)
 
 
 def _split_of(paragraph: str) -> str:

@@ -1,6 +1,8 @@
 """From records to batches: Grain datasets of padded rows, in an order the seed alone decides."""
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import grain
 import numpy as np
@@ -30,16 +32,46 @@ def padded_row(sequence: Sequence, length: int, vocabulary: Vocabulary) -> Row:
 
 
 def filled_row(sequence: Sequence, length: int, vocabulary: Vocabulary) -> Row:
-    """Returns MDM's form of a sequence: END fills the row and is predicted like any token."""
+    """Returns MDM's form of a sequence: END fills the row and is predicted like any token.
+
+    Raises:
+      UserError: If the sequence is longer than the row.
+    """
     count = len(sequence.tokens)
+    if count > length:
+        raise UserError(
+            f"a sequence takes {count} slots with its prompt and END, more than "
+            f"config.data.max_length = {length}; raise it"
+        )
     tokens, fixed = np.full(length, vocabulary.end, np.int32), np.zeros(length, bool)
     tokens[:count], fixed[:count] = sequence.tokens, sequence.fixed
     return {"tokens": tokens, "segment_ids": np.ones(length, np.int32), "fixed": fixed}
 
 
-def arrange_for(insertion: Schedule) -> Arrange:
-    """Returns the layout of rows that goes with an insertion schedule."""
-    return padded_row if insertion.inserts else filled_row
+def prompted_row(sequence: Sequence, length: int, vocabulary: Vocabulary, *, separator: int) -> Row:
+    """Returns MDM's form of a sequence whose fixed tokens lie anywhere in it (paper, F.2).
+
+    MDM cannot be told where they will stand, so they are its prompt: the fixed tokens, a
+    separator, then the whole sequence, which is predicted, and END up to the end of the row.
+    """
+    prompt = [*sequence.tokens[sequence.fixed], separator]
+    fixed = np.arange(len(prompt) + len(sequence.tokens)) < len(prompt)
+    tokens = np.concatenate([prompt, sequence.tokens])
+    return filled_row(Sequence(tokens, fixed), length, vocabulary)
+
+
+def arrange_for(insertion: Schedule, task: Mapping[str, Any] | None = None) -> Arrange:
+    """Returns the layout of rows that goes with an insertion schedule.
+
+    Args:
+      insertion: α.
+      task: Of the dataset; one with a `separator` fixes tokens anywhere in its sequences.
+    """
+    if insertion.inserts:
+        return padded_row
+    if task and "separator" in task:
+        return functools.partial(prompted_row, separator=task["separator"])
+    return filled_row
 
 
 def _rows(dataset: Dataset, split: str, length: int, arrange: Arrange) -> grain.MapDataset:

@@ -188,7 +188,52 @@ def _gpt2_alphabet() -> dict[str, int]:
     }
 
 
-TOKENIZERS = {kind.kind: kind for kind in (SentencePieceTokenizer, GPT2Tokenizer, ByteTokenizer)}
+class SymbolTokenizer:
+    """A list of symbols, written one after another with spaces between them (tasks)."""
+
+    kind: ClassVar[str] = "symbols"
+    _SYMBOLS: ClassVar[str] = "symbols.json"
+
+    def __init__(self, files: dict[str, bytes]):
+        self._files = {self._SYMBOLS: files[self._SYMBOLS]}
+        self._symbols = json.loads(files[self._SYMBOLS])
+        self._ids = {symbol: number for number, symbol in enumerate(self._symbols)}
+        size = len(self._symbols)
+        self.vocabulary = Vocabulary(size=size + 2, mask=size, end=size + 1)
+
+    @classmethod
+    def of(cls, symbols: Iterable[str]) -> "SymbolTokenizer":
+        """Returns a tokenizer whose ids are the positions of the symbols."""
+        return cls({cls._SYMBOLS: json.dumps(list(symbols)).encode()})
+
+    def encode(self, text: str) -> list[int]:
+        """Returns the token ids of a text.
+
+        Raises:
+          UserError: If a word of it is no symbol.
+        """
+        words = text.split()
+        unknown = [word for word in words if word not in self._ids]
+        if unknown:
+            raise UserError(
+                f"{unknown[0]!r} is no symbol of this task; write symbols with spaces between "
+                f"them, such as {' '.join(self._symbols[:2])!r}"
+            )
+        return [self._ids[word] for word in words]
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """Returns the text of token ids; ids that are no data are left out."""
+        return " ".join(self._symbols[token] for token in _data_ids(tokens, len(self._symbols)))
+
+    def files(self) -> dict[str, bytes]:
+        """Returns the files the tokenizer is made of, by name."""
+        return self._files
+
+
+TOKENIZERS = {
+    kind.kind: kind
+    for kind in (SentencePieceTokenizer, GPT2Tokenizer, ByteTokenizer, SymbolTokenizer)
+}
 
 
 def make_tokenizer(

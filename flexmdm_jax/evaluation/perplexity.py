@@ -18,7 +18,7 @@ class Score:
 
     Attributes:
       nats: Per sequence, each its own estimate.
-      tokens: Tokens of each sequence, END not counted.
+      tokens: Tokens of each sequence that are not given, END not counted.
     """
 
     nats: np.ndarray
@@ -69,7 +69,8 @@ def score_batches(
     for batch, real in batches:
         keys = fold_in_rows(jax.random.key(seed), batch.index)
         nats.append(np.asarray(scorer(params, batch, keys))[real])
-        tokens.append(np.sum((batch.segment_ids > 0) & (batch.tokens != end), axis=1)[real])
+        scored = (batch.segment_ids > 0) & (batch.tokens != end) & ~batch.fixed
+        tokens.append(np.sum(scored, axis=1)[real])
     return Score(nats=np.concatenate(nats), tokens=np.concatenate(tokens))
 
 

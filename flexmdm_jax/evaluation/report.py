@@ -39,7 +39,7 @@ def format_table(rows: Mapping[str, Mapping[str, float]], columns: Mapping[str, 
     return "\n".join(lines)
 
 
-def length_histograms(lengths: Mapping[str, Sequence[int]], bin_width: int) -> bytes:
+def length_histograms(lengths: Mapping[str, Sequence[int] | np.ndarray], bin_width: int) -> bytes:
     """Returns a PNG of one length histogram a label, on shared axes; the first is the reference."""
     from matplotlib.figure import Figure
 

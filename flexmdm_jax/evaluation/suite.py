@@ -46,9 +46,18 @@ class Evaluator:
     """Scores and samples a model; compiled once, called with the parameters of the moment."""
 
     def __init__(
-        self, setup: Setup, dataset: Dataset, config: EvaluationConfig, max_length: int, seed: int
+        self,
+        setup: Setup,
+        dataset: Dataset,
+        config: EvaluationConfig,
+        max_length: int,
+        seed: int,
+        sampler: SamplerConfig | None = None,
     ):
-        """Prepares an evaluation of a model against the held-out split of a dataset."""
+        """Prepares an evaluation of a model against the held-out split of a dataset.
+
+        Without a sampler, the default one takes config.num_steps steps.
+        """
         self._setup = setup
         self._dataset = dataset
         self._length = max_length
@@ -57,8 +66,8 @@ class Evaluator:
         rows = setup.round_up(config.batch_size)
         self._config = dataclasses.replace(config, batch_size=rows)
         self._scorer = make_scorer(setup.denoiser, setup.laws, config.num_times, groups)
-        sampler = SamplerConfig(steps=config.num_steps, length_buckets=default_buckets(max_length))
-        self._generate = make_generate(setup.denoiser, sampler, setup.laws, groups)
+        default = SamplerConfig(steps=config.num_steps, length_buckets=default_buckets(max_length))
+        self._generate = make_generate(setup.denoiser, sampler or default, setup.laws, groups)
 
     def score(self, params: Any) -> Score:
         """Returns the likelihood bound of held-out sequences."""
@@ -66,7 +75,7 @@ class Evaluator:
             self._dataset,
             length=self._length,
             batch_size=self._config.batch_size,
-            arrange=arrange_for(self._setup.insertion),
+            arrange=arrange_for(self._setup.insertion, self._dataset.task),
             limit=self._config.num_sequences,
         )
         end = self._setup.vocabulary.end
@@ -98,7 +107,13 @@ class Evaluator:
         )
 
     def metrics(self, params: Any, bin_width: int = 8) -> dict[str, float]:
-        """Returns the figures of both questions under one name each."""
+        """Returns the figures of both questions under one name each.
+
+        Where the dataset gives prompts, samples from nothing would answer a question nobody asked,
+        and only the first is put.
+        """
+        if self._dataset.task and "separator" in self._dataset.task:
+            return self.score(params).summary()
         figures, _ = self.report(params, bin_width)
         return figures
 

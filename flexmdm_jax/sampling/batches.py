@@ -1,6 +1,7 @@
 """Many samples: batches of independent rows, each with its own key."""
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -74,6 +75,38 @@ def make_generate(
     return jax.jit(run)
 
 
+def sample_canvases(
+    run: Callable[[Any, Canvas, RowKeys], Samples],
+    params: Any,
+    canvases: Iterable[Canvas],
+    *,
+    num: int,
+    seed: int,
+) -> Iterator[Samples]:
+    """Yields num samples as NumPy arrays, a canvas at a time; sample i's noise is (seed, i).
+
+    Args:
+      run: From make_generate().
+      params: Parameters.
+      canvases: Rows to start from, in order; rows after the num-th are left out of the results.
+      num: Samples in all.
+      seed: Decides all noise.
+    """
+    start = 0
+    for canvas in canvases:
+        rows = canvas.tokens.shape[0]
+        keys = fold_in_rows(jax.random.key(seed), jnp.arange(start, start + rows))
+        samples = jax.device_get(run(params, canvas, keys))
+        real = min(rows, num - start)
+        yield Samples(
+            tokens=samples.tokens[:real],
+            lengths=samples.lengths[:real],
+            truncated=samples.truncated[:real],
+            trace=None if samples.trace is None else samples.trace[:, :real],
+        )
+        start += rows
+
+
 def sample_batches(
     run: Callable[[Any, Canvas, RowKeys], Samples],
     params: Any,
@@ -82,24 +115,6 @@ def sample_batches(
     num: int,
     seed: int,
 ) -> Iterator[Samples]:
-    """Yields num samples in batches as NumPy arrays; sample i's noise depends on (seed, i) alone.
-
-    Args:
-      run: From make_generate().
-      params: Parameters.
-      canvas: Equal rows to start from, as many as are drawn at a time.
-      num: Samples in all.
-      seed: Decides all noise.
-    """
-    batch_size = canvas.tokens.shape[0]
-    for start in range(0, num, batch_size):
-        numbers = jnp.arange(start, start + batch_size)
-        keys = fold_in_rows(jax.random.key(seed), numbers)
-        samples = jax.device_get(run(params, canvas, keys))
-        real = min(batch_size, num - start)
-        yield Samples(
-            tokens=samples.tokens[:real],
-            lengths=samples.lengths[:real],
-            truncated=samples.truncated[:real],
-            trace=None if samples.trace is None else samples.trace[:, :real],
-        )
+    """Returns sample_canvases() of one canvas of equal rows, as often as num samples take."""
+    batches = -(-num // canvas.tokens.shape[0])
+    return sample_canvases(run, params, itertools.repeat(canvas, batches), num=num, seed=seed)

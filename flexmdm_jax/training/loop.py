@@ -59,7 +59,7 @@ def train(
             length=config.data.max_length,
             batch_size=config.training.batch_size,
             seed=config.seed,
-            arrange=arrange_for(setup.insertion),
+            arrange=arrange_for(setup.insertion, dataset.task),
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )

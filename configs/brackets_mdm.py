@@ -1,0 +1,11 @@
+"""The MDM baseline of the brackets: the same model and strings, padded with END."""
+
+from ml_collections import ConfigDict
+
+from flexmdm_jax.config import load_config_file
+
+
+def get_config() -> ConfigDict:
+    config = load_config_file(__file__, "brackets.py")
+    config.method = "mdm"
+    return config

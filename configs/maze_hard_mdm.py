@@ -1,0 +1,13 @@
+"""The MDM baseline of the 41 x 41 maze with 12 subgoals: prompt, separator and path in one row."""
+
+from ml_collections import ConfigDict
+
+from flexmdm_jax.config import load_config_file
+
+
+def get_config() -> ConfigDict:
+    config = load_config_file(__file__, "maze_hard.py")
+    config.method = "mdm"
+    # Room for the prompt before the path.
+    config.data.max_length += 16
+    return config

@@ -1,0 +1,57 @@
+"""FlexMDM on an 11 x 11 maze with 2 subgoals: the paper's Table 1 in minutes on a laptop."""
+
+from ml_collections import ConfigDict
+
+
+def get_config(num_subgoals: int = 2) -> ConfigDict:
+    name = f"data/maze_small_{num_subgoals}"
+    return ConfigDict(
+        {
+            "method": "flexmdm",
+            "seed": 0,
+            # Slow at the end: few tokens are left to insert when the last step comes.
+            "insertion": "sine",
+            "unmasking": "linear",
+            "model": {
+                "hidden_size": 64,
+                "num_layers": 4,
+                "num_heads": 4,
+                "condition_size": 64,
+                "compute_dtype": "float32",
+                "scan_unroll": 4,
+            },
+            "data": {
+                "path": name,
+                "max_length": 40,
+                "prepare": (
+                    "python -m flexmdm_jax.prepare --source=maze:size=11,extra_doors=0.1,"
+                    f"num_pairs=1600,num_subgoals={num_subgoals} "
+                    f"--validation_fraction=0.1 --out={name}"
+                ),
+            },
+            "optimizer": {
+                "learning_rate": 5e-3,
+                "warmup_steps": 100,
+                "decay": "cosine",
+                "weight_decay": 0.03,
+                "b2": 0.98,
+                "ema_decay": 0.995,
+            },
+            "training": {
+                "num_steps": 10_000,
+                "batch_size": 64,
+                "time_warp": 2.0,
+                "log_every": 100,
+                "evaluate_every": 10_000,
+                "checkpoint_every": 500,
+                "keep_checkpoints": 2,
+            },
+            "evaluation": {
+                "num_sequences": 128,
+                "num_times": 8,
+                "num_samples": 64,
+                "num_steps": 64,
+                "batch_size": 64,
+            },
+        }
+    )

@@ -1,0 +1,103 @@
+"""The length task: balanced brackets whose lengths follow a law that is known exactly."""
+
+import dataclasses
+import math
+import pathlib
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from flexmdm_jax.data.records import TRAIN, VALIDATION, Dataset, write_dataset
+from flexmdm_jax.data.tokenizers import SymbolTokenizer
+from flexmdm_jax.errors import UserError
+
+# Probability of each length, in brackets.
+LENGTH_LAW = {4: 0.1, 16: 0.4, 32: 0.4, 64: 0.1}
+SYMBOLS = ("(", ")")
+OPENING, CLOSING = 0, 1
+
+
+@dataclasses.dataclass(frozen=True)
+class BracketsConfig:
+    """Balanced strings: a length from LENGTH_LAW, then all strings of it equally likely.
+
+    Attributes:
+      num_sequences: Strings to draw.
+      seed: Decides them.
+
+    Raises:
+      UserError: If there are too few to hold some out.
+    """
+
+    num_sequences: int = 20_000
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.num_sequences < 2:
+            raise UserError(f"num_sequences = {self.num_sequences}; it must be at least 2")
+
+    def write(
+        self, directory: pathlib.Path, validation_fraction: float, origin: dict[str, Any]
+    ) -> Dataset:
+        """Returns the dataset after writing it.
+
+        Raises:
+          UserError: If a split stays empty, or the directory holds files already.
+        """
+        rng = np.random.default_rng(self.seed)
+        lengths = rng.choice(list(LENGTH_LAW), self.num_sequences, p=list(LENGTH_LAW.values()))
+        held_out = rng.random(self.num_sequences) < validation_fraction
+        strings = (draw_brackets(int(length), 1, rng)[0].tolist() for length in lengths)
+        return write_dataset(
+            directory,
+            (
+                (VALIDATION if out else TRAIN, string)
+                for out, string in zip(held_out, strings, strict=True)
+            ),
+            SymbolTokenizer.of(SYMBOLS),
+            max_length=max(LENGTH_LAW) + 1,
+            origin=origin,
+            task={"kind": "brackets"},
+        )
+
+
+def draw_brackets(length: int, num: int, rng: np.random.Generator) -> Int[np.ndarray, "n l"]:
+    """Returns balanced strings of one length, each equally likely.
+
+    A shuffled row of length/2 opening and length/2 + 1 closing brackets has exactly one rotation
+    that is balanced up to its last bracket: the one that begins after the lowest point first
+    reached (the cycle lemma, Dvoretzky and Motzkin, 1947).
+
+    Args:
+      length: Brackets to a string; even.
+      num: Strings.
+      rng: Decides them.
+    """
+    row = np.full(length + 1, -1)
+    row[: length // 2] = 1
+    rows = rng.permuted(np.tile(row, (num, 1)), axis=1)
+    lowest = np.argmin(np.cumsum(rows, axis=1), axis=1)
+    slots = (lowest[:, None] + 1 + np.arange(length)[None, :]) % (length + 1)
+    heights = np.take_along_axis(rows, slots, axis=1)
+    return np.where(heights > 0, OPENING, CLOSING)
+
+
+def is_balanced(tokens: Int[np.ndarray, "l"]) -> bool:
+    """Returns whether a string holds brackets alone, one at least, each closed by a later one."""
+    if not len(tokens) or not np.isin(tokens, (OPENING, CLOSING)).all():
+        return False
+    heights = np.cumsum(np.where(tokens == OPENING, 1, -1))
+    return bool(heights.min() >= 0 and heights[-1] == 0)
+
+
+def entropy() -> float:
+    """Returns the entropy of the law in nats per string, of lengths and strings together."""
+    return sum(
+        share * (math.log(_catalan(length // 2)) - math.log(share))
+        for length, share in LENGTH_LAW.items()
+    )
+
+
+def _catalan(pairs: int) -> int:
+    return math.comb(2 * pairs, pairs) // (pairs + 1)

@@ -1,0 +1,353 @@
+"""The planning task: paths through a fixed maze that visit subgoals in order (paper, F.2).
+
+The maze is never shown to the model: it learns which cells are free from the paths it sees.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from flexmdm_jax.data.records import TRAIN, VALIDATION, Dataset, write_dataset
+from flexmdm_jax.data.tokenizers import SymbolTokenizer
+from flexmdm_jax.errors import UserError
+
+# Between the subgoals and the path in MDM's rows.
+SEPARATOR = "|"
+# A step to each orthogonal neighbour, as (rows, columns).
+MOVES = ((-1, 0), (0, -1), (0, 1), (1, 0))
+_UNREACHED = -1
+# Pairs whose detours are drawn together; bounds memory, and changes nothing else.
+_PAIRS_AT_A_TIME = 1_000
+
+
+@dataclasses.dataclass(frozen=True)
+class MazeConfig:
+    """A maze and the paths drawn through it.
+
+    Attributes:
+      size: Cells along each side, walls included; odd.
+      extra_doors: Share of the walls between two passages that is opened after the division.
+      num_pairs: Start-goal pairs.
+      num_subgoals: K, start and goal among them.
+      paths_per_pair: Most distinct paths kept for a pair.
+      max_stretch: A detour is at most this many times as long as the shortest path.
+      seed: Decides the maze, the pairs, the paths and the subgoals.
+
+    Raises:
+      UserError: If a value is out of range.
+    """
+
+    size: int = 41
+    extra_doors: float = 0.5
+    num_pairs: int = 15_000
+    num_subgoals: int = 2
+    paths_per_pair: int = 10
+    max_stretch: float = 1.5
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.size < 5 or self.size % 2 == 0:
+            raise UserError(f"maze size {self.size}: sizes are odd and at least 5, such as 41")
+        if not 0 <= self.extra_doors <= 1:
+            raise UserError(f"extra_doors = {self.extra_doors}; it must lie in [0, 1]")
+        if self.num_subgoals < 2:
+            raise UserError(
+                f"{self.num_subgoals} subgoals: start and goal are two, so K must be at least 2"
+            )
+        if self.num_pairs < 1 or self.paths_per_pair < 1:
+            raise UserError("num_pairs and paths_per_pair must be at least 1")
+        if self.max_stretch < 1:
+            raise UserError(f"max_stretch = {self.max_stretch}; it must be at least 1")
+
+    def write(
+        self, directory: pathlib.Path, validation_fraction: float, origin: dict[str, Any]
+    ) -> Dataset:
+        """Returns the dataset of the paths' cells, subgoals fixed, after writing it.
+
+        A token is the cell's position, row · size + column; the separator follows the cells.
+
+        Raises:
+          UserError: If the maze has too few pairs, or the directory holds files already.
+        """
+        walls, plans = draw_plans(self, validation_fraction)
+        plans = list(plans)
+        cells = [f"{row},{column}" for row in range(self.size) for column in range(self.size)]
+        return write_dataset(
+            directory,
+            (
+                (
+                    VALIDATION if plan.held_out else TRAIN,
+                    plan.path.tolist(),
+                    plan.is_subgoal.tolist(),
+                )
+                for plan in plans
+            ),
+            SymbolTokenizer.of([*cells, SEPARATOR]),
+            max_length=max(len(plan.path) for plan in plans) + 1,
+            origin=origin,
+            task={
+                "kind": "maze",
+                "num_subgoals": self.num_subgoals,
+                "separator": self.size**2,
+                "walls": ["".join(".#"[wall] for wall in row) for row in walls.astype(int)],
+            },
+        )
+
+
+def make_walls(size: int, extra_doors: float, rng: np.random.Generator) -> Bool[np.ndarray, "s s"]:
+    """Returns where the walls are: recursive division, then extra doorways (paper, Listing 1).
+
+    A chamber is split across its longer side by a wall with one gap, until chambers are one cell
+    wide; rooms lie on odd rows and columns. That alone leaves one path between any two cells; the
+    extra doorways add loops.
+
+    Args:
+      size: Cells along each side; odd and at least 5.
+      extra_doors: Share of the remaining walls between two passages that is opened.
+      rng: Decides every wall.
+    """
+    walls = np.ones((size, size), bool)
+    walls[1:-1, 1:-1] = False
+    chambers = [(1, 1, size - 2, size - 2)]
+    while chambers:
+        top, left, height, width = chambers.pop()
+        if height <= 2 or width <= 2:
+            continue
+        if width < height:
+            row = top + 1 + 2 * int(rng.integers(height // 2))
+            walls[row, left : left + width] = True
+            walls[row, left + 2 * int(rng.integers((width + 1) // 2))] = False
+            chambers.append((top, left, row - top, width))
+            chambers.append((row + 1, left, top + height - row - 1, width))
+        else:
+            column = left + 1 + 2 * int(rng.integers(width // 2))
+            walls[top : top + height, column] = True
+            walls[top + 2 * int(rng.integers((height + 1) // 2)), column] = False
+            chambers.append((top, left, height, column - left))
+            chambers.append((top, column + 1, height, left + width - column - 1))
+    free = ~walls
+    between = np.zeros_like(walls)
+    between[1:-1, 1:-1] = (free[:-2, 1:-1] & free[2:, 1:-1]) | (free[1:-1, :-2] & free[1:-1, 2:])
+    candidates = np.flatnonzero(walls & between)
+    opened = rng.choice(candidates, size=int(len(candidates) * extra_doors), replace=False)
+    walls.flat[opened] = False
+    return walls
+
+
+@dataclasses.dataclass(frozen=True)
+class Routes:
+    """Shortest paths between all free cells of a maze, by breadth-first search.
+
+    Free cells are numbered in reading order.
+
+    Attributes:
+      cells: Position of each free cell, row · size + column.
+      distance: Moves from one free cell to another; -1 where there is no way.
+      step: step[goal, cell] is the cell after `cell` on its shortest path to `goal`.
+    """
+
+    cells: Int[np.ndarray, "n"]
+    distance: Int[np.ndarray, "n n"]
+    step: Int[np.ndarray, "n n"]
+
+    @classmethod
+    def through(cls, walls: Bool[np.ndarray, "s s"]) -> "Routes":
+        """Returns the routes of a maze; among equally short ones, the first of MOVES wins."""
+        cells = np.flatnonzero(~walls)
+        number = np.full(walls.shape, len(cells))
+        number.flat[cells] = np.arange(len(cells))
+        rows, columns = np.divmod(cells, walls.shape[1])
+        # One neighbour in each direction; a wall is the extra number n, which is never reached.
+        neighbours = np.stack([number[rows + down, columns + right] for down, right in MOVES])
+        distance = np.full((len(cells), len(cells) + 1), _UNREACHED, np.int16)
+        frontier = np.eye(len(cells), len(cells) + 1, dtype=bool)
+        for moves in range(len(cells)):
+            distance[frontier] = moves
+            reached = frontier[:, neighbours].any(axis=1)
+            frontier[:, :-1] = reached & (distance[:, :-1] == _UNREACHED)
+            if not frontier.any():
+                break
+        closer = distance[:, neighbours] == distance[:, None, :-1] - 1
+        first = np.argmax(closer & (distance[:, neighbours] >= 0), axis=1)
+        step = neighbours[first, np.arange(len(cells))]
+        return cls(cells=cells, distance=distance[:, :-1], step=step.astype(np.int16))
+
+    def follow(
+        self,
+        start: Int[np.ndarray, "p"],
+        waypoint: Int[np.ndarray, "p"],
+        goal: Int[np.ndarray, "p"],
+    ) -> Int[np.ndarray, "p l"]:
+        """Returns the ways from start to goal by the waypoint; each then stays at its goal."""
+        length = int(np.max(self.distance[start, waypoint] + self.distance[waypoint, goal])) + 1
+        path = np.empty((len(start), length), np.int16)
+        cell, passed = start, start == waypoint
+        for slot in range(length):
+            path[:, slot] = cell
+            target = np.where(passed, goal, waypoint)
+            cell = np.where(cell == target, cell, self.step[target, cell])
+            passed |= cell == waypoint
+        return path
+
+
+@dataclasses.dataclass(frozen=True)
+class Paths:
+    """Distinct paths of a set of pairs, as numbers of free cells.
+
+    Attributes:
+      cells: The path, then anything.
+      lengths: Cells of each path, start and goal included.
+      pair: The pair each path belongs to.
+    """
+
+    cells: Int[np.ndarray, "p l"]
+    lengths: Int[np.ndarray, "p"]
+    pair: Int[np.ndarray, "p"]
+
+
+def draw_pairs(
+    routes: Routes, num_pairs: int, num_subgoals: int, rng: np.random.Generator
+) -> Int[np.ndarray, "p 2"]:
+    """Returns distinct (start, goal) pairs whose shortest path has room for all subgoals.
+
+    Raises:
+      UserError: If the maze has fewer such pairs.
+    """
+    eligible = np.flatnonzero(routes.distance >= max(num_subgoals - 1, 1))
+    if not len(eligible):
+        raise UserError(
+            f"no two free cells are {num_subgoals} cells apart, so K = {num_subgoals} subgoals fit "
+            f"no shortest path (the longest has {routes.distance.max() + 1} cells); "
+            "take fewer subgoals or a larger maze"
+        )
+    if len(eligible) < num_pairs:
+        raise UserError(
+            f"the maze has {len(eligible):,} pairs for K = {num_subgoals}, fewer than "
+            f"num_pairs = {num_pairs:,}; ask for fewer or take a larger maze"
+        )
+    drawn = rng.choice(eligible, size=num_pairs, replace=False)
+    return np.stack(np.divmod(drawn, len(routes.cells)), axis=1)
+
+
+def draw_paths(
+    routes: Routes,
+    pairs: Int[np.ndarray, "p 2"],
+    paths_per_pair: int,
+    max_stretch: float,
+    rng: np.random.Generator,
+) -> Paths:
+    """Returns the shortest path of every pair and detours around it, without repetition.
+
+    A detour is the shortest way to a random waypoint and from there to the goal, kept if it visits
+    no cell twice and is at most max_stretch times as long as the shortest path. Of four waypoints
+    tried for each path wanted, the first that differ are kept.
+    """
+    start, goal = pairs[:, 0], pairs[:, 1]
+    through = routes.distance[start] + routes.distance[:, goal].T
+    direct = routes.distance[start, goal][:, None]
+    allowed = (routes.distance[start] >= 0) & (through <= max_stretch * direct)
+    order = np.where(allowed, rng.random(allowed.shape), 1.0)
+    tries = min(4 * paths_per_pair, allowed.shape[1] - 1)
+    waypoints = np.argsort(order, axis=1)[:, :tries]
+    # The start as the first waypoint gives the shortest path itself.
+    waypoints = np.concatenate([start[:, None], waypoints], axis=1)
+    pair, turn = np.nonzero(np.take_along_axis(allowed, waypoints, axis=1))
+    waypoint = waypoints[pair, turn]
+    cells = routes.follow(start[pair], waypoint, goal[pair])
+    lengths = through[pair, waypoint] + 1
+    kept = _is_simple(cells, lengths) & _is_first(cells, pair)
+    nth = np.cumsum(kept) - kept
+    first = np.searchsorted(pair, pair)
+    kept &= nth - nth[first] < paths_per_pair
+    return Paths(cells=cells[kept], lengths=lengths[kept].astype(np.int64), pair=pair[kept])
+
+
+def _is_simple(cells, lengths) -> Bool[np.ndarray, "p"]:
+    """Returns which paths visit no cell twice."""
+    slots = np.arange(cells.shape[1])[None, :]
+    # Each slot after the end gets a number of its own.
+    own = np.iinfo(np.int16).max - slots.astype(np.int16)
+    ordered = np.sort(np.where(slots < lengths[:, None], cells, own), axis=1)
+    return (np.diff(ordered, axis=1) != 0).all(axis=1)
+
+
+def _is_first(cells, pair) -> Bool[np.ndarray, "p"]:
+    """Returns which rows occur for the first time among those of their pair."""
+    _, first = np.unique(np.column_stack([pair, cells]), axis=0, return_index=True)
+    return np.isin(np.arange(len(pair)), first)
+
+
+def draw_subgoals(
+    lengths: Int[np.ndarray, "p"], num_subgoals: int, rng: np.random.Generator
+) -> Bool[np.ndarray, "p l"]:
+    """Returns where K cells of each path are its subgoals: both ends, the rest uniformly between.
+
+    Args:
+      lengths: Cells of each path; at least K.
+      num_subgoals: K.
+      rng: Decides which.
+    """
+    slots = np.arange(lengths.max())[None, :]
+    order = rng.random((len(lengths), slots.shape[1]))
+    order = np.where((slots == 0) | (slots == lengths[:, None] - 1), -1.0, order)
+    order = np.where(slots < lengths[:, None], order, 2.0)
+    return np.argsort(np.argsort(order, axis=1), axis=1) < num_subgoals
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """One path with its subgoals.
+
+    Attributes:
+      held_out: Whether its pair is kept from training.
+      path: Positions row · size + column, start and goal included.
+      is_subgoal: Where they are subgoals.
+    """
+
+    held_out: bool
+    path: Int[np.ndarray, "l"]
+    is_subgoal: Bool[np.ndarray, "l"]
+
+
+def draw_plans(
+    config: MazeConfig, validation_fraction: float
+) -> tuple[Bool[np.ndarray, "s s"], Iterator[Plan]]:
+    """Returns (walls, plans in the order of their pairs).
+
+    A pair is held out together with the pair in the other direction.
+
+    Args:
+      config: The maze and how many paths.
+      validation_fraction: Share of pairs that are held out.
+
+    Raises:
+      UserError: If the maze has too few pairs.
+    """
+    maze_rng, pair_rng, path_rng = np.random.default_rng(config.seed).spawn(3)
+    walls = make_walls(config.size, config.extra_doors, maze_rng)
+    routes = Routes.through(walls)
+    pairs = draw_pairs(routes, config.num_pairs, config.num_subgoals, pair_rng)
+    both_ways, ids = np.unique(np.sort(pairs, axis=1), axis=0, return_inverse=True)
+    held_out = (pair_rng.permutation(len(both_ways)) < validation_fraction * len(both_ways))[ids]
+
+    def plans() -> Iterator[Plan]:
+        for begin in range(0, len(pairs), _PAIRS_AT_A_TIME):
+            chunk = slice(begin, begin + _PAIRS_AT_A_TIME)
+            paths = draw_paths(
+                routes, pairs[chunk], config.paths_per_pair, config.max_stretch, path_rng
+            )
+            subgoals = draw_subgoals(paths.lengths, config.num_subgoals, path_rng)
+            for cells, length, chosen, pair in zip(
+                paths.cells, paths.lengths, subgoals, paths.pair, strict=True
+            ):
+                yield Plan(
+                    held_out=bool(held_out[chunk][pair]),
+                    path=routes.cells[cells[:length]],
+                    is_subgoal=chosen[:length],
+                )
+
+    return walls, plans()

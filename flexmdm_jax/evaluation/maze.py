@@ -1,0 +1,117 @@
+"""The planning task: how often a generated path is a solution (paper, F.2)."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Int
+
+from flexmdm_jax.data.records import VALIDATION, Dataset, read_sequences
+from flexmdm_jax.sampling.canvas import Canvas, empty_canvas, masked_canvas, protect
+from flexmdm_jax.schedules import Schedule
+from flexmdm_jax.types import Vocabulary
+
+
+@dataclasses.dataclass(frozen=True)
+class Maze:
+    """The truth that a model is measured against.
+
+    Attributes:
+      walls: True where no path may go.
+      num_subgoals: K, start and goal among them.
+      separator: Token between subgoals and path in MDM's rows.
+    """
+
+    walls: Bool[np.ndarray, "s s"]
+    num_subgoals: int
+    separator: int
+
+    @classmethod
+    def of(cls, task: dict[str, Any]) -> "Maze":
+        """Returns the maze that a dataset describes."""
+        walls = np.array([[cell == "#" for cell in row] for row in task["walls"]])
+        return cls(walls, task["num_subgoals"], task["separator"])
+
+    def is_solution(self, path: Int[np.ndarray, "l"], subgoals: Int[np.ndarray, "k"]) -> bool:
+        """Returns whether a path meets both of the paper's criteria.
+
+        Args:
+          path: Positions row · size + column, or any other token id.
+          subgoals: Positions that it has to join, in order.
+        """
+        return self.is_valid(path) and self.joins(path, subgoals)
+
+    def is_valid(self, path: Int[np.ndarray, "l"]) -> bool:
+        """Returns whether there is a path and every token of it is a free cell (criterion 1)."""
+        free = (~self.walls).flatten()
+        inside = (path >= 0) & (path < free.size)
+        return len(path) > 0 and bool(inside.all()) and bool(free[path].all())
+
+    def joins(self, path: Int[np.ndarray, "l"], subgoals: Int[np.ndarray, "k"]) -> bool:
+        """Returns whether a path leads from subgoal to subgoal, in order (criterion 2).
+
+        It begins at the first and ends at the last, moves to an orthogonal neighbour each time,
+        and comes by the others in between, in their order.
+        """
+        if len(path) == 0 or path[0] != subgoals[0] or path[-1] != subgoals[-1]:
+            return False
+        rows, columns = np.divmod(path, self.walls.shape[1])
+        if np.any(np.abs(np.diff(rows)) + np.abs(np.diff(columns)) != 1):
+            return False
+        position = 0
+        for subgoal in subgoals:
+            later = np.flatnonzero(path[position:] == subgoal)
+            if not len(later):
+                return False
+            position += int(later[0])
+        return True
+
+
+def held_out_prompts(dataset: Dataset, num: int, seed: int) -> Int[np.ndarray, "n k"]:
+    """Returns the subgoals of held-out paths, each set of them once, at most num in random order.
+
+    Args:
+      dataset: Of the task.
+      num: How many are wanted.
+      seed: Decides which.
+    """
+    prompts = np.stack([s.tokens[s.fixed] for s in read_sequences(dataset, VALIDATION)])
+    prompts = np.unique(prompts, axis=0)
+    return np.random.default_rng(seed).permutation(prompts)[:num]
+
+
+def prompt_canvas(
+    subgoals: Int[np.ndarray, "b k"],
+    length: int,
+    *,
+    separator: int,
+    insertion: Schedule,
+    vocabulary: Vocabulary,
+) -> Canvas:
+    """Returns where a path is grown from: FlexMDM's from its subgoals, MDM's after its prompt.
+
+    Only the gaps between FlexMDM's subgoals are open.
+    """
+    num, count = subgoals.shape
+    if not insertion.inserts:
+        prompt = np.pad(subgoals, ((0, 0), (0, 1)), constant_values=separator)
+        return masked_canvas(jnp.asarray(prompt), jnp.full(num, count + 1), length, vocabulary)
+    canvas = empty_canvas(jnp.asarray(subgoals), jnp.full(num, count), length, vocabulary)
+    first, end = jnp.zeros(num, jnp.int32), jnp.full(num, count)
+    return protect(protect(canvas, first, first + 1), end, end + 1)
+
+
+def path_of(tokens: Int[np.ndarray, "l"], maze: Maze, insertion: Schedule) -> np.ndarray:
+    """Returns the path in a generated row without END: MDM's follows its prompt."""
+    return tokens if insertion.inserts else tokens[maze.num_subgoals + 1 :]
+
+
+def success_interval(successes: Sequence[bool]) -> dict[str, float]:
+    """Returns the share of successes with its 95% interval (Wilson, 1927)."""
+    num, share, z = len(successes), float(np.mean(successes)), 1.959964
+    centre = (share + z * z / (2 * num)) / (1 + z * z / num)
+    half = z / (1 + z * z / num) * math.sqrt(share * (1 - share) / num + (z / (2 * num)) ** 2)
+    return {"success": share, "success_low": centre - half, "success_high": centre + half}

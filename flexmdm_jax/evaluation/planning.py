@@ -1,0 +1,147 @@
+"""Runs of the planning task compared: success at several numbers of steps, and pictures of it."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+import flax.struct
+import numpy as np
+
+from flexmdm_jax.data.records import Dataset
+from flexmdm_jax.evaluation.maze import (
+    Maze,
+    held_out_prompts,
+    path_of,
+    prompt_canvas,
+    success_interval,
+)
+from flexmdm_jax.evaluation.maze_pictures import draw_path, draw_states, success_curves
+from flexmdm_jax.evaluation.request import Report, Request
+from flexmdm_jax.sampling import SamplerConfig
+from flexmdm_jax.sampling.batches import make_generate, sample_canvases
+from flexmdm_jax.sampling.canvas import Canvas
+from flexmdm_jax.training.runs import Run
+
+COLUMNS = {
+    "success": "success",
+    "success_low": "95% low",
+    "success_high": "95% high",
+    "valid": "all free",
+    "joined": "joined",
+    "truncated": "truncated",
+}
+
+
+@flax.struct.dataclass
+class Solutions:
+    """Paths generated for prompts.
+
+    Attributes:
+      paths: Token ids of each path.
+      truncated: Whether the buffer was too small for it.
+      states: Tokens of each row after every step [n, b, l], or None.
+    """
+
+    paths: list[np.ndarray]
+    truncated: np.ndarray
+    states: np.ndarray | None
+
+
+def _canvases(run: Run, prompts: np.ndarray, batch_size: int, maze: Maze) -> Iterator[Canvas]:
+    """Yields the prompts in batches of one size; the last is filled up with its first prompt."""
+    for start in range(0, len(prompts), batch_size):
+        rows = np.arange(start, start + batch_size)
+        yield prompt_canvas(
+            prompts[np.where(rows < len(prompts), rows, start)].astype(np.int32),
+            run.experiment.config.data.max_length,
+            separator=maze.separator,
+            insertion=run.setup.insertion,
+            vocabulary=run.setup.vocabulary,
+        )
+
+
+def solve(
+    run: Run,
+    maze: Maze,
+    prompts: np.ndarray,
+    sampler: SamplerConfig,
+    *,
+    batch_size: int,
+    seed: int,
+) -> Solutions:
+    """Returns a path for every prompt; prompt i's noise depends on (seed, i) alone.
+
+    Args:
+      run: A trained model.
+      maze: What it was trained on.
+      prompts: Subgoals [n, k].
+      sampler: How to sample.
+      batch_size: Prompts at a time.
+      seed: Decides all noise.
+    """
+    setup = run.setup
+    rows = setup.round_up(min(batch_size, len(prompts)))
+    generate = make_generate(setup.denoiser, sampler, setup.laws, setup.num_groups)
+    batches = list(
+        sample_canvases(
+            generate,
+            run.params,
+            _canvases(run, prompts, rows, maze),
+            num=len(prompts),
+            seed=seed,
+        )
+    )
+    return Solutions(
+        paths=[
+            path_of(row[:length], maze, setup.insertion)
+            for batch in batches
+            for row, length in zip(batch.tokens, batch.lengths, strict=True)
+        ],
+        truncated=np.concatenate([batch.truncated for batch in batches]),
+        states=np.concatenate([batch.trace for batch in batches], 1) if sampler.trace else None,
+    )
+
+
+def judge(maze: Maze, prompts: np.ndarray, solutions: Solutions) -> dict[str, float]:
+    """Returns the share of prompts solved, with its interval, and that of each criterion."""
+    pairs = list(zip(solutions.paths, prompts, strict=True))
+    return {
+        **success_interval([maze.is_solution(path, subgoals) for path, subgoals in pairs]),
+        "valid": float(np.mean([maze.is_valid(path) for path, _ in pairs])),
+        "joined": float(np.mean([maze.joins(path, subgoals) for path, subgoals in pairs])),
+        "truncated": float(np.mean(solutions.truncated)),
+    }
+
+
+def evaluate_maze(runs: Mapping[str, Run], dataset: Dataset, request: Request) -> Report:
+    """Returns success on held-out prompts for every run and way of sampling, and pictures.
+
+    The pictures show the first run's way through its first prompt, at the last number of steps.
+    """
+    maze = Maze.of(dataset.task)
+    prompts = held_out_prompts(dataset, request.num, request.seed)
+    rows, curves = {}, {}
+    for label, run in runs.items():
+        print(f"evaluating {label} after {run.step:,} steps", flush=True)
+        for rule, sampler in request.samplers(run.experiment.config.data.max_length):
+            solutions = solve(
+                run, maze, prompts, sampler, batch_size=request.batch_size, seed=request.seed
+            )
+            figures = judge(maze, prompts, solutions) | {"steps": sampler.steps}
+            rows[f"{label}, {rule}, {sampler.steps} steps"] = figures
+            curves.setdefault(f"{label}, {rule}", []).append(figures)
+    return Report(
+        rows,
+        COLUMNS,
+        {"success.png": success_curves(curves)} | _pictures(runs, maze, prompts, sampler),
+    )
+
+
+def _pictures(runs, maze: Maze, prompts, sampler: SamplerConfig) -> dict[str, bytes]:
+    run = next(iter(runs.values()))
+    sampler = dataclasses.replace(sampler, trace=True)
+    solutions = solve(run, maze, prompts[:1], sampler, batch_size=1, seed=0)
+    pictures = {"path.png": draw_path(maze, prompts[0], solutions.paths[0])}
+    if run.setup.insertion.inserts:
+        states = solutions.states[:, 0]
+        pictures["states.png"] = draw_states(maze, prompts[0], states, run.setup.vocabulary)
+    return pictures

@@ -1,0 +1,68 @@
+"""What an evaluation is asked for, and what it answers."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+from flexmdm_jax.config import parse_strategy
+from flexmdm_jax.sampling import RULES, SamplerConfig
+from flexmdm_jax.sampling.batches import default_buckets
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What to measure, and how carefully.
+
+    Attributes:
+      num: Samples for each way of sampling.
+      steps: Steps of the sampler; each number is tried.
+      rules: Unmasking rules, written as for sampling; each is tried.
+      num_sequences: Held-out sequences to score.
+      num_times: Times per sequence in the likelihood bound.
+      bin_width: Lengths to a bin.
+      batch_size: Sequences at a time.
+      seed: Decides all noise.
+    """
+
+    num: int
+    steps: tuple[int, ...]
+    rules: tuple[str, ...]
+    num_sequences: int
+    num_times: int
+    bin_width: int
+    batch_size: int
+    seed: int
+
+    def samplers(self, length: int) -> Iterator[tuple[str, SamplerConfig]]:
+        """Yields (rule, sampler) for every rule and number of steps.
+
+        Args:
+          length: Slots of the buffer.
+
+        Raises:
+          UserError: If a rule is unknown.
+        """
+        for rule in self.rules:
+            for steps in self.steps:
+                yield (
+                    rule,
+                    SamplerConfig(
+                        steps=steps,
+                        rule=parse_strategy(rule, RULES, "rule"),
+                        length_buckets=default_buckets(length),
+                    ),
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """The answer.
+
+    Attributes:
+      rows: Label -> {figure -> value}.
+      columns: Figures to print, with their headings.
+      pictures: File name -> PNG.
+    """
+
+    rows: Mapping[str, Mapping[str, float]]
+    columns: Mapping[str, str]
+    pictures: Mapping[str, bytes]

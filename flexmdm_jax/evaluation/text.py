@@ -1,0 +1,46 @@
+"""Text: how likely held-out text is, and whether lengths are right."""
+
+from collections.abc import Mapping
+
+from flexmdm_jax.config import EvaluationConfig
+from flexmdm_jax.data.records import Dataset
+from flexmdm_jax.errors import UserError
+from flexmdm_jax.evaluation.report import COLUMNS, length_histograms
+from flexmdm_jax.evaluation.request import Report, Request
+from flexmdm_jax.evaluation.suite import Evaluator, data_figures, held_out_lengths
+from flexmdm_jax.sampling import SamplerConfig
+from flexmdm_jax.training.runs import Run
+
+
+def evaluator_of(
+    run: Run, dataset: Dataset, request: Request, sampler: SamplerConfig | None = None
+) -> Evaluator:
+    """Returns the evaluator of a run that answers a request."""
+    config = EvaluationConfig(
+        num_sequences=request.num_sequences,
+        num_times=request.num_times,
+        num_samples=request.num,
+        num_steps=request.steps[0],
+        batch_size=request.batch_size,
+    )
+    length = run.experiment.config.data.max_length
+    return Evaluator(run.setup, dataset, config, length, request.seed, sampler)
+
+
+def evaluate_text(runs: Mapping[str, Run], dataset: Dataset, request: Request) -> Report:
+    """Returns the likelihood bounds and length distances of runs, and their length histograms.
+
+    Raises:
+      UserError: If more than one way of sampling is asked for.
+    """
+    if len(request.steps) != 1 or len(request.rules) != 1:
+        raise UserError("text is evaluated with one --steps and one --rule at a time")
+    rows = data_figures(dataset, request.num_sequences, request.bin_width)
+    lengths = {"held-out data": held_out_lengths(dataset)}
+    for label, run in runs.items():
+        print(f"evaluating {label} after {run.step:,} steps", flush=True)
+        ((_, sampler),) = request.samplers(run.experiment.config.data.max_length)
+        evaluator = evaluator_of(run, dataset, request, sampler)
+        rows[label], generated = evaluator.report(run.params, request.bin_width)
+        lengths[label] = generated.lengths
+    return Report(rows, COLUMNS, {"lengths.png": length_histograms(lengths, request.bin_width)})

@@ -1,0 +1,106 @@
+"""Evaluations of the tasks end to end, and the distance to the law of lengths."""
+
+import io
+
+import jax
+import matplotlib.image
+import numpy as np
+import pytest
+import tiny
+
+from flexmdm_jax.config import read_config
+from flexmdm_jax.data.records import VALIDATION, read_sequences
+from flexmdm_jax.data.tasks import BracketsConfig, MazeConfig
+from flexmdm_jax.data.tasks.brackets import LENGTH_LAW, entropy
+from flexmdm_jax.errors import UserError
+from flexmdm_jax.evaluation.brackets import evaluate_brackets, length_law_distance
+from flexmdm_jax.evaluation.maze import Maze
+from flexmdm_jax.evaluation.planning import Solutions, evaluate_maze, judge
+from flexmdm_jax.evaluation.request import Request
+from flexmdm_jax.evaluation.text import evaluate_text
+from flexmdm_jax.sharding import make_mesh
+from flexmdm_jax.training.optimizer import make_optimizer
+from flexmdm_jax.training.runs import Run
+from flexmdm_jax.training.state import Setup, init_state
+from flexmdm_jax.training.workdir import Experiment
+
+REQUEST = Request(
+    num=5,
+    steps=(2,),
+    rules=("exact_rate", "adaptive:confidence=margin"),
+    num_sequences=8,
+    num_times=2,
+    bin_width=4,
+    batch_size=8,
+    seed=0,
+)
+
+
+def _untrained(dataset, method, length):
+    """A run as evaluations take it, with parameters as they are initialised."""
+    values = tiny.config(dataset) | {"method": method}
+    values["data"]["max_length"] = length
+    config = read_config(values)
+    setup = Setup.of(config, dataset.vocabulary, make_mesh(config.mesh))
+    make_state, _ = init_state(setup, make_optimizer(config.optimizer, 1), config.seed)
+    experiment = Experiment(config, dataset.vocabulary, dataset.tokenizer_sha256)
+    return Run(experiment, setup, dataset.tokenizer(), 0, make_state().params)
+
+
+def test_length_distance_by_hand():
+    exact = np.repeat(list(LENGTH_LAW), [1, 4, 4, 1])
+    np.testing.assert_allclose(length_law_distance(exact), 0, atol=1e-12)
+    np.testing.assert_allclose(length_law_distance(np.full(3, 16)), 0.6)
+    np.testing.assert_allclose(length_law_distance(np.array([5, 90])), 1.0)
+
+
+def test_true_paths_solve_every_prompt(tmp_path):
+    dataset = MazeConfig(size=9, num_pairs=100, num_subgoals=4).write(tmp_path / "m", 0.3, {})
+    sequences = list(read_sequences(dataset, VALIDATION))
+    prompts = np.stack([sequence.tokens[sequence.fixed] for sequence in sequences])
+    paths = [sequence.tokens[:-1] for sequence in sequences]
+    truncated = np.zeros(len(paths), bool)
+    figures = judge(Maze.of(dataset.task), prompts, Solutions(paths, truncated, None))
+    assert figures["success"] == figures["valid"] == figures["joined"] == 1
+    # Each prompt with the path of the next: valid cells that join something else.
+    other = Solutions(paths[1:] + paths[:1], truncated, None)
+    figures = judge(Maze.of(dataset.task), prompts, other)
+    assert figures["valid"] == 1
+    assert figures["success"] < 0.5
+
+
+def _assert_shows_something(png):
+    pixels = matplotlib.image.imread(io.BytesIO(png))
+    assert pixels.shape[0] > 200
+    assert pixels.std() > 0.01
+
+
+def test_maze_evaluation_reports_every_way_of_sampling(tmp_path):
+    dataset = MazeConfig(size=7, num_pairs=60, num_subgoals=3).write(tmp_path / "m", 0.2, {})
+    runs = {"FlexMDM": _untrained(dataset, "flexmdm", 24), "MDM": _untrained(dataset, "mdm", 24)}
+    with jax.set_mesh(runs["MDM"].setup.mesh):
+        report = evaluate_maze(runs, dataset, REQUEST)
+    assert len(report.rows) == 4
+    assert "MDM, adaptive:confidence=margin, 2 steps" in report.rows
+    for figures in report.rows.values():
+        assert figures["success_low"] <= figures["success"] <= figures["success_high"]
+    assert set(report.pictures) == {"success.png", "path.png", "states.png"}
+    for png in report.pictures.values():
+        _assert_shows_something(png)
+
+
+def test_brackets_evaluation_knows_the_law(tmp_path):
+    dataset = BracketsConfig(num_sequences=60).write(tmp_path / "b", 0.3, {})
+    runs = {"FlexMDM": _untrained(dataset, "flexmdm", 72)}
+    with jax.set_mesh(runs["FlexMDM"].setup.mesh):
+        report = evaluate_brackets(runs, dataset, REQUEST)
+    assert len(report.rows) == 3
+    assert report.rows["law"]["nats_per_sequence"] == entropy()
+    # No model can be better than the law, but for the noise of a few strings.
+    assert report.rows["FlexMDM, exact_rate, 2 steps"]["nats_per_sequence"] > entropy() / 2
+    _assert_shows_something(report.pictures["lengths.png"])
+
+
+def test_text_takes_one_way_of_sampling(tiny_dataset):
+    with pytest.raises(UserError, match="one --steps and one --rule"):
+        evaluate_text({}, tiny_dataset, REQUEST)
