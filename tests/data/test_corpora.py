@@ -4,32 +4,10 @@ import gzip
 import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from flexmdm_jax.data.corpora import paragraphs, read_documents, split_document
+from flexmdm_jax.data.corpora import read_documents
+from flexmdm_jax.data.splitting import paragraphs
 from flexmdm_jax.errors import UserError
-
-
-def _encode(text):
-    return list(text.encode())
-
-
-@given(st.text(alphabet="ab \n", max_size=80), st.integers(1, 9))
-def test_pieces_join_to_the_paragraphs(text, max_tokens):
-    pieces = list(split_document(text, _encode, max_tokens))
-    for paragraph in paragraphs(text):
-        joined = [t for owner, piece in pieces if owner == paragraph for t in piece]
-        copies = paragraphs(text).count(paragraph)
-        assert joined == _encode(paragraph) * copies
-    assert sum(len(piece) for _, piece in pieces) == sum(map(len, paragraphs(text)))
-    assert all(1 <= len(piece) <= max_tokens for _, piece in pieces)
-
-
-@given(st.text(alphabet="ab \n", max_size=80))
-def test_paragraphs_lose_nothing_but_space(text):
-    assert "".join("".join(paragraphs(text)).split()) == "".join(text.split())
-    assert all("\n\n" not in paragraph for paragraph in paragraphs(text))
 
 
 def test_stdlib_is_english_prose_in_paragraphs():
