@@ -9,6 +9,8 @@ import zlib
 from collections.abc import Iterator
 from typing import ClassVar
 
+import zstandard
+
 from flexmdm_jax.data.documents import Found, Part, check_text, decode_text, matching
 from flexmdm_jax.errors import UserError
 
@@ -89,7 +91,7 @@ class JsonLines:
                     number += 1
                     if line.strip():
                         yield self._document(line, part, number)
-        except (EOFError, zlib.error, gzip.BadGzipFile, *_zstd_errors()) as error:
+        except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
             yield UserError(f"{path}: damaged after line {number} ({error}); fetch it again")
 
     def _document(self, line: bytes, part: Part, number: int) -> Found:
@@ -110,16 +112,43 @@ def _open(path: pathlib.Path) -> io.BufferedIOBase:
     if path.suffix == ".gz":
         return gzip.open(path)
     if path.suffix == ".zst":
-        import zstandard
-
-        return io.BufferedReader(zstandard.open(path), 1 << 20)
+        return io.BufferedReader(_ZstdFile(path), 1 << 20)
     return path.open("rb")
 
 
-def _zstd_errors() -> tuple[type[Exception], ...]:
-    import zstandard
+class _ZstdFile(io.RawIOBase):
+    """Decompresses all frames of a file; zstandard's own reader takes a file cut short as whole."""
 
-    return (zstandard.ZstdError,)
+    def __init__(self, path: pathlib.Path):
+        self._file = path.open("rb")
+        self._decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 31)
+        self._frame = None
+        self._ready = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        while not self._ready:
+            if self._frame and self._frame.eof:
+                packed, self._frame = self._frame.unused_data, None
+            else:
+                packed = b""
+            packed = packed or self._file.read(1 << 17)
+            if not packed:
+                if self._frame:
+                    raise EOFError("the file ends within a frame")
+                return 0
+            self._frame = self._frame or self._decompressor.decompressobj()
+            self._ready = memoryview(self._frame.decompress(packed))
+        count = min(len(buffer), len(self._ready))
+        buffer[:count] = self._ready[:count]
+        self._ready = self._ready[count:]
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _line(part: Part, number: int) -> str:

@@ -27,7 +27,13 @@ from flexmdm_jax.data.records import (
 )
 from flexmdm_jax.data.shards import ShardWriter
 from flexmdm_jax.data.splitting import SPLITS, paragraphs
-from flexmdm_jax.data.tokenizers import Tokenizer, load_tokenizer, make_tokenizer, save_tokenizer
+from flexmdm_jax.data.tokenizers import (
+    Tokenizer,
+    load_tokenizer,
+    make_tokenizer,
+    save_tokenizer,
+    tokenizer_spec,
+)
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import write_atomically
 
@@ -101,7 +107,7 @@ class Work:
 
     def run(self, number: int) -> dict[str, Any]:
         """Prepares a unit and returns its counts; its files appear only when it is finished."""
-        tokenizer = _load(str(self.folder / _DATASET / TOKENIZER))
+        tokenizer = _load_once(self.folder / _DATASET / TOKENIZER)
         counts = {"documents": 0, "empty_documents": 0, "bad_documents": 0, "characters": 0}
         documents = self._documents(number, counts)
         with ShardWriter(
@@ -150,10 +156,15 @@ def _blocks(documents: Iterable[str]) -> Iterator[list[str]]:
         yield block
 
 
-# A worker process prepares many units with one tokenizer.
+def _load_once(directory: pathlib.Path) -> Tokenizer:
+    """Returns the tokenizer in a directory; a process prepares many units with the same one."""
+    return _load(directory, tokenizer_spec(directory))
+
+
 @functools.lru_cache(maxsize=1)
-def _load(directory: str) -> Tokenizer:
-    return load_tokenizer(pathlib.Path(directory))
+def _load(directory: pathlib.Path, spec: str) -> Tokenizer:
+    del spec  # another tokenizer in the same place has another one
+    return load_tokenizer(directory)
 
 
 # Runs work.run() for each number, in any order and any process.

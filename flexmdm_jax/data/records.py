@@ -37,6 +37,7 @@ from flexmdm_jax.types import Vocabulary
 
 __all__ = [
     "FORMAT_VERSION",
+    "SPLITS",
     "TRAIN",
     "VALIDATION",
     "Dataset",

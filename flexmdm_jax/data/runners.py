@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import multiprocessing
+import os
 from collections.abc import Sequence
 
 from tqdm import tqdm
@@ -61,6 +62,8 @@ _work: Work
 def _start_worker(work: Work) -> None:
     global _work
     _work = work
+    # The workers are the parallelism; threads of Hugging Face's tokenizers would add to it.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
 def _run_unit(number: int) -> dict[str, int]:

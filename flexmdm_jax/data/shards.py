@@ -11,6 +11,8 @@ import numpy as np
 
 from flexmdm_jax.errors import UserError
 
+Tokens = np.ndarray | Iterable[int]
+Flags = np.ndarray | Iterable[bool]
 TRAIN, VALIDATION = "train", "validation"
 SPLITS = (TRAIN, VALIDATION)
 # Token ids need 31 bits; the highest bit of a stored word says that the token is fixed.
@@ -32,7 +34,7 @@ class Sequence:
     fixed: np.ndarray
 
 
-def encode_record(tokens: Iterable[int], fixed: Iterable[bool] | None = None) -> bytes:
+def encode_record(tokens: Tokens, fixed: Flags | None = None) -> bytes:
     """Returns a token sequence as stored: little-endian unsigned 32-bit integers.
 
     Two records joined are the record of the two sequences joined.
@@ -82,7 +84,7 @@ class ShardWriter:
         }
         self._lengths = {split: array.array("I") for split in SPLITS}
 
-    def write(self, split: str, tokens: Iterable[int], fixed: Iterable[bool] | None = None) -> None:
+    def write(self, split: str, tokens: Tokens, fixed: Flags | None = None) -> None:
         """Appends a sequence, which END must not close yet."""
         record = encode_record(tokens, fixed) + self._end
         self._writers[split].write(record)
