@@ -84,6 +84,29 @@ class InOrder:
         return self._order.records(examples[share]), self._length
 
 
+class LengthTable:
+    """The slots of every training record; files are mapped into memory, not read."""
+
+    def __init__(self, dataset: Dataset):
+        """Finds the files of a dataset."""
+        self._files = [path.with_name(lengths_name(path.name)) for path in dataset.shards[TRAIN]]
+        sizes = [path.stat().st_size // 4 for path in self._files]
+        self._starts = np.concatenate([[0], np.cumsum(sizes)])
+
+    def of(self, records: np.ndarray) -> np.ndarray:
+        """Returns the slots of records, END included."""
+        found = np.zeros(len(records), np.int64)
+        shards = np.searchsorted(self._starts, records, side="right") - 1
+        for shard in np.unique(shards):
+            mine = shards == shard
+            found[mine] = _mapped(self._files[shard])[records[mine] - self._starts[shard]]
+        return found
+
+
+def _mapped(path: pathlib.Path) -> np.ndarray:
+    return np.memmap(path, "<u4", mode="r")
+
+
 class ByLength:
     """Rows of a batch have about the same length, and only as many slots as that takes.
 
@@ -97,7 +120,7 @@ class ByLength:
     def __init__(
         self,
         order: Order,
-        lengths: "LengthTable",
+        lengths: LengthTable,
         *,
         batch_size: int,
         buckets: tuple[int, ...],
@@ -124,30 +147,5 @@ class ByLength:
         records = self._order.records(number * count + np.arange(count))
         buckets = np.searchsorted(self._buckets, self._lengths.of(records))
         sort = np.argsort(buckets, kind="stable").reshape(self.WINDOW, self._size)
-        batches = np.random.default_rng((self._seed, number)).permutation(self.WINDOW)
-        return [
-            Plan(records[rows], int(self._buckets[buckets[rows].max()])) for rows in sort[batches]
-        ]
-
-
-class LengthTable:
-    """The slots of every training record; files are mapped into memory, not read."""
-
-    def __init__(self, dataset: Dataset):
-        """Finds the files of a dataset."""
-        self._files = [path.with_name(lengths_name(path.name)) for path in dataset.shards[TRAIN]]
-        sizes = [path.stat().st_size // 4 for path in self._files]
-        self._starts = np.concatenate([[0], np.cumsum(sizes)])
-
-    def of(self, records: np.ndarray) -> np.ndarray:
-        """Returns the slots of records, END included."""
-        found = np.zeros(len(records), np.int64)
-        shards = np.searchsorted(self._starts, records, side="right") - 1
-        for shard in np.unique(shards):
-            mine = shards == shard
-            found[mine] = _mapped(self._files[shard])[records[mine] - self._starts[shard]]
-        return found
-
-
-def _mapped(path: pathlib.Path) -> np.ndarray:
-    return np.memmap(path, "<u4", mode="r")
+        places = np.random.default_rng((self._seed, number)).permutation(self.WINDOW)
+        return [(records[rows], int(self._buckets[buckets[rows].max()])) for rows in sort[places]]

@@ -24,7 +24,10 @@ class Tokenizer(Protocol):
         ...
 
     def ends(self, text: str, tokens: np.ndarray) -> np.ndarray:
-        """Returns where in the text's UTF-8 bytes each token of encode(text) ends, ascending."""
+        """Returns where in the text's UTF-8 bytes each token of encode(text) ends, ascending.
+
+        A token that is a part of a character may count as either end of it.
+        """
         ...
 
     def decode(self, tokens: Iterable[int]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from flexmdm_jax.data.gpt2 import GPT2Tokenizer
 from flexmdm_jax.data.huggingface import HuggingFaceTokenizer
-from flexmdm_jax.data.tokenization import Tokenizer, byte_offsets, data_ids
+from flexmdm_jax.data.tokenization import Tokenizer, data_ids
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.types import Vocabulary
 
@@ -114,8 +114,8 @@ class SentencePieceTokenizer:
     def ends(self, text: str, tokens: np.ndarray) -> np.ndarray:
         """Returns where in the text's UTF-8 bytes each token of encode(text) ends."""
         del tokens
-        found = self._processor.encode(text, out_type="immutable_proto").pieces
-        return byte_offsets(text, [piece.end for piece in found])
+        found = self._processor.encode(text, return_type="proto").pieces
+        return np.asarray([piece.end for piece in found], np.int64)
 
     def decode(self, tokens: Iterable[int]) -> str:
         """Returns the text of token ids; ids that are no data are left out."""
