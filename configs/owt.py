@@ -25,9 +25,14 @@ def get_config() -> ConfigDict:
                 "path": "data/openwebtext",
                 "max_length": 1024,
                 "prepare": (
-                    "python -m flexmdm_jax.prepare --source='jsonl:PATH/TO/openwebtext/*.jsonl.gz' "
-                    "--tokenizer=gpt2 --tokenizer_dir=PATH/TO/gpt2 --out=data/openwebtext"
+                    "python -m flexmdm_jax.prepare --source=openwebtext --tokenizer=gpt2 "
+                    "--tokenizer_dir=PATH/TO/gpt2 --max_length=1024 --out=data/openwebtext"
                 ),
+                "sets": {},
+                "mixture": {},
+                "buckets": (),
+                "workers": 0,
+                "prefetch": 4,
             },
             "optimizer": {
                 "learning_rate": 3e-4,

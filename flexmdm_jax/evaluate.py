@@ -7,7 +7,7 @@ import jax
 from absl import flags, logging
 
 from flexmdm_jax import cli
-from flexmdm_jax.data.records import open_dataset
+from flexmdm_jax.data.records import open_data
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.evaluation.brackets import evaluate_brackets
 from flexmdm_jax.evaluation.planning import evaluate_maze
@@ -65,7 +65,8 @@ def main(_):
     request = _request()
     runs = _open_runs()
     first = next(iter(runs.values()))
-    dataset = open_dataset(_DATA.value or first.experiment.config.data.path)
+    data = first.experiment.config.data
+    dataset = open_data(_DATA.value or data.path, data.sets, {} if _DATA.value else data.mixture)
     for run in runs.values():
         check_dataset(dataset, run.experiment)
     kind = (dataset.task or {"kind": "text"})["kind"]

@@ -243,9 +243,18 @@ def test_preparation_refuses(home, tmp_path):
     refuse("split empty", *prepare, f"--source=text:{tmp_path}/empty.txt")
     refuse("no file matches", *prepare, f"--source=text:{tmp_path}/nothing/*")
     refuse("--max_length=0", *prepare, "--source=stdlib", "--max_length=0")
+    refuse("no prepared dataset in", "prepare", f"--inspect={tmp_path}/nowhere")
     refuse("--source must have a value", *prepare)
     refuse("exists already", *prepare[:2], f"--out={home}/data", "--source=stdlib")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dataset_is_inspected(home, tmp_path):
+    shutil.copytree(home / "data", tmp_path / "d")
+    result = succeed("prepare", f"--inspect={tmp_path}/d", "--print=2")
+    assert result.stdout.count("--- training example") == 2
+    assert re.search(r"train: \d+ sequences, [\d,]+ tokens in 1 shards", result.stdout)
+    assert (tmp_path / "d" / "lengths.png").read_bytes().startswith(b"\x89PNG")
 
 
 # Lets no file grow beyond 30 kB: what a full disk does, without filling one.

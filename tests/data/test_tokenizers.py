@@ -1,9 +1,12 @@
 """Tokenizers: exact round trips, and ids of MASK and END that are no data."""
 
 import importlib.util
+import json
 import pathlib
 
+import numpy as np
 import pytest
+import tokenizers as hf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +19,7 @@ from flexmdm_jax.data.tokenizers import (
     tokenizer_hash,
 )
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.types import Vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -25,17 +29,40 @@ def gpt2_files() -> pathlib.Path:
     return next(package.rglob("encoder.json")).parent
 
 
+def _write_byte_level_bpe(folder, texts, **config):
+    """A tokenizer.json like LLaDA's: byte-level BPE with END and MASK as added tokens."""
+    model = hf.Tokenizer(hf.models.BPE())
+    model.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.decoder = hf.decoders.ByteLevel()
+    trainer = hf.trainers.BpeTrainer(
+        vocab_size=400,
+        initial_alphabet=hf.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    model.train_from_iterator(texts, trainer)
+    model.add_special_tokens(["<|endoftext|>", "<|mdm_mask|>"])
+    folder.mkdir()
+    model.save(str(folder / "tokenizer.json"))
+    if config:
+        (folder / "config.json").write_text(json.dumps(config))
+    return f"hf:{folder}"
+
+
 @pytest.fixture(scope="module")
-def tokenizers(gpt2_files):
+def tokenizers(gpt2_files, tmp_path_factory):
     texts = [part for document in read_documents("stdlib") for part in document.split("\n\n")]
+    folder = tmp_path_factory.mktemp("tokenizers")
+    own = {"vocab_size": 464, "mask_token_id": 401, "eos_token_id": 400}
     return {
+        "hf": make_tokenizer(_write_byte_level_bpe(folder / "hf", texts[:500]), []),
+        "llada": make_tokenizer(_write_byte_level_bpe(folder / "llada", texts[:500], **own), []),
         "bytes": make_tokenizer("bytes", []),
         "sentencepiece": make_tokenizer("sentencepiece:1024", texts),
         "gpt2": make_tokenizer("gpt2", [], gpt2_files),
     }
 
 
-KINDS = ["bytes", "sentencepiece", "gpt2"]
+KINDS = ["bytes", "sentencepiece", "gpt2", "hf", "llada"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -47,6 +74,45 @@ def test_decode_inverts_encode(tokenizers, kind, text):
     assert tokenizer.decode(tokens) == text
     assert not {tokenizer.vocabulary.mask, tokenizer.vocabulary.end} & set(tokens)
     assert all(0 <= token < tokenizer.vocabulary.size for token in tokens)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.text(alphabet="ab .\n▁ü🙂", max_size=30), max_size=5))
+def test_batches_are_encoded_like_texts(tokenizers, kind, texts):
+    texts = [*texts, "with <|endoftext|> in it"] if len(texts) == 3 else texts
+    encoded = tokenizers[kind].encode_batch(texts)
+    assert [tokens.tolist() for tokens in encoded] == [tokenizers[kind].encode(t) for t in texts]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=50, deadline=None)
+@given(text=st.text(alphabet="abc .\nüé🙂", max_size=40))
+def test_ends_say_where_tokens_end(tokenizers, kind, text):
+    """Where a token ends with a line break, the tokens up to it are the text up to it."""
+    tokenizer = tokenizers[kind]
+    tokens = np.array(tokenizer.encode(text), np.int64)
+    ends = tokenizer.ends(text, tokens)
+    assert len(ends) == len(tokens)
+    assert np.all(np.diff(ends) >= 0)
+    for position, character in enumerate(text, start=1):
+        if character == "\n":
+            end = len(text[:position].encode())
+            at = np.searchsorted(ends, end)
+            if ends[at] == end:
+                assert tokenizer.decode(tokens[: at + 1].tolist()) == text[:position]
+            else:
+                assert kind != "bytes"
+
+
+def test_a_model_with_its_own_mask_and_end_keeps_them(tokenizers):
+    assert tokenizers["llada"].vocabulary == Vocabulary(size=464, mask=401, end=400)
+    assert tokenizers["hf"].vocabulary == Vocabulary(size=404, mask=402, end=403)
+    spelled = "a <|mdm_mask|> in a text<|endoftext|>"
+    for kind in ("hf", "llada"):
+        tokens = tokenizers[kind].encode(spelled)
+        assert max(tokens) < 400, "special tokens that a text spells are text"
+        assert tokenizers[kind].decode(tokens) == spelled
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -87,6 +153,8 @@ def test_sentencepiece_training_is_deterministic(tokenizers):
         ("gpt2", "needs --tokenizer_dir"),
         ("sentencepiece", "needs a size or a file"),
         ("sentencepiece:/nowhere", "/nowhere: No such file"),
+        ("hf", "hf needs a folder with tokenizer.json"),
+        ("hf:/nowhere", "/nowhere/tokenizer.json: No such file"),
         ("sentencepiece:100000", "cannot be trained on this corpus"),
     ],
 )
@@ -106,3 +174,9 @@ def test_changed_files_are_noticed(tokenizers, tmp_path):
     (tmp_path / "sentencepiece.model").write_bytes(other.files()["sentencepiece.model"])
     with pytest.raises(UserError, match="differ from when they were saved"):
         load_tokenizer(tmp_path)
+
+
+def test_an_unusable_tokenizer_file_is_named(tmp_path):
+    (tmp_path / "tokenizer.json").write_text('{"model": {}}')
+    with pytest.raises(UserError, match=r"tokenizer\.json or config\.json is unusable"):
+        make_tokenizer(f"hf:{tmp_path}", [])

@@ -14,6 +14,7 @@ import pytest
 import tiny
 
 from flexmdm_jax.config import read_config
+from flexmdm_jax.data.records import mix_datasets
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.training import loop
@@ -35,14 +36,14 @@ def _train(values, dataset, workdir, num_steps, evaluate=lambda params: {}):
 def seen_batches(monkeypatch):
     """The rows every step was fed, in order."""
     seen = []
-    original = loop._to_devices
 
-    def record(batches, setup):
-        batch = original(batches, setup)
-        seen.append(jax.device_get(batch))
-        return batch
+    class Recording(loop.DeviceBatches):
+        def __next__(self):
+            batch = super().__next__()
+            seen.append(jax.device_get(batch))
+            return batch
 
-    monkeypatch.setattr(loop, "_to_devices", record)
+    monkeypatch.setattr(loop, "DeviceBatches", Recording)
     return seen
 
 
@@ -60,6 +61,18 @@ def test_five_and_five_steps_are_ten(tiny_config, tiny_dataset, tmp_path, seen_b
     resumed = _train(tiny_config, tiny_dataset, tmp_path / "halves", 10)
     assert resumed.step == 10
     _assert_same(straight, resumed)
+    _assert_same(straight_batches, seen_batches)
+
+
+def test_buckets_and_mixtures_are_taken_up_again(tiny_config, tiny_dataset, tmp_path, seen_batches):
+    tiny_config["data"]["buckets"] = (12,)
+    mixed = mix_datasets([tiny_dataset, tiny_dataset], [0.25, 0.75])
+    straight = _train(tiny_config, mixed, tmp_path / "straight", 8)
+    straight_batches = list(seen_batches)
+    assert {batch.tokens.shape for batch in straight_batches} == {(8, 12), (8, tiny.LENGTH)}
+    seen_batches.clear()
+    _train(tiny_config, mixed, tmp_path / "parts", 5)
+    _assert_same(straight, _train(tiny_config, mixed, tmp_path / "parts", 8))
     _assert_same(straight_batches, seen_batches)
 
 

@@ -1,0 +1,63 @@
+"""A tokenizer for tasks: a list of symbols."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from flexmdm_jax.data.tokenization import data_ids
+from flexmdm_jax.errors import UserError
+from flexmdm_jax.types import Vocabulary
+
+
+class SymbolTokenizer:
+    """Symbols without spaces in them, written one after another with a space between."""
+
+    kind: ClassVar[str] = "symbols"
+    FILE: ClassVar[str] = "symbols.json"
+
+    def __init__(self, files: dict[str, bytes]):
+        self._files = {self.FILE: files[self.FILE]}
+        self._symbols = json.loads(files[self.FILE])
+        self._ids = {symbol: number for number, symbol in enumerate(self._symbols)}
+        size = len(self._symbols)
+        self.vocabulary = Vocabulary(size=size + 2, mask=size, end=size + 1)
+
+    @classmethod
+    def of(cls, symbols: Iterable[str]) -> "SymbolTokenizer":
+        """Returns a tokenizer whose ids are the positions of the symbols."""
+        return cls({cls.FILE: json.dumps(list(symbols)).encode()})
+
+    def encode(self, text: str) -> list[int]:
+        """Returns the token ids of a text.
+
+        Raises:
+          UserError: If a word of it is no symbol.
+        """
+        words = text.split()
+        unknown = [word for word in words if word not in self._ids]
+        if unknown:
+            raise UserError(
+                f"{unknown[0]!r} is no symbol of this task; write symbols with spaces between "
+                f"them, such as {' '.join(self._symbols[:2])!r}"
+            )
+        return [self._ids[word] for word in words]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Returns encode() of every text, as arrays."""
+        return [np.array(self.encode(text), np.int64) for text in texts]
+
+    def ends(self, text: str, tokens: np.ndarray) -> np.ndarray:
+        """Returns where in the text's UTF-8 bytes each token of encode(text) ends."""
+        del text
+        sizes = [len(self._symbols[token].encode()) for token in tokens.tolist()]
+        return np.cumsum(sizes) + np.arange(len(sizes))
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """Returns the text of token ids; ids that are no data are left out."""
+        return " ".join(self._symbols[token] for token in data_ids(tokens, len(self._symbols)))
+
+    def files(self) -> dict[str, bytes]:
+        """Returns the files the tokenizer is made of, by name."""
+        return self._files

@@ -1,0 +1,186 @@
+"""The global order: every example once an epoch, whoever reads it and however it is batched."""
+
+import collections
+import itertools
+
+import numpy as np
+import pytest
+import tiny
+from absl import flags
+
+from flexmdm_jax.data.order import Order
+from flexmdm_jax.data.pipeline import filled_row, padded_row, train_batches, validation_batches
+from flexmdm_jax.data.records import (
+    TRAIN,
+    VALIDATION,
+    mix_datasets,
+    open_data,
+    read_split,
+    write_dataset,
+)
+from flexmdm_jax.data.tokenizers import ByteTokenizer
+from flexmdm_jax.errors import UserError
+
+BATCH, COUNT, LENGTH = 8, 256, 32
+BUCKETS = (8, 16, 24)
+
+
+def _numbered(directory, first, count=COUNT):
+    """A dataset whose sequences are numbers and lengths: [number // 256, number % 256, 0, …]."""
+    source = np.random.default_rng(first)
+    sequences = []
+    for number in range(first, first + count):
+        tail = [0] * int(source.integers(0, LENGTH - 3))
+        sequences.append((TRAIN, [number // 256, number % 256, *tail]))
+    sequences += [
+        (VALIDATION, [number // 256, number % 256]) for number in range(first, first + 40)
+    ]
+    return write_dataset(directory, sequences, ByteTokenizer({}), max_length=LENGTH, origin={})
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return _numbered(tmp_path_factory.mktemp("order") / "d", 0)
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    return _numbered(tmp_path_factory.mktemp("order") / "other", 1000, 100)
+
+
+def _batches(dataset, buckets=BUCKETS, **options):
+    options = {"batch_size": BATCH, "seed": 5, "arrange": padded_row} | options
+    return train_batches(dataset, length=LENGTH, buckets=buckets, **options)
+
+
+def _numbers(tokens):
+    return (tokens[:, 0] * 256 + tokens[:, 1]).tolist()
+
+
+@pytest.mark.parametrize("buckets", [(), BUCKETS])
+def test_no_example_is_lost_or_repeated_in_an_epoch(dataset, buckets):
+    epochs = []
+    batches = _batches(dataset, buckets)
+    for _ in range(2):
+        taken = [next(batches) for _ in range(COUNT // BATCH)]
+        numbers = [number for batch in taken for number in _numbers(batch["tokens"])]
+        assert sorted(numbers) == list(range(COUNT))
+        epochs.append(numbers)
+    assert epochs[0] != epochs[1]
+
+
+def test_rows_are_as_long_as_their_bucket_wants(dataset):
+    padded = collections.Counter()
+    for buckets in ((), BUCKETS):
+        for batch in itertools.islice(_batches(dataset, buckets), COUNT // BATCH):
+            lengths = batch["segment_ids"].sum(1)
+            slots = batch["tokens"].shape[1]
+            assert slots == min(b for b in (*(buckets or ()), LENGTH) if b >= lengths.max())
+            padded[buckets] += slots * BATCH - lengths.sum()
+    assert padded[BUCKETS] < 0.5 * padded[()]
+
+
+def test_rows_are_numbered_as_they_are_trained_on(dataset):
+    """Noise depends on the number, and the times of a batch on its numbers modulo the batch."""
+    for number, batch in enumerate(itertools.islice(_batches(dataset), 20)):
+        assert batch["index"].tolist() == list(range(number * BATCH, (number + 1) * BATCH))
+
+
+def _joined(shares):
+    """The rows of one step over all processes, by their numbers, and their common length."""
+    index = np.concatenate([share["index"] for share in shares])
+    assert len({share["tokens"].shape[1] for share in shares}) == 1, "one bucket for all processes"
+    tokens = np.concatenate([share["tokens"] for share in shares])[np.argsort(index)]
+    return sorted(index.tolist()), tokens.tolist()
+
+
+@pytest.mark.parametrize("buckets", [(), BUCKETS])
+def test_one_then_two_then_one_process_go_on_in_the_same_order(dataset, buckets):
+    straight = [_joined([batch]) for batch in itertools.islice(_batches(dataset, buckets), 21)]
+    seen, state = [], None
+    for processes in (1, 2, 1):
+        streams = [
+            _batches(dataset, buckets, process_index=i, process_count=processes)
+            for i in range(processes)
+        ]
+        for stream in streams:
+            if state is not None:
+                stream.set_state(state)
+        seen += [_joined([next(stream) for stream in streams]) for _ in range(7)]
+        states = [stream.get_state() for stream in streams]
+        assert states == states[:1] * processes
+        state = states[0]
+    assert seen == straight
+
+
+def test_worker_processes_change_nothing(dataset):
+    flags.FLAGS.mark_as_parsed()  # Grain's workers look at flags of their own.
+    alone, helped = _batches(dataset), _batches(dataset, workers=2)
+    helped.set_state({"batches": 3})
+    expected = list(itertools.islice(alone, 9))[3:]
+    for a, b in zip(expected, itertools.islice(helped, 6), strict=True):
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])
+    assert helped.get_state() == alone.get_state()
+
+
+def test_a_mixture_keeps_its_weights_everywhere(dataset, other):
+    mixed = mix_datasets([dataset, other], [0.7, 0.3])
+    order = Order(mixed, seed=5)
+    records = order.records(np.arange(10_500))
+    second = records >= COUNT
+    for start in range(0, 10_500, 500):
+        assert abs(second[start : start + 500].mean() - 0.3) <= 2 / 500
+    for mine, size, first in ((records[~second], COUNT, 0), (records[second], 100, COUNT)):
+        for epoch in range(3):
+            drawn = mine[epoch * size : (epoch + 1) * size]
+            assert sorted(drawn.tolist()) == list(range(first, first + size))
+    some = np.array([10_499, 3, 7_345])
+    assert order.records(some).tolist() == records[some].tolist(), "any part on its own"
+
+
+def test_a_mixture_reads_all_its_sets(dataset, other):
+    mixed = mix_datasets([dataset, other], [0.5, 0.5])
+    batches = itertools.islice(_batches(mixed), 32)
+    numbers = [number for batch in batches for number in _numbers(batch["tokens"])]
+    assert sum(number >= 1000 for number in numbers) == len(numbers) // 2
+    assert mixed.num_sequences == {TRAIN: COUNT + 100, VALIDATION: 80}
+    assert sum(mixed.lengths[TRAIN].values()) == COUNT + 100
+    assert len(list(read_split(mixed, VALIDATION))) == 80
+    (batch, _), *_ = validation_batches(
+        mixed, length=LENGTH, batch_size=20, arrange=padded_row, limit=20
+    )
+    assert sum(number >= 1000 for number in _numbers(batch.tokens)) == 10
+
+
+def test_mixtures_that_cannot_be(dataset, other, tmp_path):
+    with pytest.raises(UserError, match="must be positive and sum to 1"):
+        mix_datasets([dataset, other], [0.5, 0.6])
+    with pytest.raises(UserError, match="must be positive and sum to 1"):
+        mix_datasets([dataset, other], [1.5, -0.5])
+    with pytest.raises(UserError, match="names proofpile, but the sets are owt"):
+        open_data("", {"owt": str(dataset.directory)}, {"owt": 0.5, "proofpile": 0.5})
+    tokenizer = ByteTokenizer({})
+    tokenizer.kind = "another"
+    sequences = [(TRAIN, [1]), (VALIDATION, [1])]
+    third = write_dataset(tmp_path / "d", sequences, tokenizer, max_length=LENGTH, origin={})
+    with pytest.raises(UserError, match="made with different tokenizers"):
+        mix_datasets([dataset, third], [0.5, 0.5])
+
+
+def test_buckets_are_not_for_rows_that_end_fills(dataset):
+    with pytest.raises(UserError, match="MDM fills every row"):
+        _batches(dataset, arrange=filled_row)
+
+
+def test_a_damaged_shard_is_named(tmp_path):
+    dataset = tiny.write_dataset(tmp_path / "d", tiny.texts())
+    (shard,) = dataset.shards[TRAIN]
+    data = shard.read_bytes()
+    shard.write_bytes(data[:5_000] + bytes(2_000) + data[7_000:])
+    batches = train_batches(dataset, length=tiny.LENGTH, batch_size=64, seed=0, arrange=padded_row)
+    with pytest.raises(UserError, match=r"train-00000-of-00001\.array_record, record \d+: unread"):
+        list(itertools.islice(batches, 4))
+    shard.write_bytes(b"")
+    with pytest.raises(UserError, match=r"train-00000-of-00001\.array_record: unreadable"):
+        list(read_split(dataset, TRAIN))

@@ -1,0 +1,31 @@
+"""Batches on devices: sent ahead, counted when taken."""
+
+import jax
+import numpy as np
+import tiny
+
+from flexmdm_jax.config import MeshConfig
+from flexmdm_jax.data.pipeline import padded_row, train_batches
+from flexmdm_jax.sharding import batch_sharding, make_mesh
+from flexmdm_jax.training.feed import DeviceBatches
+
+
+def _host_batches(dataset):
+    return train_batches(dataset, length=tiny.LENGTH, batch_size=8, seed=0, arrange=padded_row)
+
+
+def test_the_state_counts_what_was_taken_not_what_was_sent(tiny_dataset):
+    expected = _host_batches(tiny_dataset)
+    sharding = batch_sharding(make_mesh(MeshConfig()))
+    feed = DeviceBatches(_host_batches(tiny_dataset), sharding, ahead=3)
+    assert feed.get_state() == {"batches": 0}
+    for taken in range(1, 4):
+        batch, host = next(feed), next(expected)
+        assert feed.get_state() == {"batches": taken}
+        assert batch.tokens.sharding == sharding
+        for name, value in host.items():
+            np.testing.assert_array_equal(jax.device_get(getattr(batch, name)), value)
+    fresh = DeviceBatches(_host_batches(tiny_dataset), sharding)
+    next(fresh)
+    fresh.set_state(feed.get_state())
+    np.testing.assert_array_equal(jax.device_get(next(fresh).tokens), next(expected)["tokens"])
