@@ -1,9 +1,15 @@
 # Everything is run through these targets: `make demo`, `make test`, `make check`.
 PYTHON ?= python3
 VENV := .venv
-RUN := JAX_PLATFORMS=$(or $(JAX_PLATFORMS),cpu) $(VENV)/bin/python
+# glibc hands large arrays back to the kernel after every step and asks for them again, which is a
+# third of a training step on a CPU. One heap that keeps what it has spares that.
+KEEP_MEMORY := MALLOC_ARENA_MAX=1 MALLOC_MMAP_THRESHOLD_=4294967296 \
+	MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PAD_=268435456
+PLATFORM := JAX_PLATFORMS=$(or $(JAX_PLATFORMS),cpu)
+RUN := $(KEEP_MEMORY) $(PLATFORM) $(VENV)/bin/python
+TEST := $(PLATFORM) $(VENV)/bin/python
 
-.PHONY: demo install install-dev test proofs check format bench-attention clean
+.PHONY: demo maze brackets install install-dev test proofs check format bench-attention clean
 
 demo: install data/demo
 	$(RUN) -m flexmdm_jax.train --config=configs/demo.py --workdir=runs/demo
@@ -16,6 +22,32 @@ demo: install data/demo
 data/demo: | install
 	$(RUN) -m flexmdm_jax.prepare --source=stdlib --tokenizer=sentencepiece:400 \
 		--max_length=64 --validation_fraction=0.15 --out=$@
+
+# The paper's Table 1 on a small maze, both methods at three difficulties: about 15 minutes a
+# training on one core. Run again, it takes up where it stopped.
+SUBGOALS_easy := 2
+SUBGOALS_medium := 5
+SUBGOALS_hard := 8
+SWEEP := --steps=16 --steps=32 --steps=64 --steps=128 --steps=256 --steps=512
+
+maze: maze-easy maze-medium maze-hard
+
+maze-%: install
+	test -d data/maze_small_$(SUBGOALS_$*) || $(RUN) -m flexmdm_jax.prepare \
+		--source=maze:size=11,extra_doors=0.1,num_pairs=1600,num_subgoals=$(SUBGOALS_$*) \
+		--validation_fraction=0.1 --out=data/maze_small_$(SUBGOALS_$*)
+	$(RUN) -m flexmdm_jax.train --config=configs/maze_small_$*.py --workdir=runs/maze_small_$*
+	$(RUN) -m flexmdm_jax.train --config=configs/maze_small_$*_mdm.py \
+		--workdir=runs/maze_small_$*_mdm
+	$(RUN) -m flexmdm_jax.evaluate --workdir=runs/maze_small_$* \
+		--workdir=runs/maze_small_$*_mdm $(SWEEP) --rule=exact_rate --rule=adaptive
+
+brackets: install
+	test -d data/brackets || $(RUN) -m flexmdm_jax.prepare --source=brackets --out=data/brackets
+	$(RUN) -m flexmdm_jax.train --config=configs/brackets.py --workdir=runs/brackets
+	$(RUN) -m flexmdm_jax.train --config=configs/brackets_mdm.py --workdir=runs/brackets_mdm
+	$(RUN) -m flexmdm_jax.evaluate --workdir=runs/brackets --workdir=runs/brackets_mdm \
+		--steps=64 --steps=256 --num=1024
 
 install: $(VENV)/.installed
 
@@ -35,11 +67,11 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 	touch $@
 
 test: install-dev
-	$(RUN) -m pytest -n 2 tests
+	$(TEST) -m pytest -n 2 tests
 
 # The figures of docs/results.md on samplers and bounds, printed by the tests that check them.
 proofs: install-dev
-	$(RUN) -m pytest -q -rP tests/sampling/test_oracle_sampling.py tests/test_losses.py \
+	$(TEST) -m pytest -q -rP tests/sampling/test_oracle_sampling.py tests/test_losses.py \
 		-k "follow or exact_posterior_is_the_entropy" | grep -E "^(___|{|[0-9.]+ ±)"
 
 check: install-dev
@@ -52,8 +84,8 @@ format: install-dev
 
 # Needs no TPU: the compiler's schedules stand in for one.
 bench-attention: install-dev
-	$(RUN) -m benchmarks.attention_tpu
-	$(RUN) -m benchmarks.model_attention
+	$(TEST) -m benchmarks.attention_tpu
+	$(TEST) -m benchmarks.model_attention
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
