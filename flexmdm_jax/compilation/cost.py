@@ -14,9 +14,24 @@ from flexmdm_jax.compilation.hlo import Computation, Instruction, Program, trip_
 # (operand shapes of the kernel's call) -> operations, by a part of its name.
 Kernels = Mapping[str, Callable[[list], float]]
 _NOT_MOVED = frozenset(
-    ["parameter", "constant", "iota", "tuple", "get-tuple-element", "bitcast", "after-all"]
-    + ["while", "conditional", "call", "copy-done", "partition-id", "replica-id"]
-    + ["async-start", "async-update", "async-done"]
+    [
+        "parameter",
+        "constant",
+        "iota",
+        "tuple",
+        "get-tuple-element",
+        "bitcast",
+        "after-all",
+        "while",
+        "conditional",
+        "call",
+        "copy-done",
+        "partition-id",
+        "replica-id",
+        "async-start",
+        "async-update",
+        "async-done",
+    ]
 )
 
 
