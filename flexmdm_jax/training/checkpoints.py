@@ -1,5 +1,6 @@
 """Checkpoints with Orbax: asynchronous, complete or absent, the newest readable one wins."""
 
+import json
 import pathlib
 from typing import Any
 
@@ -9,6 +10,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.hosts import all_agree
 from flexmdm_jax.training.state import TrainState
 from flexmdm_jax.training.workdir import Experiment
 
@@ -56,6 +58,10 @@ class Checkpoints:
             ),
         )
 
+    def raise_failures(self) -> None:
+        """Raises what went wrong in a save under way, if anything has; does not wait."""
+        self._manager.check_for_errors()
+
     def wait(self) -> None:
         """Waits for saves under way; raises what went wrong in them."""
         self._manager.wait_until_finished()
@@ -80,13 +86,29 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     ema=ocp.args.StandardRestore(like.ema),
                     state=ocp.args.StandardRestore(rest | {"opt_state": like.opt_state}),
-                    data=grain.checkpoint.CheckpointRestore(data),
                 ),
             )
+            self._restore_data(step, data)
             return TrainState(ema=items["ema"], **items["state"])
 
         _, state = self._newest(read, move_aside=True)
         return state
+
+    def _restore_data(self, step: int, data: grain.DatasetIterator) -> None:
+        """Moves the data to where the processes that saved it had come to, however many they were.
+
+        Each process reads every n-th example, so n times its position is that of them all.
+        """
+        folder = self._workdir / _CHECKPOINTS / str(step) / "data"
+        before, now = len(list(folder.glob("process_*.json"))), jax.process_count()
+        if before == now:
+            items = ocp.args.Composite(data=grain.checkpoint.CheckpointRestore(data))
+            self._manager.restore(step, args=items)
+            return
+        state = json.loads((folder / f"process_0-of-{before}.json").read_text())
+        if set(state) != {"next_index"} or state["next_index"] * before % now:
+            raise UserError(f"this checkpoint's data can be continued by {before} processes only")
+        data.set_state({"next_index": state["next_index"] * before // now})
 
     def restore_ema(self, like: Any) -> tuple[int, Any]:
         """Returns (step, averaged parameters) of the newest complete checkpoint.
@@ -112,16 +134,19 @@ class Checkpoints:
         """Returns (step, read(step)) of the newest checkpoint that can be read, or two Nones."""
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
+            found, reason = None, "damaged for another process"
             # Orbax and TensorStore report damage in many exception types.
             try:
-                return step, read(step)
+                found = read(step)
+            except UserError:
+                raise
             except Exception as error:
                 reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-                logging.warning(
-                    "checkpoint %d in %s is unreadable: %s", step, self._workdir, reason
-                )
-                if move_aside:
-                    self._move_aside(step)
+            if all_agree(found is not None):
+                return step, found
+            logging.warning("checkpoint %d in %s is unreadable: %s", step, self._workdir, reason)
+            if move_aside:
+                self._move_aside(step)
         if steps:
             raise UserError(
                 f"no readable checkpoint in {self._workdir} (tried steps {steps}); "
@@ -136,4 +161,6 @@ class Checkpoints:
             folder.mkdir(exist_ok=True)
             number = sum(1 for _ in folder.iterdir())
             (self._workdir / _CHECKPOINTS / str(step)).rename(folder / f"{step}.{number}")
+        # The others look again when it has been moved.
+        all_agree(True)
         self._manager.reload()
