@@ -97,7 +97,7 @@ def program_cost(program: Program, kernels: Kernels = ATTENTION_KERNELS) -> Cost
         kind: Collectives(int(total[f"count {kind}"]), total[f"sent {kind}"])
         for kind in sorted(key.removeprefix("count ") for key in total if key.startswith("count "))
     }
-    return Cost(total["flops"], total["bytes"], collectives)
+    return Cost(float(total["flops"]), float(total["bytes"]), collectives)
 
 
 class _Counter:
