@@ -90,18 +90,24 @@ def bytes_per_chip(shapes) -> int:
     )
 
 
+def _batch_shapes(make, mesh: Mesh):
+    """Returns the shapes of make(), whose arrays all have the batch as their first axis."""
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), jax.eval_shape(make)
+    )
+
+
 def lower_train_step(experiment: Experiment):
     """Returns the real training step, lowered for the experiment's mesh."""
     setup, config, state = experiment.setup, experiment.config, experiment.state
     shape = (experiment.rows, experiment.length)
-    sharding = batch_sharding(setup.mesh)
-    array = lambda shape, dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)  # noqa: E731
-    batch = Batch(
-        tokens=array(shape, jnp.int32),
-        segment_ids=array(shape, jnp.int32),
-        fixed=array(shape, jnp.bool_),
-        index=array(shape[:1], jnp.int32),
-    )
+
+    def make_batch():
+        slots = jnp.zeros(shape, jnp.int32)
+        return Batch(slots, slots, fixed=slots > 0, index=slots[:, 0])
+
+    batch = _batch_shapes(make_batch, setup.mesh)
     optimizer = make_optimizer(config.optimizer, config.training.num_steps)
     shardings = jax.tree.map(lambda x: x.sharding, state)
     with jax.set_mesh(setup.mesh):
@@ -118,9 +124,7 @@ def lower_sampling(experiment: Experiment):
     laws = {"insertion": setup.insertion, "vocabulary": setup.vocabulary}
     make_canvas = lambda: start_canvas(experiment.rows, experiment.length, **laws)  # noqa: E731
     make_keys = lambda: fold_in_rows(jax.random.key(0), jnp.arange(experiment.rows))  # noqa: E731
-    sharding = batch_sharding(setup.mesh)
-    place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # noqa: E731
-    canvas, keys = jax.tree.map(place, jax.eval_shape(lambda: (make_canvas(), make_keys())))
+    canvas, keys = _batch_shapes(lambda: (make_canvas(), make_keys()), setup.mesh)
     generate = make_generate(setup.denoiser, sampler, setup.laws, setup.num_groups)
     with jax.set_mesh(setup.mesh):
         return generate.lower(experiment.state.ema, canvas, keys)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -150,10 +151,6 @@ def _name(path) -> str:
 def search(make_experiment, program: str, topology: Topology, most: int = 1024) -> Report:
     """Returns the report on the largest number of rows per chip that fits.
 
-    Numbers of rows are tried eight to an octave: 1 to 16, then every second, every fourth, … A
-    number too large is refused within seconds and says what it would have needed, so guesses come
-    from above.
-
     Args:
       make_experiment: Rows per chip -> Experiment.
       program: Of PROGRAMS.
@@ -163,24 +160,35 @@ def search(make_experiment, program: str, topology: Topology, most: int = 1024) 
     Raises:
       UserError: If a single row does not fit.
     """
+    found = largest(lambda rows: compile_program(make_experiment(rows), program), most)
+    if found is None:
+        raise UserError(
+            f"not even one row of {program} fits a chip of {topology.name}; "
+            "spread parameters with config.mesh.fsdp or take a smaller model"
+        )
+    rows, compiled = found
+    return _report(make_experiment(rows), program, topology, compiled)
+
+
+def largest(compile_rows: Callable[[int], Compiled], most: int) -> tuple[int, Compiled] | None:
+    """Returns the largest number of rows that fits, and what the compiler made of it.
+
+    Numbers of rows are tried eight to an octave: 1 to 16, then every second, every fourth, … A
+    number too large is refused within seconds and says what it would have needed, so guesses come
+    from above.
+    """
     sizes = [n for n in range(1, most + 1) if n % max(1, 2 ** (n.bit_length() - 4)) == 0]
     low, high = -1, len(sizes)
     best, refused = None, {}
     while high - low > 1:
         at = _guess(sizes, low, high, refused)
-        experiment = make_experiment(sizes[at])
-        compiled = compile_program(experiment, program)
+        compiled = compile_rows(sizes[at])
         if compiled.fits:
-            low, best = at, (experiment, compiled)
+            low, best = at, (sizes[at], compiled)
         else:
             high = at
             refused[sizes[at]] = compiled.temporaries / compiled.available
-    if best is None:
-        raise UserError(
-            f"not even one row of {program} fits a chip of {topology.name}; "
-            "spread parameters with config.mesh.fsdp or take a smaller model"
-        )
-    return _report(best[0], program, topology, best[1])
+    return best
 
 
 def _guess(sizes: list[int], low: int, high: int, refused: dict[int, float]) -> int:
