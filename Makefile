@@ -9,7 +9,8 @@ PLATFORM := JAX_PLATFORMS=$(or $(JAX_PLATFORMS),cpu)
 RUN := $(KEEP_MEMORY) $(PLATFORM) $(VENV)/bin/python
 TEST := $(PLATFORM) $(VENV)/bin/python
 
-.PHONY: demo maze brackets install install-dev test proofs check format bench-attention clean
+.PHONY: demo maze brackets install install-dev test proofs faults check format bench-attention \
+	bench-aot clean
 
 demo: install data/demo
 	$(RUN) -m flexmdm_jax.train --config=configs/demo.py --workdir=runs/demo
@@ -74,9 +75,14 @@ proofs: install-dev
 	$(TEST) -m pytest -q -rP tests/sampling/test_oracle_sampling.py tests/test_losses.py \
 		-k "follow or exact_posterior_is_the_entropy" | grep -E "^(___|{|[0-9.]+ ±)"
 
+# Two processes, killed at ten moments and told to stop at an eleventh.
+faults: install-dev
+	FLEXMDM_FAULTS=10 $(RUN) -m pytest -q -s tests/training/test_faults.py
+
 check: install-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/shellcheck -x -P SCRIPTDIR launch/*.sh launch/*.sbatch
 
 format: install-dev
 	$(VENV)/bin/ruff check --fix .
@@ -86,6 +92,13 @@ format: install-dev
 bench-attention: install-dev
 	$(TEST) -m benchmarks.attention_tpu
 	$(TEST) -m benchmarks.model_attention
+
+# The largest batches of configs/owt.py by remat; an hour or so of one core.
+bench-aot: install-dev
+	for slice in v5e-16 v5p-16; do for remat in none dots full; do \
+		$(RUN) -m flexmdm_jax.aot --config=configs/owt.py --topology=$$slice --programs=train \
+			--search --config.model.remat=$$remat || exit 1; \
+	done; done
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache

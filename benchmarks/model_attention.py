@@ -28,7 +28,7 @@ VOCABULARY = Vocabulary(size=50_304, mask=50_257, end=50_256)
 LAW = "OpenWebText, padded"
 
 
-def compile_step(mesh, implementation: str, layers: int, *, unroll: int, remat: bool):
+def compile_step(mesh, implementation: str, layers: int, *, unroll: int, remat: str):
     """Returns the compiled gradient of the training loss."""
     model = DiT(
         vocabulary_size=VOCABULARY.size,
@@ -73,7 +73,7 @@ def compile_step(mesh, implementation: str, layers: int, *, unroll: int, remat: 
 def flops_of_step(mesh, implementation: str) -> float:
     """Returns the compiler's count; a loop's body counts once, so layers are unrolled."""
     one, two = (
-        compile_step(mesh, implementation, n, unroll=n, remat=False).cost_analysis()["flops"]
+        compile_step(mesh, implementation, n, unroll=n, remat="none").cost_analysis()["flops"]
         for n in (1, 2)
     )
     return one + (LAYERS - 1) * (two - one)
@@ -94,7 +94,7 @@ def main():
     print(f"{LAYERS} layers of {FEATURES}, {ROWS} rows of {LENGTH}, bfloat16, v5e\n")
     print("| attention | remat | temporary memory, GiB |\n| --- | --- | ---: |")
     for implementation in ("xla", "pallas"):
-        for remat in (False, True):
+        for remat in ("none", "full"):
             try:
                 compiled = compile_step(mesh, implementation, LAYERS, unroll=1, remat=remat)
                 memory = f"{compiled.memory_analysis().temp_size_in_bytes / 2**30:.2f}"

@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
                 "condition_size": 64,
                 "dropout_rate": 0.0,
                 "compute_dtype": "float32",
-                "remat": False,
+                "remat": "none",
                 "scan_unroll": 2,
                 "attention": "",
             },

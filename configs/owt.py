@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
                 "condition_size": 128,
                 "dropout_rate": 0.05,
                 "compute_dtype": "bfloat16",
-                "remat": False,
+                "remat": "none",
                 "scan_unroll": 1,
                 "attention": "",
             },
@@ -62,6 +62,6 @@ def get_config() -> ConfigDict:
                 "num_steps": 256,
                 "batch_size": 256,
             },
-            "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+            "mesh": {"data": 1, "fsdp": -1, "tensor": 1},
         }
     )

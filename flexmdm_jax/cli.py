@@ -5,10 +5,13 @@ import importlib.resources
 import os
 import pathlib
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
+import jax
 from absl import app, flags, logging
 
+from flexmdm_jax import hosts
 from flexmdm_jax.config import check_field
 from flexmdm_jax.errors import UserError
 
@@ -18,6 +21,17 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     logging.get_absl_logger().addFilter(_worth_logging)
     sys.unraisablehook = _report_unraisable
     app.define_help_flags()
+    try:
+        _run(main)
+    except Exception:
+        if not jax.distributed.is_initialized():
+            raise
+        traceback.print_exc()
+        hosts.leave(1)
+        raise
+
+
+def _run(main: Callable[[Sequence[str]], None]) -> None:
     try:
         arguments = flags.FLAGS(_checked(sys.argv))
         if len(arguments) > 1:
@@ -78,6 +92,7 @@ _USERS_ERRNO = {
 
 def _exit(message: str) -> None:
     print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
+    hosts.leave(2)
     sys.exit(2)
 
 

@@ -35,7 +35,7 @@ class ModelConfig:
     condition_size: int = 128
     dropout_rate: float = 0.0
     compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    remat: bool = False
+    remat: Literal["none", "dots", "full"] = "none"  # what backward computes again
     scan_unroll: int = 1
     attention: str = ""  # empty: the platform decides
 

@@ -1,8 +1,14 @@
 """The device mesh and the one table from logical axes to mesh axes."""
 
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import numpy as np
 from flax.core import meta
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from flexmdm_jax.config import MeshConfig
@@ -22,32 +28,54 @@ RULES = {
 }
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """Returns the ("data", "fsdp", "tensor") mesh over all devices.
 
-    Entry points make it the ambient one (jax.set_mesh): attention kernels, which XLA cannot cut up
-    by itself, take it from there.
+    Devices of several slices are laid out so that only the axis "data" crosses between slices.
+    Entry points make the mesh the ambient one (jax.set_mesh): attention kernels, which XLA cannot
+    cut up by itself, take it from there.
+
+    Args:
+      config: Sizes of the axes.
+      devices: None takes all there are; others are for compiling ahead of time.
 
     Raises:
-      UserError: If the sizes do not multiply to the number of devices.
+      UserError: If the sizes do not multiply to the number of devices, or slices do not divide
+        the axis "data".
     """
-    devices = jax.devices()
-    sizes = [config.data, config.fsdp, config.tensor]
-    known = int(np.prod([size for size in sizes if size != -1]))
-    sizes = [len(devices) // known if size == -1 else size for size in sizes]
-    if int(np.prod(sizes)) != len(devices):
+    devices = jax.devices() if devices is None else list(devices)
+    asked = dataclasses.astuple(config)
+    known = math.prod(size for size in asked if size != -1)
+    sizes = tuple(len(devices) // known if size == -1 else size for size in asked)
+    if math.prod(sizes) != len(devices):
         raise UserError(
-            f"config.mesh: {' x '.join(map(str, sizes))} devices do not fit the "
-            f"{len(devices)} there are; set one of data, fsdp, tensor to -1"
+            f"config.mesh: data x fsdp x tensor = {' x '.join(map(str, asked))} does not fit "
+            f"{len(devices)} devices; the product must be their number, and one may be -1"
         )
     # The compiler propagates shardings from those of inputs and outputs.
     types = (AxisType.Auto,) * len(sizes)
-    return jax.make_mesh(tuple(sizes), (*BATCH_AXES, TENSOR_AXIS), axis_types=types)
+    return Mesh(_lay_out(sizes, devices), (*BATCH_AXES, TENSOR_AXIS), axis_types=types)
+
+
+def _lay_out(sizes: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
+    """Returns the devices as an array of the mesh's shape, neighbours close to each other."""
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    data, *rest = sizes
+    if data % slices:
+        raise UserError(
+            f"config.mesh.data = {data} does not split over {slices} slices; only this axis may "
+            "cross between slices, so make it a multiple of their number"
+        )
+    return mesh_utils.create_hybrid_device_mesh(
+        (data // slices, *rest), (slices, 1, 1), devices, allow_split_physical_axes=True
+    )
 
 
 def num_batch_shards(mesh: Mesh) -> int:
     """Returns over how many devices the rows of a batch are spread."""
-    return int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -76,3 +104,19 @@ def state_shardings(mesh: Mesh, abstract_state):
 
     names = meta.get_partition_spec(abstract_state)
     return jax.tree.map(fit, meta.unbox(abstract_state), names)
+
+
+def gathered(params, shardings):
+    """Returns parameters with those outside the layer loop whole along "fsdp", for one step.
+
+    Layers are gathered one at a time, when their turn comes. The vocabulary head is used once per
+    chunk of slots, and would otherwise be gathered anew for each.
+    """
+
+    def gather(path, x, sharding):
+        if any(getattr(key, "key", None) == "blocks" for key in path):
+            return x
+        spec = PartitionSpec(*(None if axis == "fsdp" else axis for axis in sharding.spec))
+        return jax.lax.with_sharding_constraint(x, NamedSharding(sharding.mesh, spec))
+
+    return jax.tree_util.tree_map_with_path(gather, params, shardings)

@@ -1,5 +1,6 @@
 """Trains a model: python -m flexmdm_jax.train --config=configs/demo.py --workdir=runs/demo."""
 
+import json
 import pathlib
 import sys
 
@@ -7,18 +8,41 @@ import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
-from flexmdm_jax import cli
-from flexmdm_jax.config import Config, read_config
+from flexmdm_jax import __version__, cli, hosts
+from flexmdm_jax.config import Config, config_to_dict, read_config
 from flexmdm_jax.data.records import Dataset, open_data
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.evaluation.suite import Evaluator
 from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.training.loop import NonFiniteLossError, train
+from flexmdm_jax.training.profiling import Window
 from flexmdm_jax.training.state import Setup
 from flexmdm_jax.training.workdir import claim_workdir
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Checkpoints and metrics; resumed if it exists.")
+_PROFILE = flags.DEFINE_string("profile", "", "Steps to trace into workdir/profile: first:last.")
+_CACHE = flags.DEFINE_string("compilation_cache", "", "A folder that keeps compiled programs.")
+_TOGETHER = flags.DEFINE_bool(
+    "multihost", False, "One of several processes that find each other: Cloud TPU, Slurm, MPI."
+)
+_COORDINATOR = flags.DEFINE_string("coordinator", "", "Elsewhere: host:port of process 0.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", 0, "With --coordinator: of the run.")
+_PROCESS = flags.DEFINE_integer("process_id", -1, "With --coordinator: this one, from 0.")
+_JOIN_LIMIT = flags.DEFINE_integer("join_time_limit", 300, "Seconds to wait for the others.")
+
+
+def _join() -> None:
+    cli.require_positive(join_time_limit=_JOIN_LIMIT.value)
+    if _CACHE.value:
+        jax.config.update("jax_compilation_cache_dir", _CACHE.value)
+    hosts.join(
+        _COORDINATOR.value,
+        _NUM_PROCESSES.value,
+        _PROCESS.value,
+        together=_TOGETHER.value,
+        time_limit=_JOIN_LIMIT.value,
+    )
 
 
 def _dataset(config: Config) -> Dataset:
@@ -36,18 +60,30 @@ def _dataset(config: Config) -> Dataset:
 def main(_):
     """Runs the command."""
     logging.set_verbosity(logging.WARNING)
-    config = read_config(_CONFIG.value)
+    config, window = read_config(_CONFIG.value), Window.parse(_PROFILE.value)
+    _join()
     dataset = _dataset(config)
     workdir = pathlib.Path(_WORKDIR.value)
+    hosts.check_agreement(
+        {
+            "the version": f"{__version__} {jax.__version__}",
+            "the config": json.dumps([config_to_dict(config), str(workdir)]),
+            "the dataset": repr((dataset.vocabulary, dataset.tokenizer_sha256, dataset.lengths)),
+        }
+    )
     setup = Setup.of(config, dataset.vocabulary, make_mesh(config.mesh))
     jax.set_mesh(setup.mesh)
-    experiment = claim_workdir(workdir, config, dataset)
+    claim = lambda: claim_workdir(workdir, config, dataset)  # noqa: E731
+    experiment = hosts.first_process_first(claim)
     evaluator = Evaluator(setup, dataset, config.evaluation, config.data.max_length, config.seed)
     try:
-        state = train(config, setup, dataset, experiment, workdir, evaluator.metrics)
+        state = train(config, setup, dataset, experiment, workdir, evaluator.metrics, window)
     except NonFiniteLossError as error:
         print(f"stopped: {error}", file=sys.stderr)
+        hosts.leave(1)
         sys.exit(1)
+    if state.step < config.training.num_steps:
+        print("told to stop: all is saved, and the same command goes on from here")
     print(f"{int(state.step):,} steps; metrics: {workdir / 'metrics.jsonl'}")
 
 

@@ -11,11 +11,11 @@ PACKAGE = "flexmdm_jax"
 # not know each other.
 LAYERS = [
     {"types", "errors"},
-    {"schedules", "files"},
+    {"schedules", "files", "chips", "hosts"},
     {"interpolant", "posterior", "attention", "data", "config"},
     {"losses", "sampling", "models", "sharding"},
     {"training", "conversion"},
-    {"evaluation"},
+    {"evaluation", "compilation"},
     {"cli", "train", "sample", "evaluate", "prepare", "convert", "aot"},
 ]
 # `cli` is what the other entry points share.

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from flexmdm_jax.attention.backends import BACKENDS, DEFAULTS
 from flexmdm_jax.attention.checks import check_inputs
+from flexmdm_jax.attention.pallas_tpu import ATTENTION_RESULTS as ATTENTION_RESULTS
 
 logger = logging.getLogger(__name__)
 

@@ -6,6 +6,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
@@ -14,6 +15,9 @@ from flexmdm_jax.attention import kernels, tiles
 from flexmdm_jax.attention.blocks import CHIPS, BlockSizes, current_chip, plan
 
 LOG2_E = math.log2(math.e)
+
+# What a policy of jax.checkpoint has to save, so that the forward kernel is not run again.
+ATTENTION_RESULTS = "attention_results"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +87,7 @@ def _attend(call: _Call, q, k, v, bounds):
 
 
 def _attend_fwd(call, q, k, v, bounds):
-    out, lse = _forward(call, q, k, v, bounds)
+    out, lse = (checkpoint_name(x, ATTENTION_RESULTS) for x in _forward(call, q, k, v, bounds))
     return out, (q, k, v, bounds, out, lse)
 
 

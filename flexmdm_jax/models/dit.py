@@ -8,41 +8,66 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float, Int
 
-from flexmdm_jax.attention import attention
+from flexmdm_jax.attention import ATTENTION_RESULTS, attention
 from flexmdm_jax.models.heads import GapHead, TimeEmbedding, bias_init, linear, linear_init
 from flexmdm_jax.types import Denoiser, Encoding, RowKeys, per_slot
 
+# What is elementwise is computed again in the backward pass, under every choice of remat: it
+# costs no matrix product, and its float32 intermediates would be most of a block's memory.
+recomputed = functools.partial(jax.checkpoint, prevent_cse=False)
 
-class Norm(nn.Module):
-    """LayerNorm with a weight and no bias, in float32."""
+
+@functools.partial(nn.remat, prevent_cse=False)
+class ModulatedNorm(nn.Module):
+    """LayerNorm with a weight and no bias, then the shift and scale of adaLN, in float32."""
+
+    dtype: Dtype
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
-        """Returns the normalised features in float32."""
-        return nn.LayerNorm(
+    def __call__(
+        self,
+        x: Float[Array, "b l d"],
+        shift: Float[Array, "b s d"],
+        scale: Float[Array, "b s d"],
+        segment_ids: Int[Array, "b l"],
+    ) -> Float[Array, "b l d"]:
+        """Returns the features, each segment modulated by its own shift and scale, as dtype."""
+        y = nn.LayerNorm(
             epsilon=1e-5,
             use_bias=False,
             dtype=jnp.float32,
             scale_init=nn.with_logical_partitioning(nn.initializers.ones, ("embed",)),
             name="norm",
         )(x)
+        y = y * (1 + per_slot(scale, segment_ids)) + per_slot(shift, segment_ids)
+        return y.astype(self.dtype)
 
 
 class Modulation(nn.Module):
-    """Condition [b, s, c] -> num per-slot arrays [b, l, d], all zero at initialisation."""
+    """Condition [b, s, c] -> num per-segment arrays [b, s, d], all zero at initialisation."""
 
     num: int
     features: int
 
     @nn.compact
-    def __call__(self, condition: Float[Array, "b s c"], segment_ids: Int[Array, "b l"]):
+    def __call__(self, condition: Float[Array, "b s c"]):
         """Returns the shifts, scales and gates of adaLN-zero, in float32."""
         dense = linear(
             self.num * self.features, ("condition", "mlp"), fan_in=1, zero=True, name="proj"
         )
-        # Split first: the gradient then sums over slots without joining the parts again.
-        parts = jnp.split(dense(condition), self.num, axis=-1)
-        return [per_slot(part, segment_ids) for part in parts]
+        return jnp.split(dense(condition), self.num, axis=-1)
+
+
+@recomputed
+def gated_sum(x, gate: Float[Array, "b s d"], y, segment_ids):
+    """Returns x + gate · y, each segment with its own gate, as the type of x."""
+    return (x + per_slot(gate, segment_ids) * y).astype(x.dtype)
+
+
+@recomputed
+def gelu(x):
+    """Returns the tanh approximation of GELU."""
+    return nn.gelu(x, approximate=True)
 
 
 def rotary(x: Float[Array, "b l h d"], base: float = 10_000.0) -> Float[Array, "b l h d"]:
@@ -82,18 +107,17 @@ class Block(nn.Module):
         """Returns (features [b, l, d], None), as nn.scan wants it."""
         d = x.shape[-1]
         drop = functools.partial(dropout, keys=dropout_keys, rate=self.dropout_rate)
-        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = Modulation(6, d, name="modulation")(
-            condition, segment_ids
-        )
-        y = (Norm(name="attention_norm")(x) * (1 + scale) + shift).astype(self.dtype)
+        modulation = Modulation(6, d, name="modulation")(condition)
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation
+        y = ModulatedNorm(self.dtype, name="attention_norm")(x, shift, scale, segment_ids)
         y = drop(self._attend(y, segment_ids), salt=2 * layer)
-        x = (x + gate * y).astype(self.dtype)
-        y = (Norm(name="mlp_norm")(x) * (1 + mlp_scale) + mlp_shift).astype(self.dtype)
+        x = gated_sum(x, gate, y, segment_ids)
+        y = ModulatedNorm(self.dtype, name="mlp_norm")(x, mlp_shift, mlp_scale, segment_ids)
         y = linear(4 * d, ("embed", "mlp"), fan_in=d, dtype=self.dtype, name="mlp_in")(y)
-        y = nn.gelu(y, approximate=True)
+        y = gelu(y)
         y = linear(d, ("mlp", "embed"), fan_in=4 * d, dtype=self.dtype, name="mlp_out")(y)
         y = drop(y, salt=2 * layer + 1)
-        return (x + mlp_gate * y).astype(self.dtype), None
+        return gated_sum(x, mlp_gate, y, segment_ids), None
 
     def _attend(self, x, segment_ids):
         d = x.shape[-1]
@@ -118,6 +142,24 @@ class Block(nn.Module):
         )(y)
 
 
+def _keeping(policy):
+    return functools.partial(nn.remat, policy=policy, prevent_cse=False)
+
+
+# What of a block is computed again in the backward pass: nothing but elementwise functions; all
+# but matrix products with parameters and attention; everything.
+REMAT = {
+    "none": lambda block: block,
+    "dots": _keeping(
+        jax.checkpoint_policies.save_from_both_policies(
+            jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+            jax.checkpoint_policies.save_only_these_names(ATTENTION_RESULTS),
+        )
+    ),
+    "full": _keeping(jax.checkpoint_policies.nothing_saveable),
+}
+
+
 class DiT(nn.Module):
     """The denoising network (paper, Appendix F.1; the layout of its public code).
 
@@ -129,7 +171,7 @@ class DiT(nn.Module):
       insertion_head: Predict gaps; MDM has no such head.
       dropout_rate: On the output of attention and of the MLP.
       dtype: Of activations and matrix products; norms, gates and parameters stay float32.
-      remat: Recompute each block in the backward pass.
+      remat: What the backward pass computes again, a name in REMAT.
       scan_unroll: Blocks per iteration of the layer loop.
       attention_implementation: See attention().
     """
@@ -143,7 +185,7 @@ class DiT(nn.Module):
     insertion_head: bool = True
     dropout_rate: float = 0.0
     dtype: Dtype = jnp.float32
-    remat: bool = False
+    remat: str = "none"
     scan_unroll: int = 1
     attention_implementation: str | None = None
 
@@ -157,7 +199,7 @@ class DiT(nn.Module):
             embedding_init=nn.with_logical_partitioning(bias_init(d), ("vocab", "embed")),
         )
         self.time_embedding = TimeEmbedding(self.condition_size)
-        block = nn.remat(Block, prevent_cse=False) if self.remat else Block
+        block = REMAT[self.remat](Block)
         self.blocks = nn.scan(
             block,
             variable_axes={"params": 0},
@@ -167,7 +209,7 @@ class DiT(nn.Module):
             unroll=self.scan_unroll,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(self.num_heads, self.dropout_rate, self.dtype, self.attention_implementation)
-        self.final_norm = Norm()
+        self.final_norm = ModulatedNorm(self.dtype)
         self.final_modulation = Modulation(2, d)
         # Products of bfloat16 numbers, but logits that are never rounded to bfloat16.
         product = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
@@ -180,7 +222,7 @@ class DiT(nn.Module):
             dot_general=product,
         )
         if self.insertion_head:
-            self.gap_norm = Norm()
+            self.gap_norm = ModulatedNorm(jnp.float32)
             self.gap_modulation = Modulation(2, d)
             self.gap_head = GapHead(float(self.max_length))
 
@@ -196,12 +238,10 @@ class DiT(nn.Module):
         condition = self.time_embedding(alpha)
         layers = jnp.arange(self.num_layers)
         x, _ = self.blocks(x, layers, condition, segment_ids, dropout_keys)
-        shift, scale = self.final_modulation(condition, segment_ids)
-        hidden = (self.final_norm(x) * (1 + scale) + shift).astype(self.dtype)
+        hidden = self.final_norm(x, *self.final_modulation(condition), segment_ids)
         if not self.insertion_head:
             return Encoding(hidden=hidden, gaps=jnp.zeros(tokens.shape, jnp.float32))
-        shift, scale = self.gap_modulation(condition, segment_ids)
-        gaps = self.gap_head(self.gap_norm(x) * (1 + scale) + shift)
+        gaps = self.gap_head(self.gap_norm(x, *self.gap_modulation(condition), segment_ids))
         return Encoding(hidden=hidden, gaps=jnp.where(segment_ids > 0, gaps, 0.0))
 
     def decode(self, hidden: Float[Array, "*slots d"]) -> Float[Array, "*slots v"]:

@@ -8,6 +8,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.hosts import all_agree
 from flexmdm_jax.training.feed import DeviceBatches
 from flexmdm_jax.training.state import TrainState
 from flexmdm_jax.training.workdir import Experiment
@@ -55,6 +56,10 @@ class Checkpoints:
                 experiment=ocp.args.JsonSave(self._experiment.to_json()),
             ),
         )
+
+    def raise_failures(self) -> None:
+        """Raises what went wrong in a save under way, if anything has; does not wait."""
+        self._manager.check_for_errors()
 
     def wait(self) -> None:
         """Waits for saves under way; raises what went wrong in them."""
@@ -113,16 +118,19 @@ class Checkpoints:
         """Returns (step, read(step)) of the newest checkpoint that can be read, or two Nones."""
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
+            found, reason = None, "damaged for another process"
             # Orbax and TensorStore report damage in many exception types.
             try:
-                return step, read(step)
+                found = read(step)
+            except UserError:
+                raise
             except Exception as error:
                 reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-                logging.warning(
-                    "checkpoint %d in %s is unreadable: %s", step, self._workdir, reason
-                )
-                if move_aside:
-                    self._move_aside(step)
+            if all_agree(found is not None):
+                return step, found
+            logging.warning("checkpoint %d in %s is unreadable: %s", step, self._workdir, reason)
+            if move_aside:
+                self._move_aside(step)
         if steps:
             raise UserError(
                 f"no readable checkpoint in {self._workdir} (tried steps {steps}); "
@@ -137,4 +145,6 @@ class Checkpoints:
             folder.mkdir(exist_ok=True)
             number = sum(1 for _ in folder.iterdir())
             (self._workdir / _CHECKPOINTS / str(step)).rename(folder / f"{step}.{number}")
+        # The others look again when it has been moved.
+        all_agree(True)
         self._manager.reload()

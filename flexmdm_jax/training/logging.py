@@ -1,13 +1,19 @@
 """Metrics to a JSON-lines file and to TensorBoard, and a progress bar."""
 
+import contextlib
 import json
 import pathlib
 import sys
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import jax
+import numpy as np
 import tensorboardX
 from tqdm import tqdm
+
+from flexmdm_jax.chips import chip_of
 
 
 class MetricsWriter:
@@ -59,12 +65,14 @@ class Progress:
 
 
 class Stopwatch:
-    """Seconds spent training; evaluations and saves are taken out by pausing."""
+    """Seconds spent training, step by step; evaluations and saves are taken out by pausing."""
 
     def __init__(self):
         """Starts running."""
-        self._spent = 0.0
         self._since = time.perf_counter()
+        self._spent = 0.0
+        self._waited = 0.0
+        self._steps: list[float] = []
 
     def pause(self) -> None:
         """Stops counting."""
@@ -74,9 +82,49 @@ class Stopwatch:
         """Counts on."""
         self._since = time.perf_counter()
 
-    def lap(self) -> float:
-        """Returns the seconds counted since the last lap, and starts anew."""
+    @contextlib.contextmanager
+    def waiting_for_input(self):
+        """Counts the time within as spent waiting for data."""
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
+
+    def step(self) -> None:
+        """Marks the end of a step."""
         self.pause()
-        seconds, self._spent = self._spent, 0.0
         self.resume()
-        return seconds
+        self._steps.append(self._spent - sum(self._steps))
+
+    def lap(self) -> dict[str, float]:
+        """Returns figures of the steps since the last lap, and starts anew.
+
+        steps_per_second; step_seconds_p50, _p90 and _p99; input_wait, the share of time spent
+        waiting for data.
+        """
+        self.pause()
+        seconds = self._spent
+        median, slow, slowest = np.percentile(self._steps, [50, 90, 99])
+        figures = {
+            "steps_per_second": len(self._steps) / seconds,
+            "step_seconds_p50": float(median),
+            "step_seconds_p90": float(slow),
+            "step_seconds_p99": float(slowest),
+            "input_wait": self._waited / seconds,
+        }
+        self._spent, self._waited, self._steps = 0.0, 0.0, []
+        self.resume()
+        return figures
+
+
+def utilization(flops_per_second: float, devices: Sequence[Any]) -> dict[str, float]:
+    """Returns {"mfu": share of the devices' peak}, or nothing where the peak is not known."""
+    chip = chip_of(devices[0].device_kind)
+    return {"mfu": flops_per_second / (chip.peak_flops * len(devices))} if chip else {}
+
+
+def memory_in_use(device: Any) -> dict[str, float]:
+    """Returns the most bytes a device has held and the share of its memory, where it tells."""
+    stats = device.memory_stats() or {}
+    peak, limit = stats.get("peak_bytes_in_use"), stats.get("bytes_limit")
+    figures = {} if peak is None else {"hbm_peak_bytes": float(peak)}
+    return figures | ({"hbm_peak_share": peak / limit} if peak is not None and limit else {})

@@ -11,14 +11,23 @@ from flexmdm_jax.config import Config, TrainingConfig
 from flexmdm_jax.data.pipeline import arrange_for, train_batches
 from flexmdm_jax.data.records import Dataset
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.hosts import Preemption
 from flexmdm_jax.sharding import batch_sharding
 from flexmdm_jax.training.checkpoints import Checkpoints
 from flexmdm_jax.training.feed import DeviceBatches
-from flexmdm_jax.training.logging import MetricsWriter, Progress, Stopwatch
+from flexmdm_jax.training.logging import (
+    MetricsWriter,
+    Progress,
+    Stopwatch,
+    memory_in_use,
+    utilization,
+)
 from flexmdm_jax.training.optimizer import make_optimizer
+from flexmdm_jax.training.profiling import NO_PROFILE, Profiler, Window
 from flexmdm_jax.training.state import Setup, TrainState, init_state, sharded_shapes
 from flexmdm_jax.training.step import make_train_step
 from flexmdm_jax.training.workdir import Experiment
+from flexmdm_jax.types import TENSOR_AXIS
 
 Evaluate = Callable[[Any], dict[str, float]]
 
@@ -34,8 +43,11 @@ def train(
     experiment: Experiment,
     workdir: pathlib.Path,
     evaluate: Evaluate,
+    profile: Window = NO_PROFILE,
 ) -> TrainState:
     """Returns the state after config.training.num_steps steps, resuming from the workdir.
+
+    A notice to stop (SIGTERM) ends it earlier, with everything saved.
 
     Args:
       config: The experiment.
@@ -44,6 +56,7 @@ def train(
       experiment: What checkpoints say of the run.
       workdir: Checkpoints and metrics.
       evaluate: averaged parameters -> metrics, called every evaluate_every steps and at the end.
+      profile: Steps to trace.
 
     Raises:
       NonFiniteLossError: With the step; nothing after it is saved.
@@ -72,9 +85,10 @@ def train(
     if state is None:
         state = jax.jit(make_state, out_shardings=shardings)()
     step = make_train_step(config, setup, optimizer, shardings)
-    run = _Run(config.training, setup, workdir, checkpoints, evaluate, first=int(state.step))
+    run = _Run(config.training, setup, workdir, checkpoints, evaluate, profile, int(state.step))
     try:
-        return run.loop(step, state, batches)
+        with Preemption() as preemption:
+            return run.loop(step, state, batches, preemption)
     finally:
         run.close()
 
@@ -86,6 +100,13 @@ def _check_batch(config: Config, setup: Setup) -> None:
             f"config.training: {rows} rows at a time do not split over {setup.num_groups} devices "
             f"and {jax.process_count()} hosts; change batch_size or accumulation_steps"
         )
+    for sharing in setup.mesh.devices.reshape(-1, setup.mesh.shape[TENSOR_AXIS]):
+        # Each process feeds its own rows, and these devices need the same ones.
+        if len({device.process_index for device in sharing}) > 1:
+            raise UserError(
+                f"config.mesh.tensor = {len(sharing)} spans several hosts; "
+                "it must divide the devices of one"
+            )
 
 
 class _Run:
@@ -98,6 +119,7 @@ class _Run:
         workdir: pathlib.Path,
         checkpoints: Checkpoints,
         evaluate: Evaluate,
+        profile: Window,
         first: int,
     ):
         self._first = first
@@ -108,39 +130,65 @@ class _Run:
         self._writer = MetricsWriter(workdir)
         self._progress = Progress(first, config.num_steps)
         self._watch = Stopwatch()
+        self._profiler = Profiler(profile, workdir)
         self._pending: list[tuple[int, dict[str, jax.Array]]] = []
 
-    def loop(self, step, state: TrainState, batches: DeviceBatches) -> TrainState:
+    def loop(
+        self, step, state: TrainState, batches: DeviceBatches, preemption: Preemption
+    ) -> TrainState:
         first, last = self._first, self._config.num_steps
         for number in range(first + 1, last + 1):
-            state, metrics = step(state, next(batches))
+            self._profiler.before(number)
+            state, metrics = self._step(step, state, batches)
+            self._profiler.after(number, metrics)
             self._pending.append((number, metrics))
             self._progress.advance()
+            stop = preemption.due(number)
             # The first step of a process compiles; its time says nothing.
-            if number % self._config.log_every == 0 or number in (first + 1, last):
+            if number % self._config.log_every == 0 or number in (first + 1, last) or stop:
                 self._log(number)
             if number % self._config.evaluate_every == 0 or number == last:
                 self._look(number, state)
-            if number % self._config.checkpoint_every == 0 or number == last:
+            if number % self._config.checkpoint_every == 0 or number == last or stop:
                 self._save(state, batches)
+            if stop:
+                break
         self._checkpoints.wait()
         return state
+
+    def _step(self, step, state: TrainState, batches: DeviceBatches):
+        """Returns step(state, next batch); nothing moves between host and devices unasked."""
+        with self._watch.waiting_for_input():
+            batch = next(batches)
+        with jax.transfer_guard("disallow"):
+            state, metrics = step(state, batch)
+        # One step is under way while the next is prepared, never more: so the time of each is seen.
+        if self._pending:
+            jax.block_until_ready(self._pending[-1][1])
+        self._watch.step()
+        return state, metrics
 
     def _log(self, number: int) -> None:
         """Writes the mean metrics since the last line."""
         self._settle()
+        self._checkpoints.raise_failures()
         steps, self._pending = [metrics for _, metrics in self._pending], []
-        seconds = self._watch.lap()
+        times = self._watch.lap()
         mean = {name: float(np.mean([m[name] for m in steps])) for name in steps[0]}
-        rate = len(steps) / seconds
+        rate = times["steps_per_second"]
         flops = self._setup.model.flops(mean["num_slots"], mean["num_pairs"], mean["num_masks"])
+        # The backward pass costs twice the forward pass.
+        flops_per_second = 3 * flops * rate
+        devices = self._setup.mesh.devices.flatten()
         tokens_per_second = mean["num_tokens"] * rate
         kept = ("loss", "unmasking_loss", "insertion_loss", "grad_norm", "learning_rate")
-        line = {name: mean[name] for name in kept} | {
+        line = {
+            **{name: mean[name] for name in kept},
             "tokens_per_second": tokens_per_second,
-            # The backward pass costs twice the forward pass.
-            "model_flops_per_second": 3 * flops * rate,
-            "steps_per_second": rate,
+            "model_flops_per_second": flops_per_second,
+            **times,
+            **utilization(flops_per_second, devices),
+            **memory_in_use(jax.local_devices()[0]),
         }
         self._writer.write(number, line)
         self._progress.show(line["loss"], tokens_per_second)
@@ -169,6 +217,7 @@ class _Run:
         self._watch.resume()
 
     def close(self) -> None:
+        self._profiler.close()
         self._progress.close()
         self._writer.close()
         self._checkpoints.close()

@@ -5,6 +5,8 @@ import json
 import pathlib
 from typing import Any
 
+import jax
+
 from flexmdm_jax.config import Config, changed_fields, config_to_dict, read_config
 from flexmdm_jax.data.records import Dataset
 from flexmdm_jax.data.tokenizers import Tokenizer, load_tokenizer, save_tokenizer, tokenizer_hash
@@ -91,7 +93,7 @@ def check_dataset(dataset: Dataset, experiment: Experiment) -> None:
 
 
 def claim_workdir(workdir: pathlib.Path, config: Config, dataset: Dataset) -> Experiment:
-    """Returns the experiment of a workdir, new or taken up again.
+    """Returns the experiment of a workdir, new or taken up again; process 0 alone writes.
 
     Raises:
       UserError: If the workdir holds a run with another config, vocabulary or tokenizer, or files
@@ -109,6 +111,8 @@ def claim_workdir(workdir: pathlib.Path, config: Config, dataset: Dataset) -> Ex
     # A tokenizer alone is what a run leaves that was killed right here.
     elif workdir.is_dir() and any(path.name != _TOKENIZER for path in workdir.iterdir()):
         raise UserError(f"{workdir} holds files but no run; choose an empty or new --workdir")
+    if jax.process_index() != 0:
+        return ours
     text = json.dumps(ours.to_json(), indent=2) + "\n"
     try:
         save_tokenizer(dataset.tokenizer(), workdir / _TOKENIZER)

@@ -69,7 +69,7 @@ def test_in_the_model_under_scan_and_remat():
             num_layers=2,
             num_heads=2,
             condition_size=8,
-            remat=True,
+            remat="dots",
             attention_implementation=implementation,
         )
         params = nn.unbox(model.init(jax.random.key(0), tokens, segment_ids, alpha))

@@ -218,7 +218,7 @@ def test_gradient_reaches_every_parameter(insertion_head):
             assert np.abs(grad).max() > 0, name
 
 
-@pytest.mark.parametrize("kwargs", [{"remat": True}, {"scan_unroll": 2}])
+@pytest.mark.parametrize("kwargs", [{"remat": "dots"}, {"remat": "full"}, {"scan_unroll": 2}])
 def test_how_layers_run_changes_no_value_and_no_gradient(kwargs):
     def value_and_grad(**kwargs):
         run = jitted(**kwargs)

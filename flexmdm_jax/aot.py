@@ -1,0 +1,81 @@
+"""Compiles a config for TPUs that are not there and says what it costs.
+
+python -m flexmdm_jax.aot --config=configs/owt.py --topology=v5e-16 --per_device_batch=16
+"""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+from absl import flags, logging
+from ml_collections import config_flags
+
+from flexmdm_jax import cli
+from flexmdm_jax.compilation.programs import PROGRAMS, Experiment
+from flexmdm_jax.compilation.report import report, search
+from flexmdm_jax.compilation.topology import find_topology
+from flexmdm_jax.config import read_config
+from flexmdm_jax.data.records import open_dataset
+from flexmdm_jax.errors import UserError
+from flexmdm_jax.files import new_file, write_atomically
+from flexmdm_jax.sharding import make_mesh
+from flexmdm_jax.types import Vocabulary
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
+_TOPOLOGY = flags.DEFINE_string("topology", None, "v5e-16, v5p:4x4x4, 2*v5e-16 (two slices), …")
+_ROWS = flags.DEFINE_integer("per_device_batch", 0, "Rows per chip; 0 spreads the config's batch.")
+_SEARCH = flags.DEFINE_bool("search", False, "Find the largest per_device_batch that fits.")
+_PROGRAMS = flags.DEFINE_list("programs", list(PROGRAMS), "train, sample or both.")
+_VOCABULARY = flags.DEFINE_integer(
+    "vocabulary_size", 50_259, "Where the dataset is not there to ask; GPT-2's with MASK and END."
+)
+_JSON = flags.DEFINE_string("json", None, "Also write the figures to this file.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace --json if it exists.")
+
+
+def _vocabulary(path: str) -> Vocabulary:
+    if pathlib.Path(path).exists():
+        return open_dataset(path).vocabulary
+    cli.require_positive(vocabulary_size=_VOCABULARY.value - 2)
+    return Vocabulary(_VOCABULARY.value, _VOCABULARY.value - 2, _VOCABULARY.value - 1)
+
+
+def _rows(config, num_shards: int) -> int:
+    if _ROWS.value < 0 or (not _ROWS.value and config.training.batch_size % num_shards):
+        raise UserError(
+            f"{config.training.batch_size} rows do not split over {num_shards} chips; "
+            "give a positive --per_device_batch"
+        )
+    return _ROWS.value or config.training.batch_size // num_shards
+
+
+def main(_):
+    """Runs the command."""
+    logging.set_verbosity(logging.WARNING)
+    # Nothing is run, and TPUs of this machine may be someone else's.
+    jax.config.update("jax_platforms", "cpu")
+    out = new_file(_JSON.value, _OVERWRITE.value) if _JSON.value else None
+    if unknown := set(_PROGRAMS.value) - set(PROGRAMS):
+        raise UserError(f"unknown program {unknown.pop()!r}; choose of {', '.join(PROGRAMS)}")
+    config = read_config(_CONFIG.value)
+    topology = find_topology(_TOPOLOGY.value)
+    mesh = make_mesh(config.mesh, topology.devices)
+    vocabulary = _vocabulary(config.data.path)
+    make = lambda rows: Experiment.of(config, vocabulary, mesh, rows)  # noqa: E731
+    found = []
+    for program in _PROGRAMS.value:
+        if _SEARCH.value:
+            found.append(search(make, program, topology))
+        else:
+            experiment = make(_rows(config, make(1).setup.num_groups))
+            found.append(report(experiment, program, topology))
+        print("\n".join(found[-1].lines()), flush=True)
+    if out:
+        figures = [dataclasses.asdict(x) for x in found]
+        write_atomically(out, (json.dumps(figures, indent=2) + "\n").encode())
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "topology"])
+    cli.run(main)

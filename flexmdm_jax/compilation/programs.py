@@ -1,0 +1,168 @@
+"""The programs a run consists of, compiled as they are for devices that need not be there."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from flexmdm_jax.compilation.topology import Topology
+from flexmdm_jax.config import Config
+from flexmdm_jax.sampling import SamplerConfig
+from flexmdm_jax.sampling.batches import default_buckets, make_generate, start_canvas
+from flexmdm_jax.sharding import batch_sharding
+from flexmdm_jax.training.optimizer import make_optimizer
+from flexmdm_jax.training.state import Setup, TrainState, init_state, sharded_shapes
+from flexmdm_jax.training.step import make_train_step
+from flexmdm_jax.types import Batch, Vocabulary, fold_in_rows
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_TOO_LARGE = re.compile(r"\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A config on a mesh, as shapes only.
+
+    Attributes:
+      config: The experiment; its batch has rows_per_chip rows for every device of the batch axes.
+      setup: Model and laws.
+      state: Shapes and shardings of the training state.
+      rows_per_chip: Rows of a batch on each device.
+    """
+
+    config: Config
+    setup: Setup
+    state: TrainState
+    rows_per_chip: int
+
+    @classmethod
+    def of(cls, config: Config, vocabulary: Vocabulary, mesh: Mesh, rows: int) -> "Experiment":
+        """Returns the experiment with rows on each device and no gradient accumulation."""
+        setup = Setup.of(config, vocabulary, mesh)
+        training = dataclasses.replace(
+            config.training, batch_size=rows * setup.num_groups, accumulation_steps=1
+        )
+        config = dataclasses.replace(config, training=training)
+        optimizer = make_optimizer(config.optimizer, training.num_steps)
+        state = sharded_shapes(*init_state(setup, optimizer, config.seed))
+        return cls(config, setup, state, rows)
+
+    @property
+    def rows(self) -> int:
+        """Returns the rows of a batch over all devices."""
+        return self.rows_per_chip * self.setup.num_groups
+
+    @property
+    def length(self) -> int:
+        """Returns the slots of a row."""
+        return self.config.data.max_length
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """What the compiler says of a program.
+
+    Attributes:
+      fits: Whether it could place everything.
+      temporaries: Bytes per chip beside arguments and results; of one that does not fit, what it
+        would need.
+      peak: The most that is held at once; None if it does not fit.
+      available: Bytes per chip the compiler has; None if it was not said.
+      text: The program; empty if it does not fit.
+    """
+
+    fits: bool
+    temporaries: int
+    peak: int | None
+    available: int | None
+    text: str
+
+
+def bytes_per_chip(shapes) -> int:
+    """Returns what a tree of sharded shapes takes of each chip."""
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+        for x in jax.tree.leaves(shapes)
+    )
+
+
+def _batch_shapes(make, mesh: Mesh):
+    """Returns the shapes of make(), whose arrays all have the batch as their first axis."""
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), jax.eval_shape(make)
+    )
+
+
+def lower_train_step(experiment: Experiment):
+    """Returns the real training step, lowered for the experiment's mesh."""
+    setup, config, state = experiment.setup, experiment.config, experiment.state
+    shape = (experiment.rows, experiment.length)
+
+    def make_batch():
+        slots = jnp.zeros(shape, jnp.int32)
+        return Batch(slots, slots, fixed=slots > 0, index=slots[:, 0])
+
+    batch = _batch_shapes(make_batch, setup.mesh)
+    optimizer = make_optimizer(config.optimizer, config.training.num_steps)
+    shardings = jax.tree.map(lambda x: x.sharding, state)
+    with jax.set_mesh(setup.mesh):
+        return make_train_step(config, setup, optimizer, shardings).lower(state, batch)
+
+
+def lower_sampling(experiment: Experiment):
+    """Returns a whole run of the sampler, with the steps of the config's evaluation, lowered."""
+    setup = experiment.setup
+    sampler = SamplerConfig(
+        steps=experiment.config.evaluation.num_steps,
+        length_buckets=default_buckets(experiment.length),
+    )
+    laws = {"insertion": setup.insertion, "vocabulary": setup.vocabulary}
+    make_canvas = lambda: start_canvas(experiment.rows, experiment.length, **laws)  # noqa: E731
+    make_keys = lambda: fold_in_rows(jax.random.key(0), jnp.arange(experiment.rows))  # noqa: E731
+    canvas, keys = _batch_shapes(lambda: (make_canvas(), make_keys()), setup.mesh)
+    generate = make_generate(setup.denoiser, sampler, setup.laws, setup.num_groups)
+    with jax.set_mesh(setup.mesh):
+        return generate.lower(experiment.state.ema, canvas, keys)
+
+
+# Name -> what it lowers.
+PROGRAMS: dict[str, Callable] = {"train": lower_train_step, "sample": lower_sampling}
+
+
+def compile_program(experiment: Experiment, program: str) -> Compiled:
+    """Returns what the compiler makes of a program of PROGRAMS; not fitting is no error."""
+    lowered = PROGRAMS[program](experiment)
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        found = _TOO_LARGE.search(str(error))
+        if not found:
+            raise
+        needed = int(float(found[1]) * _UNITS[found[2]])
+        available = int(float(found[3]) * _UNITS[found[4]])
+        return Compiled(False, needed, None, available, "")
+    memory = compiled.memory_analysis()
+    return Compiled(
+        fits=True,
+        temporaries=memory.temp_size_in_bytes,
+        peak=memory.peak_memory_in_bytes,
+        available=None,
+        text=compiled.as_text(),
+    )
+
+
+def available_memory(topology: Topology) -> int:
+    """Returns the bytes of a chip's memory that the compiler may use, by asking for too many."""
+    sharding = jax.sharding.SingleDeviceSharding(topology.devices[0])
+    huge = jax.ShapeDtypeStruct((1 << 38,), jnp.float32, sharding=sharding)
+    try:
+        jax.jit(lambda x: 2 * x[::-1]).lower(huge).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if found := _TOO_LARGE.search(str(error)):
+            return int(float(found[3]) * _UNITS[found[4]])
+    return topology.chip.hbm

@@ -1,0 +1,204 @@
+"""Memory, operations and transfers of a program per chip, as a table and as JSON."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from flexmdm_jax.compilation.cost import Collectives, program_cost
+from flexmdm_jax.compilation.hlo import parse_program
+from flexmdm_jax.compilation.programs import (
+    Compiled,
+    Experiment,
+    available_memory,
+    bytes_per_chip,
+    compile_program,
+)
+from flexmdm_jax.compilation.topology import Topology
+from flexmdm_jax.errors import UserError
+
+_GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a program asks of each chip; bytes and operations are per chip and run.
+
+    A run is one training step, or all steps of the sampler.
+
+    Attributes:
+      program: train or sample.
+      topology: As it was named.
+      chips: Their number.
+      mesh: Sizes of data, fsdp and tensor.
+      remat: The config's.
+      rows: Rows per chip.
+      available: Memory the compiler may use.
+      parameters: Bytes of parameters.
+      optimizer: Bytes of their average and the optimizer's state; 0 when sampling.
+      temporaries: Bytes beside these; if it does not fit, what would be needed.
+      peak: The most that is held at once; None if it does not fit.
+      fits: Whether the compiler placed it.
+      flops: Of matrix products, kernels with full rows, every slot a mask; None if it does not fit.
+      model_flops: The same, of products the result needs: nothing recomputed.
+      flops_of_6n: 6 · N · slots plus attention, N all parameters but the token embedding.
+      bytes: Read and written by instructions.
+      collectives: Transfers between chips by kind.
+    """
+
+    program: str
+    topology: str
+    chips: int
+    mesh: tuple[int, ...]
+    remat: str
+    rows: int
+    available: int
+    parameters: int
+    optimizer: int
+    temporaries: int
+    peak: int | None
+    fits: bool
+    flops: float | None
+    model_flops: float
+    flops_of_6n: float
+    bytes: float | None
+    collectives: dict[str, Collectives]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns it as JSON stores it."""
+        return dataclasses.asdict(self)
+
+    def lines(self) -> list[str]:
+        """Returns the rows of its table, as Markdown."""
+        room = (self.available - (self.peak or self.temporaries)) / _GIB
+        verdict = f"yes, {room:.2f} GiB left" if self.fits else f"no, {-room:.2f} GiB too many"
+        rows = [
+            ("parameters, GiB", f"{self.parameters / _GIB:.3f}"),
+            ("average and optimizer, GiB", f"{self.optimizer / _GIB:.3f}"),
+            ("temporaries, GiB", f"{self.temporaries / _GIB:.2f}"),
+            ("peak, GiB", f"{self.peak / _GIB:.2f}" if self.fits else "-"),
+            ("available, GiB", f"{self.available / _GIB:.2f}"),
+            ("fits", verdict),
+        ]
+        if self.fits:
+            rows += [
+                ("TFLOP compiled", f"{self.flops / 1e12:.3f}"),
+                ("compiled / needed FLOPs", f"{self.flops / self.model_flops:.3f}"),
+                ("compiled / (6 N slots + attention)", f"{self.flops / self.flops_of_6n:.3f}"),
+                ("GiB read and written", f"{self.bytes / _GIB:.0f}"),
+            ]
+            rows += [
+                (f"{kind}: number, GiB sent", f"{moved.count}, {moved.bytes / _GIB:.3f}")
+                for kind, moved in self.collectives.items()
+            ]
+        head = f"{self.program}, {self.rows} rows per chip, remat {self.remat}"
+        where = f"{self.topology}, mesh {' x '.join(map(str, self.mesh))}"
+        return [f"| {head} | {where} |", "| --- | ---: |", *(f"| {a} | {b} |" for a, b in rows)]
+
+
+def report(experiment: Experiment, program: str, topology: Topology) -> Report:
+    """Returns the report on a program of an experiment, compiled for the topology's devices."""
+    compiled = compile_program(experiment, program)
+    return _report(experiment, program, topology, compiled)
+
+
+def _report(experiment, program: str, topology: Topology, compiled: Compiled) -> Report:
+    cost = program_cost(parse_program(compiled.text)) if compiled.fits else None
+    state, setup = experiment.state, experiment.setup
+    training = program == "train"
+    needed, of_6n = _analytic_flops(experiment, program)
+    return Report(
+        program=program,
+        topology=topology.name,
+        chips=len(topology.devices),
+        mesh=tuple(setup.mesh.shape.values()),
+        remat=experiment.config.model.remat,
+        rows=experiment.rows_per_chip,
+        available=compiled.available or available_memory(topology),
+        parameters=bytes_per_chip(state.params),
+        optimizer=bytes_per_chip((state.ema, state.opt_state)) if training else 0,
+        temporaries=compiled.temporaries,
+        peak=compiled.peak,
+        fits=compiled.fits,
+        flops=cost and cost.flops,
+        model_flops=needed,
+        flops_of_6n=of_6n,
+        bytes=cost and cost.bytes,
+        collectives=cost.collectives if cost else {},
+    )
+
+
+def _analytic_flops(experiment: Experiment, program: str) -> tuple[float, float]:
+    """Returns (operations the model needs, 6 · N · slots + attention), per chip and run."""
+    model, length = experiment.setup.model, experiment.length
+    slots = experiment.rows * length
+    pairs = experiment.rows * length**2
+    sizes = jax.tree_util.tree_leaves_with_path(experiment.state.params)
+    num = sum(math.prod(x.shape) for path, x in sizes if "embedding" not in _name(path))
+    attention = model.flops(0, pairs, 0)
+    passes = 3 if program == "train" else experiment.config.evaluation.num_steps
+    chips = experiment.setup.mesh.size
+    per_pass = model.flops(slots, pairs, slots)
+    return passes * per_pass / chips, passes * (2 * num * slots + attention) / chips
+
+
+def _name(path) -> str:
+    return str(getattr(path[0], "key", path[0]))
+
+
+def search(make_experiment, program: str, topology: Topology, most: int = 1024) -> Report:
+    """Returns the report on the largest number of rows per chip that fits.
+
+    Args:
+      make_experiment: Rows per chip -> Experiment.
+      program: Of PROGRAMS.
+      topology: Whose devices the experiments are for.
+      most: The largest number to try.
+
+    Raises:
+      UserError: If a single row does not fit.
+    """
+    found = largest(lambda rows: compile_program(make_experiment(rows), program), most)
+    if found is None:
+        raise UserError(
+            f"not even one row of {program} fits a chip of {topology.name}; "
+            "spread parameters with config.mesh.fsdp or take a smaller model"
+        )
+    rows, compiled = found
+    return _report(make_experiment(rows), program, topology, compiled)
+
+
+def largest(compile_rows: Callable[[int], Compiled], most: int) -> tuple[int, Compiled] | None:
+    """Returns the largest number of rows that fits, and what the compiler made of it.
+
+    Numbers of rows are tried eight to an octave: 1 to 16, then every second, every fourth, … A
+    number too large is refused within seconds and says what it would have needed, so guesses come
+    from above.
+    """
+    sizes = [n for n in range(1, most + 1) if n % max(1, 2 ** (n.bit_length() - 4)) == 0]
+    low, high = -1, len(sizes)
+    best, refused = None, {}
+    while high - low > 1:
+        at = _guess(sizes, low, high, refused)
+        compiled = compile_rows(sizes[at])
+        if compiled.fits:
+            low, best = at, (sizes[at], compiled)
+        else:
+            high = at
+            refused[sizes[at]] = compiled.temporaries / compiled.available
+    return best
+
+
+def _guess(sizes: list[int], low: int, high: int, refused: dict[int, float]) -> int:
+    """Returns the position between low and high to try next.
+
+    Memory grows linearly with rows; where a line through two refusals reaches 1 is the limit.
+    """
+    if len(refused) < 2:
+        return high - 1 if high == len(sizes) else (low + high) // 2
+    (a, x), (b, y) = sorted(refused.items())[:2]
+    limit = a - (x - 1) * (b - a) / (y - x) if y > x else a
+    below = [i for i in range(low + 1, high) if sizes[i] <= limit]
+    return below[-1] if below else low + 1

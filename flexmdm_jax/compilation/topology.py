@@ -1,0 +1,106 @@
+"""TPU slices by name, as devices that the compiler knows and nobody has to own."""
+
+import dataclasses
+import functools
+import os
+import re
+from typing import Any
+
+import jax
+
+from flexmdm_jax.chips import CHIPS, Chip
+from flexmdm_jax.errors import UserError
+
+# What Cloud TPU calls v5e-16 or v5p-16: chips for the first, TensorCores (two a chip) for v4, v5p.
+_SHAPES_2D = {
+    4: "2x2",
+    8: "2x4",
+    16: "4x4",
+    32: "4x8",
+    64: "8x8",
+    128: "8x16",
+    256: "16x16",
+}
+_SHAPES_3D = {
+    8: "2x2x1",
+    16: "2x2x2",
+    32: "2x2x4",
+    64: "2x4x4",
+    128: "4x4x4",
+    256: "4x4x8",
+    512: "4x8x8",
+    1024: "8x8x8",
+}
+_SHAPES = {"v4": _SHAPES_3D, "v5e": _SHAPES_2D, "v5p": _SHAPES_3D, "v6e": _SHAPES_2D}
+# Two cores of a v4 chip answer as one device, as they do on Cloud TPU.
+_OPTIONS = {"v4": {"chip_config_name": "megacore"}}
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """Devices to compile for.
+
+    Attributes:
+      name: As it was asked for.
+      devices: Of all slices.
+      chip: What each of them is.
+    """
+
+    name: str
+    devices: tuple[Any, ...]
+    chip: Chip
+
+
+def find_topology(name: str) -> Topology:
+    """Returns the devices of a slice such as `v5e-16`, `v5p:4x4x4` or `2*v5e-16` (two slices).
+
+    `v5e-1` is a single chip.
+
+    Raises:
+      UserError: If there is no such slice, or the TPU compiler is not installed.
+    """
+    match = re.fullmatch(r"(?:(\d+)\*)?(v\d\w*)(?:-(\d+)|:(\d+(?:x\d+)*))", name)
+    if not match or match[2] not in _SHAPES:
+        raise UserError(
+            f"unknown topology {name!r}; write v5e-16, v5p:4x4x4 or 2*v5e-16 (two slices), "
+            f"with one of {', '.join(_SHAPES)}"
+        )
+    slices, generation, size, shape = int(match[1] or 1), match[2], match[3], match[4]
+    alone = size == "1" and slices == 1
+    if not shape:
+        shapes = _SHAPES[generation]
+        shape = shapes[min(shapes)] if alone else shapes.get(int(size))
+    if not shape:
+        raise UserError(
+            f"unknown topology {name!r}: {generation} comes as "
+            f"{', '.join(f'{generation}-{known}' for known in _SHAPES[generation])}"
+        )
+    devices = _devices(generation, shape, slices, name)
+    return Topology(name, devices[:1] if alone else devices, CHIPS[generation])
+
+
+@functools.cache
+def _devices(generation: str, shape: str, slices: int, name: str) -> tuple[Any, ...]:
+    # libtpu asks for these before it looks at the topology's name.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    # One process at a time may drive a TPU; compiling needs no such lock.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    from jax.experimental import topologies
+
+    options = dict(_OPTIONS.get(generation, {}))
+    if slices > 1:
+        options["num_slices"] = slices
+    try:
+        found = topologies.get_topology_desc(
+            platform="tpu", topology_name=f"{generation}:{shape}", **options
+        )
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        raise UserError(f"topology {name!r}: {str(error).splitlines()[0]}") from None
+    except (ImportError, RuntimeError, FileNotFoundError) as error:
+        raise UserError(
+            f"the TPU compiler cannot be loaded ({str(error).splitlines()[0]}); "
+            "install it with: pip install libtpu"
+        ) from None
+    return tuple(found.devices)

@@ -1,0 +1,170 @@
+"""Several processes as one run: how they find each other, agree, and stop together."""
+
+import hashlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from flexmdm_jax.errors import UserError
+
+T = TypeVar("T")
+
+
+def join(
+    coordinator: str = "",
+    num_processes: int = 0,
+    process_id: int = -1,
+    *,
+    together: bool = False,
+    time_limit: int = 300,
+) -> None:
+    """Joins the other processes of the run; does nothing where there are none.
+
+    On Cloud TPU and under Slurm or MPI they are found by JAX itself, if together is set or Slurm
+    started several tasks; elsewhere all three of coordinator, num_processes and process_id say it.
+    Must come before anything that touches a device.
+
+    Args:
+      coordinator: host:port of process 0.
+      num_processes: Of the run.
+      process_id: Which of them this is.
+      together: Look for the others.
+      time_limit: Seconds after which a missing process ends this one with a line and status 2.
+
+    Raises:
+      UserError: If the flags do not fit together, or nothing says where the others are.
+    """
+    if not (coordinator or together or int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1):
+        if num_processes or process_id >= 0:
+            raise UserError("--num_processes and --process_id need --coordinator=host:port")
+        return
+    where = {}
+    if coordinator:
+        if not 0 <= process_id < num_processes:
+            raise UserError(
+                f"--process_id={process_id} of --num_processes={num_processes}: "
+                "processes count from 0; give both with --coordinator"
+            )
+        if not coordinator.rpartition(":")[2].isdecimal() or ":" not in coordinator:
+            raise UserError(f"--coordinator={coordinator}: write host:port, as in 10.0.0.2:8476")
+        where = {
+            "coordinator_address": coordinator,
+            "num_processes": num_processes,
+            "process_id": process_id,
+        }
+    # JAX ends the process with a stack trace at its own limit: ours comes first.
+    alarm = threading.Timer(time_limit, _give_up, (coordinator or "the cluster's", time_limit))
+    alarm.daemon = True
+    alarm.start()
+    try:
+        jax.distributed.initialize(**where, initialization_timeout=time_limit + 60)
+        jax.devices()
+    except ValueError as error:
+        raise UserError(
+            f"the other processes cannot be found ({error}); "
+            "give --coordinator, --num_processes and --process_id"
+        ) from None
+    finally:
+        alarm.cancel()
+
+
+def _give_up(coordinator: str, time_limit: int) -> None:
+    print(
+        f"error: after {time_limit} s not all processes had joined (coordinator: {coordinator}); "
+        "start every one, check address and firewall, or raise --join_time_limit",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(2)
+
+
+def leave(status: int) -> None:
+    """Ends a process of several at once: the usual way out waits for the others."""
+    if jax.distributed.is_initialized() and jax.process_count() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def check_agreement(what: dict[str, str]) -> None:
+    """Raises UserError in every process unless all of them hold the same texts.
+
+    Args:
+      what: Name of each text, as it stands in the message -> the text.
+    """
+    if jax.process_count() == 1:
+        return
+    digests = [hashlib.sha256(text.encode()).digest() for text in what.values()]
+    ours = np.frombuffer(b"".join(digests), np.uint8).reshape(len(what), -1)
+    everyones = multihost_utils.process_allgather(ours)
+    for number, name in enumerate(what):
+        differing = np.any(everyones[:, number] != everyones[0, number], axis=1)
+        if differing.any():
+            raise UserError(
+                f"{name} of process {np.flatnonzero(differing).tolist()} differs from that of "
+                "process 0; start every process with the same code, config, flags and data"
+            )
+
+
+def all_agree(yes: bool) -> bool:
+    """Returns whether every process says yes; they all have to ask."""
+    if jax.process_count() == 1:
+        return yes
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(yes))))
+
+
+def first_process_first(work: Callable[[], T]) -> T:
+    """Returns work(), done by process 0 alone at first and by the others when it is through.
+
+    Raises:
+      UserError: In the others, if process 0 failed; it raises what went wrong.
+    """
+    if jax.process_count() == 1:
+        return work()
+    result, failure = None, None
+    if jax.process_index() == 0:
+        try:
+            result = work()
+        except Exception as error:
+            failure = error
+    if not all_agree(failure is None):
+        raise failure or UserError("process 0 has stopped; its output says why")
+    return result if jax.process_index() == 0 else work()
+
+
+class Preemption:
+    """Knows when the run has to stop: SIGTERM, or a notice from the cluster to any process.
+
+    Used as a context; within it SIGTERM does not end the process. The distributed runtime of
+    several processes carries a notice to all of them and picks a step they all can reach.
+    """
+
+    def __init__(self):
+        """Prepares; nothing is changed yet."""
+        self._told = False
+        self._previous = None
+
+    def __enter__(self):
+        # With several processes JAX has a handler of its own.
+        alone = jax.process_count() == 1
+        if alone and threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGTERM, self._tell)
+        return self
+
+    def __exit__(self, *_):
+        if self._previous is not None:
+            signal.signal(signal.SIGTERM, self._previous)
+
+    def _tell(self, *_):
+        self._told = True
+
+    def due(self, step: int) -> bool:
+        """Returns whether to stop after this step; every process has to ask after every step."""
+        return self._told or multihost_utils.reached_preemption_sync_point(step)

@@ -1,0 +1,175 @@
+"""Compiling ahead of time: real programs of a small model, and what cannot be compiled."""
+
+import dataclasses
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from test_entry_points import config_file, refuse, succeed
+
+from flexmdm_jax.chips import CHIPS, chip_of
+from flexmdm_jax.compilation import report as reports
+from flexmdm_jax.compilation.programs import Compiled, Experiment, available_memory, bytes_per_chip
+from flexmdm_jax.compilation.topology import find_topology
+from flexmdm_jax.config import MeshConfig, read_config
+from flexmdm_jax.errors import UserError
+from flexmdm_jax.sharding import make_mesh
+from flexmdm_jax.types import Vocabulary
+
+VOCABULARY = Vocabulary(512, 510, 511)
+LENGTH, LAYERS = 256, 3
+
+
+def _experiment(topology="v5e-4", rows=2, mesh=MeshConfig(1, -1, 1), **model):  # noqa: B008
+    values = tiny.config_at("nowhere")
+    values["model"] |= {
+        "hidden_size": 128,
+        "num_layers": LAYERS,
+        "dropout_rate": 0.0,
+        "compute_dtype": "bfloat16",
+    } | model
+    values["data"]["max_length"] = LENGTH
+    devices = find_topology(topology).devices
+    return Experiment.of(read_config(values), VOCABULARY, make_mesh(mesh, devices), rows)
+
+
+def _report(experiment, program="train", topology="v5e-4"):
+    return reports.report(experiment, program, find_topology(topology))
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return _report(_experiment(topology="v5e-1"), topology="v5e-1")
+
+
+def test_operations_do_not_depend_on_how_layers_run(plain):
+    """Scanned and unrolled, as a small proof of the count; and what remat adds is seen."""
+    unrolled = _report(_experiment("v5e-1", scan_unroll=LAYERS), topology="v5e-1")
+    assert plain.flops == pytest.approx(unrolled.flops, rel=0.005)
+    full = _report(_experiment("v5e-1", remat="full"), topology="v5e-1")
+    slots, d = 2 * LENGTH, 128
+    # Of each block's forward pass; what only feeds the gate of the MLP need not be redone.
+    again = LAYERS * (24 * d * d * slots + 4 * d * 2 * LENGTH**2)
+    assert again * 0.6 <= full.flops - plain.flops <= again * 1.05
+
+
+def test_operations_are_those_of_the_model_and_what_is_known_to_be_repeated(plain):
+    """The head's logits and attention's scores are computed again in the backward pass."""
+    slots, d = 2 * LENGTH, 128
+    head = 2 * d * VOCABULARY.size * slots
+    scores = LAYERS * 2 * d * 2 * LENGTH**2
+    assert plain.flops == pytest.approx(plain.model_flops + head + scores, rel=0.02)
+
+
+def test_weak_scaling_leaves_the_work_of_a_chip_as_it_is(plain):
+    four = _report(_experiment("v5e-4", mesh=MeshConfig(-1, 1, 1)))
+    assert four.chips == 4
+    assert four.flops == pytest.approx(plain.flops, rel=0.02)
+    assert not plain.collectives
+    # Gradients are summed: each chip sends less than twice their size.
+    sent = sum(moved.bytes for moved in four.collectives.values())
+    assert 0 < sent < 2.2 * four.parameters
+
+
+def test_parameters_are_divided_by_fsdp_and_bytes_are_counted_by_hand():
+    whole = _experiment(mesh=MeshConfig(-1, 1, 1)).state
+    numbers = sum(math.prod(x.shape) for x in jax.tree.leaves(whole.params))
+    assert bytes_per_chip(whole.params) == 4 * numbers
+    parts = _experiment(mesh=MeshConfig(1, -1, 1)).state
+    for name in ("qkv", "out", "mlp_in", "mlp_out"):
+        kernel = parts.params["blocks"][name]["kernel"]
+        assert math.prod(kernel.sharding.shard_shape(kernel.shape)) * 4 == kernel.size
+    assert bytes_per_chip(parts) < 0.5 * bytes_per_chip(whole)
+
+
+def test_the_real_sampler_compiles_with_all_its_steps():
+    sampling = _report(_experiment("v5e-1"), "sample", topology="v5e-1")
+    assert sampling.fits
+    assert sampling.optimizer == 0
+    # Every step runs the network once, and the head on chosen slots.
+    assert sampling.flops == pytest.approx(sampling.model_flops, rel=0.1)
+
+
+@pytest.mark.parametrize("fixed", [0.0, 2.0, 9.5])
+def test_the_search_finds_the_largest_batch_and_seldom_compiles_one_that_fits(fixed):
+    """A compiler for which a row takes 0.3 GiB, of 16."""
+    tried = {}
+
+    def compile_rows(rows):
+        needed = fixed + 0.3 * rows
+        tried[rows] = fits = needed <= 16
+        return Compiled(fits, int(needed * 2**30), None, None if fits else 16 << 30, "")
+
+    rows, _ = reports.largest(compile_rows, 1024)
+    step = 2 ** max(0, rows.bit_length() - 4)
+    assert fixed + 0.3 * rows <= 16 < fixed + 0.3 * (rows + step)
+    assert sum(tried.values()) <= 2, "what fits takes minutes to compile"
+    assert len(tried) <= 8
+
+
+def test_a_model_that_never_fits_is_an_error(monkeypatch):
+    refused = Compiled(False, 20 << 30, None, 16 << 30, "")
+    monkeypatch.setattr(reports, "compile_program", lambda *_: refused)
+    with pytest.raises(UserError, match="not even one row of train fits a chip of v5e-4"):
+        reports.search(lambda rows: rows, "train", find_topology("v5e-4"))
+
+
+def test_what_does_not_fit_is_reported_with_what_is_missing():
+    huge = _experiment("v5e-4", rows=4096, hidden_size=2048, num_layers=8)
+    figures = _report(huge)
+    assert not figures.fits
+    assert figures.temporaries > figures.available
+    assert "GiB too many" in "\n".join(figures.lines())
+
+
+@pytest.mark.parametrize(
+    ("name", "devices", "kind"),
+    [("v5e-16", 16, "v5e"), ("v5p-16", 8, "v5p"), ("v4-8", 4, "v4"), ("v6e:2x4", 8, "v6e")],
+)
+def test_topologies_are_those_of_cloud_tpu(name, devices, kind):
+    topology = find_topology(name)
+    assert len(topology.devices) == devices
+    assert topology.chip == CHIPS[kind]
+    assert chip_of(topology.devices[0].device_kind) == CHIPS[kind]
+    assert 0.9 * topology.chip.hbm < available_memory(topology) < 1.02 * topology.chip.hbm
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("v5x-4", "unknown topology 'v5x-4'; write v5e-16"),
+        ("v5e-7", "v5e comes as v5e-4, v5e-8"),
+        ("v5e:3x5", "topology 'v5e:3x5': .* not divisible"),
+        ("16", "unknown topology '16'"),
+    ],
+)
+def test_unknown_topologies_are_named(name, message):
+    with pytest.raises(UserError, match=message):
+        find_topology(name)
+
+
+def test_only_data_crosses_between_slices():
+    devices = find_topology("2*v5e-4").devices
+    mesh = make_mesh(MeshConfig(data=4, fsdp=2), devices)
+    slices = np.vectorize(lambda device: device.slice_index)(mesh.devices)
+    assert (slices == np.asarray([0, 0, 1, 1])[:, None, None]).all()
+    with pytest.raises(UserError, match="data = 1 does not split over 2 slices"):
+        make_mesh(MeshConfig(data=1, fsdp=8), devices)
+
+
+def test_the_command_writes_what_it_prints(tmp_path):
+    values = tiny.config_at(tmp_path / "nowhere")
+    values["data"]["max_length"] = 128
+    config = f"--config={config_file(tmp_path / 'c.py', values)}"
+    aot = ("aot", config, "--topology=v5e-4", "--programs=train", "--vocabulary_size=256")
+    out = tmp_path / "figures.json"
+    printed = succeed(*aot, "--per_device_batch=1", f"--json={out}").stdout
+    [figures] = json.loads(out.read_text())
+    assert set(figures) == {field.name for field in dataclasses.fields(reports.Report)}
+    assert f"{figures['flops'] / 1e12:.3f}" in printed
+    assert figures["mesh"] == [4, 1, 1]
+    refuse("unknown topology 'v5x-4'", "aot", config, "--topology=v5x-4")
+    refuse("8 rows do not split", "aot", config, "--topology=v5e-16")

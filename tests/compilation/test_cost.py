@@ -1,0 +1,137 @@
+"""Counts read from compiled programs agree with arithmetic, and with loops unrolled by hand."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from benchmarks.tpu_compiler import tpu_mesh
+from flexmdm_jax.compilation.cost import program_cost
+from flexmdm_jax.compilation.hlo import parse_program, trip_count
+
+TURNS, ROWS, WIDTH = 6, 256, 384
+
+
+def _compiled(fn, *shapes, mesh=None, specs=None, dtype=jnp.bfloat16):
+    mesh = mesh or tpu_mesh("v5e")
+    specs = specs or [()] * len(shapes)
+    place = lambda spec: NamedSharding(mesh, PartitionSpec(*spec))  # noqa: E731
+    arrays = [
+        jax.ShapeDtypeStruct(shape, dtype, sharding=place(spec))
+        for shape, spec in zip(shapes, specs, strict=True)
+    ]
+    return jax.jit(fn).lower(*arrays).compile()
+
+
+def _cost(compiled):
+    return program_cost(parse_program(compiled.as_text()))
+
+
+def _layers(x, weights, unroll):
+    return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, weights, unroll=unroll)[0]
+
+
+def _gradient(x, weights, unroll):
+    return jax.grad(lambda w: _layers(x, w, unroll).sum())(weights)
+
+
+@pytest.mark.parametrize(("fn", "products"), [(_layers, 1), (_gradient, 3)])
+def test_a_loop_counts_as_often_as_it_turns(fn, products):
+    """The gradient has three products a layer, but for that with respect to x of the first."""
+    shapes = ((ROWS, WIDTH), (TURNS, WIDTH, WIDTH))
+    rolled, unrolled = (
+        _compiled(functools.partial(fn, unroll=unroll), *shapes) for unroll in (1, TURNS)
+    )
+    one = 2 * ROWS * WIDTH * WIDTH
+    assert _cost(unrolled).flops in (products * TURNS * one, (products * TURNS - 1) * one)
+    assert _cost(rolled).flops == products * TURNS * one
+    # The compiler counts elementwise work too, but not the turns.
+    compilers = unrolled.cost_analysis()["flops"]
+    assert _cost(unrolled).flops == pytest.approx(compilers, rel=0.03)
+    assert rolled.cost_analysis()["flops"] < 0.6 * compilers
+
+
+def test_products_over_batch_axes_are_not_counted_with_their_padding():
+    """The TPU compiler writes these as convolutions over padded windows."""
+    fn = lambda q, k: jnp.einsum("bqhd,bkhd->bhqk", q, k)  # noqa: E731
+    compiled = _compiled(fn, (4, 128, 12, 64), (4, 256, 12, 64))
+    assert _cost(compiled).flops == 2 * 4 * 12 * 128 * 256 * 64
+
+
+def test_the_costlier_branch_counts():
+    def fn(x, w):
+        work = lambda x: x @ w @ w  # noqa: E731
+        return jax.lax.cond(x[0, 0] > 0, work, lambda x: x, x)
+
+    assert _cost(_compiled(fn, (ROWS, WIDTH), (WIDTH, WIDTH))).flops == 4 * ROWS * WIDTH**2
+
+
+def test_transfers_have_the_size_the_sharding_makes_them():
+    mesh = tpu_mesh("v5e", (1, 4, 1))
+    gather = _compiled(
+        lambda x: jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec())),
+        (1024, 256),
+        mesh=mesh,
+        specs=[("fsdp",)],
+        dtype=jnp.float32,
+    )
+    cost = _cost(gather)
+    # Three quarters of 1 MiB come from the others, and as much is sent.
+    assert sum(moved.bytes for moved in cost.collectives.values()) == 0.75 * 2**20
+    total = _compiled(
+        lambda x: jnp.sum(x.astype(jnp.float32), axis=0),
+        (1024, 4096),
+        mesh=mesh,
+        specs=[("fsdp",)],
+        dtype=jnp.float32,
+    )
+    reduced = _cost(total).collectives
+    assert set(reduced) == {"all-reduce"}
+    assert reduced["all-reduce"].bytes == 2 * 0.75 * 4096 * 4
+
+
+LOOP = """
+HloModule m
+
+%body (p: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %p = (s32[], f32[8]{0}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %step = s32[] constant(3)
+  %next = s32[] add(%i, %step)
+  %x = f32[8]{0} get-tuple-element(%p), index=1
+  ROOT %t = (s32[], f32[8]{0}) tuple(%next, %x)
+}
+
+%condition (p: (s32[], f32[8])) -> pred[] {
+  %p = (s32[], f32[8]{0}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %limit = s32[] constant(11)
+  ROOT %c = pred[] compare(%i, %limit), direction=DIRECTION
+}
+
+ENTRY %main (x: f32[8]) -> (s32[], f32[8]) {
+  %x = f32[8]{0} parameter(0)
+  %first = s32[] constant(2)
+  %t = (s32[], f32[8]{0}) tuple(%first, %x)
+  ROOT %w = (s32[], f32[8]{0}) while(%t), condition=%condition, body=%body
+}
+"""
+
+
+@pytest.mark.parametrize(("direction", "turns"), [("LT", 3), ("LE", 4)])
+def test_turns_follow_from_start_step_and_limit(direction, turns):
+    """2, 5, 8 lie below 11, and 11 is reached too where that counts."""
+    program = parse_program(LOOP.replace("DIRECTION", direction))
+    main = program.computations["main"]
+    assert trip_count(program, main, main.instructions["w"]) == turns
+    assert turns == len(np.arange(2, 11 + (direction == "LE"), 3))
+
+
+def test_turns_that_cannot_be_read_are_an_error():
+    program = parse_program(LOOP.replace("DIRECTION", "NE"))
+    main = program.computations["main"]
+    with pytest.raises(ValueError, match="turns of loop w is not known"):
+        trip_count(program, main, main.instructions["w"])

@@ -1,0 +1,198 @@
+"""Two real processes that are killed, stopped and set against each other."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from flexmdm_jax.config import read_config
+from flexmdm_jax.sharding import make_mesh
+from flexmdm_jax.training import loop
+from flexmdm_jax.training.loop import train
+from flexmdm_jax.training.runs import open_run
+from flexmdm_jax.training.state import Setup
+from flexmdm_jax.training.workdir import claim_workdir
+
+ROOT = pathlib.Path(__file__).parents[2]
+LAUNCHER = ROOT / "launch" / "local_multiprocess.sh"
+# `make faults` asks for more.
+NUM_KILLS = int(os.environ.get("FLEXMDM_FAULTS", "2"))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _environment(**more):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHON": sys.executable, "XLA_FLAGS": ""}
+    return environment | {"PORT": str(_free_port())} | more
+
+
+def _start(config_file, workdir, *flags, number=2):
+    """Starts the launcher; its output goes to workdir.txt."""
+    command = [LAUNCHER, str(number), f"--config={config_file}", f"--workdir={workdir}", *flags]
+    with workdir.with_suffix(".txt").open("a") as output:
+        return subprocess.Popen(command, env=_environment(), stdout=output, stderr=output)
+
+
+def _finish(config_file, workdir, *flags, number=2):
+    assert _start(config_file, workdir, *flags, number=number).wait() == 0, _output(workdir)
+
+
+def _output(workdir):
+    return workdir.with_suffix(".txt").read_text()
+
+
+def _steps_logged(workdir):
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line)["step"] for line in lines if line.endswith("}")]
+
+
+def _until(run, happened, workdir):
+    """Returns once happened() is true, while the run goes on."""
+    while not happened():
+        try:
+            run.wait(timeout=0.02)
+        except subprocess.TimeoutExpired:
+            continue
+        pytest.fail(f"the run ended early: {_output(workdir)}")
+
+
+def _children(run):
+    """Returns the processes of the run by number, once all of them are there."""
+    found = {}
+    for folder in pathlib.Path("/proc").iterdir():
+        try:
+            parent = folder.name.isdecimal() and (folder / "stat").read_text().rpartition(")")[2]
+            words = (folder / "cmdline").read_text().split("\0")
+        except OSError:
+            continue
+        if parent and int(parent.split()[1]) == run.pid and "flexmdm_jax.train" in words:
+            number = next(w for w in words if w.startswith("--process_id=")).partition("=")[2]
+            found[int(number)] = int(folder.name)
+    return found
+
+
+@pytest.fixture(scope="module")
+def config_file(tiny_dataset, tmp_path_factory):
+    values = tiny.config(tiny_dataset)
+    values["training"] |= {"num_steps": 10_000, "checkpoint_every": 4, "log_every": 1}
+    values["training"]["evaluate_every"] = 100_000
+    path = tmp_path_factory.mktemp("config") / "config.py"
+    path.write_text(
+        "from ml_collections import ConfigDict\n"
+        f"def get_config():\n    return ConfigDict({values!r})\n"
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def ended(config_file, tmp_path_factory):
+    """A run that was killed and stopped, and one that was not: (killed, straight, last step)."""
+    home = tmp_path_factory.mktemp("faults")
+    killed, source = home / "killed", random.Random(0)
+    run = _start(config_file, killed)
+    for number in range(NUM_KILLS):
+        seen = len(_steps_logged(killed))
+        _until(run, lambda: len(_steps_logged(killed)) > seen + source.randrange(12), killed)  # noqa: B023
+        if number % 2:
+            # In the midst of a save.
+            saving = lambda: list(killed.glob("checkpoints/*tmp*"))  # noqa: E731
+            _until(run, saving, killed)
+        victim = _children(run)[source.randrange(2)]
+        os.kill(victim, signal.SIGKILL)
+        _until(run, lambda: victim not in _children(run).values(), killed)  # noqa: B023
+    seen = len(_steps_logged(killed))
+    _until(run, lambda: len(_steps_logged(killed)) > seen + 5, killed)
+    # The notice reaches one process; both save the same step and end well.
+    os.kill(_children(run)[1], signal.SIGTERM)
+    assert run.wait() == 0, _output(killed)
+    stopped_at = _steps_logged(killed)[-1]
+    assert (killed / "checkpoints" / str(stopped_at)).is_dir()
+    assert _output(killed).count("told to stop") == 2
+    last = max(_steps_logged(killed)) + 3
+    for workdir in (killed, home / "straight"):
+        _finish(config_file, workdir, f"--config.training.num_steps={last}")
+    return killed, home / "straight", last
+
+
+@pytest.mark.slow
+def test_killed_processes_end_like_those_that_were_not(ended):
+    killed, straight, last = ended
+    assert _output(killed).count("all start again") >= NUM_KILLS
+    a, b = open_run(str(killed)), open_run(str(straight))
+    assert a.step == b.step == last
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(a.params), jax.device_get(b.params))
+    lines = lambda workdir: map(json.loads, (workdir / "metrics.jsonl").open())  # noqa: E731
+    truth = {line["step"]: line["loss"] for line in lines(straight) if "loss" in line}
+    logged = [line for line in lines(killed) if "loss" in line]
+    assert {line["step"] for line in logged} == set(truth), "a step is missing"
+    assert all(truth[line["step"]] == line["loss"] for line in logged)
+
+
+@pytest.mark.slow
+def test_the_data_goes_on_with_another_number_of_hosts(ended, tiny_dataset, monkeypatch):
+    """Two processes saved; one goes on, with the very next examples."""
+    _, workdir, last = ended
+    seen = []
+    original = loop._to_devices
+    record = lambda *args: seen.append(original(*args)) or seen[-1]  # noqa: E731
+    monkeypatch.setattr(loop, "_to_devices", record)
+    values = json.loads((workdir / "experiment.json").read_text())["config"]
+    values["training"]["num_steps"] = last + 2
+    config = read_config(values)
+    setup = Setup.of(config, tiny_dataset.vocabulary, make_mesh(config.mesh))
+    experiment = claim_workdir(workdir, config, tiny_dataset)
+    train(config, setup, tiny_dataset, experiment, workdir, lambda _: {})
+    rows = config.training.batch_size
+    for number, batch in enumerate(seen):
+        first = (last + number) * rows
+        assert sorted(batch.index.tolist()) == list(range(first, first + rows))
+
+
+def _refused(commands):
+    """Starts processes side by side; returns what each says, all having ended with status 2."""
+    environment = _environment()
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-m", "flexmdm_jax.train", *command, *_where(environment, number)],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number, command in commands
+    ]
+    said = [run.communicate()[1] for run in runs]
+    assert [run.returncode for run in runs] == [2] * len(runs), said
+    return [[line for line in text.splitlines() if line.startswith("error: ")][-1] for text in said]
+
+
+def _where(environment, number):
+    address = f"--coordinator=127.0.0.1:{environment['PORT']}"
+    return [address, "--num_processes=2", f"--process_id={number}"]
+
+
+def test_hosts_that_disagree_are_told_at_the_start(config_file, tmp_path):
+    common = [f"--config={config_file}", f"--workdir={tmp_path / 'w'}"]
+    said = _refused([(0, common), (1, [*common, "--config.seed=4"])])
+    assert all("the config of process [1] differs from that of process 0" in line for line in said)
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_coordinator_that_never_answers_is_given_up(config_file, tmp_path):
+    common = [f"--config={config_file}", f"--workdir={tmp_path / 'w'}", "--join_time_limit=1"]
+    [said] = _refused([(1, common)])
+    assert "after 1 s not all processes had joined" in said
+    assert "--join_time_limit" in said
