@@ -5,37 +5,36 @@ from collections.abc import Callable, Iterator
 import grain
 import numpy as np
 
-from flexmdm_jax.data.records import TRAIN, VALIDATION, Dataset, decode_record
+from flexmdm_jax.data.records import TRAIN, VALIDATION, Dataset, Sequence, decode_record
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.schedules import Schedule
 from flexmdm_jax.types import Batch, Vocabulary
 
 Row = dict[str, np.ndarray]
-Arrange = Callable[[np.ndarray, int, Vocabulary], Row]
+Arrange = Callable[[Sequence, int, Vocabulary], Row]
 
 
-def padded_row(tokens: np.ndarray, length: int, vocabulary: Vocabulary) -> Row:
+def padded_row(sequence: Sequence, length: int, vocabulary: Vocabulary) -> Row:
     """Returns FlexMDM's form of a sequence: END is fixed, and padding is no part of it.
 
     Args:
-      tokens: Sequence [n] that ends in END.
+      sequence: Of at most `length` tokens.
       length: Slots of the row.
       vocabulary: Ids of MASK and END.
     """
-    row = np.full(length, vocabulary.end, np.int32)
-    row[: len(tokens)] = tokens
-    slots = np.arange(length)
-    return {
-        "tokens": row,
-        "segment_ids": (slots < len(tokens)).astype(np.int32),
-        "fixed": slots == len(tokens) - 1,
-    }
+    count = len(sequence.tokens)
+    row = filled_row(sequence, length, vocabulary)
+    row["segment_ids"][count:] = 0
+    row["fixed"][count - 1] = True
+    return row
 
 
-def filled_row(tokens: np.ndarray, length: int, vocabulary: Vocabulary) -> Row:
+def filled_row(sequence: Sequence, length: int, vocabulary: Vocabulary) -> Row:
     """Returns MDM's form of a sequence: END fills the row and is predicted like any token."""
-    row = padded_row(tokens, length, vocabulary)
-    return row | {"segment_ids": np.ones(length, np.int32), "fixed": np.zeros(length, bool)}
+    count = len(sequence.tokens)
+    tokens, fixed = np.full(length, vocabulary.end, np.int32), np.zeros(length, bool)
+    tokens[:count], fixed[:count] = sequence.tokens, sequence.fixed
+    return {"tokens": tokens, "segment_ids": np.ones(length, np.int32), "fixed": fixed}
 
 
 def arrange_for(insertion: Schedule) -> Arrange:

@@ -8,6 +8,7 @@ import pathlib
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -20,10 +21,25 @@ from flexmdm_jax.data.tokenizers import (
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.types import Vocabulary
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 TRAIN, VALIDATION = "train", "validation"
 _METADATA = "dataset.json"
 _TOKENIZER = "tokenizer"
+# Token ids need 31 bits; the highest bit of a stored word says that the token is fixed.
+_FIXED = np.uint32(1 << 31)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sequence:
+    """A stored sequence.
+
+    Attributes:
+      tokens: Token ids [n], the last of them END.
+      fixed: True [n] where a token is given and never generated (a prompt); END counts as text.
+    """
+
+    tokens: np.ndarray
+    fixed: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +53,7 @@ class Dataset:
       max_length: Slots of the longest sequence, END included.
       num_sequences: By split.
       lengths: By split, how many sequences have each length (END not counted).
+      task: What the task that wrote the dataset says of itself; None for text.
     """
 
     directory: pathlib.Path
@@ -45,6 +62,7 @@ class Dataset:
     max_length: int
     num_sequences: dict[str, int]
     lengths: dict[str, dict[int, int]]
+    task: dict[str, Any] | None = None
 
     def path(self, split: str) -> str:
         """Returns the file that holds a split."""
@@ -55,14 +73,23 @@ class Dataset:
         return load_tokenizer(self.directory / _TOKENIZER)
 
 
-def encode_record(tokens: Iterable[int]) -> bytes:
-    """Returns a token sequence as stored: little-endian unsigned 32-bit integers."""
-    return np.asarray(tokens, dtype="<u4").tobytes()
+def encode_record(tokens: Iterable[int], fixed: Iterable[bool] | None = None) -> bytes:
+    """Returns a token sequence as stored: little-endian unsigned 32-bit integers.
+
+    Args:
+      tokens: Token ids [n] below 2³¹.
+      fixed: Which of them [n] are given and never generated; none unless told.
+    """
+    words = np.asarray(tokens, dtype="<u4")
+    if fixed is not None:
+        words = np.where(np.asarray(fixed, bool), words | _FIXED, words).astype("<u4")
+    return words.tobytes()
 
 
-def decode_record(record: bytes) -> np.ndarray:
-    """Returns the token sequence [n] of a stored record, as int32."""
-    return np.frombuffer(record, dtype="<u4").astype(np.int32)
+def decode_record(record: bytes) -> Sequence:
+    """Returns the sequence of a stored record; its tokens are int32."""
+    words = np.frombuffer(record, dtype="<u4")
+    return Sequence((words & ~_FIXED).astype(np.int32), words >= _FIXED)
 
 
 def split_of(text: str, seed: int, validation_fraction: float) -> str:
@@ -74,20 +101,22 @@ def split_of(text: str, seed: int, validation_fraction: float) -> str:
 
 def write_dataset(
     directory: pathlib.Path,
-    sequences: Iterable[tuple[str, list[int]]],
+    sequences: Iterable[tuple],
     tokenizer: Tokenizer,
     *,
     max_length: int,
-    origin: dict[str, object],
+    origin: dict[str, Any],
+    task: dict[str, Any] | None = None,
 ) -> Dataset:
     """Writes sequences and returns the dataset; the directory appears only when it is complete.
 
     Args:
       directory: Must not exist yet, or be empty.
-      sequences: (split, tokens without END).
+      sequences: (split, tokens without END), or (split, tokens, which of them are fixed).
       tokenizer: What the tokens were made with; saved beside them.
       max_length: Slots of the longest sequence, END included.
       origin: What else dataset.json records: source, split seed and so on.
+      task: What a task that is not plain text has to say of itself, as JSON.
 
     Raises:
       UserError: If the directory holds files already, or a split stays empty.
@@ -102,6 +131,7 @@ def write_dataset(
         metadata = {
             "format_version": FORMAT_VERSION,
             **origin,
+            **({} if task is None else {"task": task}),
             "max_length": max_length,
             "vocabulary": dataclasses.asdict(tokenizer.vocabulary),
             "tokenizer": {"kind": tokenizer.kind, "sha256": tokenizer_hash(tokenizer)},
@@ -126,8 +156,9 @@ def _write_records(directory, sequences, end) -> dict[str, collections.Counter]:
         for split in (TRAIN, VALIDATION)
     }
     lengths = {split: collections.Counter() for split in writers}
-    for split, tokens in sequences:
-        writers[split].write(encode_record([*tokens, end]))
+    for split, tokens, *fixed in sequences:
+        flags = [*fixed[0], False] if fixed else None
+        writers[split].write(encode_record([*tokens, end], flags))
         lengths[split][len(tokens)] += 1
     for split, writer in writers.items():
         writer.close()
@@ -180,6 +211,7 @@ def open_dataset(directory: str | pathlib.Path) -> Dataset:
                 split: {int(n): count for n, count in splits[split]["lengths"].items()}
                 for split in splits
             },
+            task=metadata.get("task"),
         )
     except KeyError as error:
         raise UserError(f"{where}: no field {error}; prepare the dataset again") from None
@@ -192,7 +224,12 @@ def open_dataset(directory: str | pathlib.Path) -> Dataset:
 
 
 def read_split(dataset: Dataset, split: str) -> Iterator[np.ndarray]:
-    """Yields the sequences of a split in stored order, each ending in END."""
+    """Yields the tokens of a split's sequences in stored order, each ending in END."""
+    return (sequence.tokens for sequence in read_sequences(dataset, split))
+
+
+def read_sequences(dataset: Dataset, split: str) -> Iterator[Sequence]:
+    """Yields the sequences of a split in stored order."""
     from array_record.python import array_record_data_source
 
     with array_record_data_source.ArrayRecordDataSource([dataset.path(split)]) as source:

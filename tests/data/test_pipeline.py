@@ -13,7 +13,7 @@ from flexmdm_jax.data.pipeline import (
     train_batches,
     validation_batches,
 )
-from flexmdm_jax.data.records import TRAIN, VALIDATION, read_split
+from flexmdm_jax.data.records import TRAIN, VALIDATION, Sequence, read_sequences, read_split
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.schedules import Immediate, Linear
 
@@ -43,8 +43,8 @@ def _rows(batches, count):
 def test_an_epoch_holds_every_example_once(tiny_dataset):
     size = tiny_dataset.num_sequences[TRAIN]
     stored = sorted(
-        padded_row(tokens, tiny.LENGTH, tiny_dataset.vocabulary)["tokens"].tobytes()
-        for tokens in read_split(tiny_dataset, TRAIN)
+        padded_row(sequence, tiny.LENGTH, tiny_dataset.vocabulary)["tokens"].tobytes()
+        for sequence in read_sequences(tiny_dataset, TRAIN)
     )
     rows = _rows(_batches(tiny_dataset, batch_size=1), 2 * size)
     first, second = rows[:size], rows[size:]
@@ -86,15 +86,15 @@ def test_the_iterator_goes_on_from_its_state(tiny_dataset):
 def test_rows_of_both_methods(tiny_dataset):
     vocabulary = tiny_dataset.vocabulary
     end = vocabulary.end
-    tokens = np.array([7, 8, end])
-    flex = padded_row(tokens, 5, vocabulary)
+    sequence = Sequence(np.array([7, 8, end]), np.array([True, False, False]))
+    flex = padded_row(sequence, 5, vocabulary)
     assert flex["tokens"].tolist() == [7, 8, end, end, end]
     assert flex["segment_ids"].tolist() == [1, 1, 1, 0, 0]
-    assert flex["fixed"].tolist() == [False, False, True, False, False]
-    mdm = filled_row(tokens, 5, vocabulary)
+    assert flex["fixed"].tolist() == [True, False, True, False, False]
+    mdm = filled_row(sequence, 5, vocabulary)
     assert mdm["tokens"].tolist() == flex["tokens"].tolist()
     assert mdm["segment_ids"].tolist() == [1] * 5
-    assert not mdm["fixed"].any()
+    assert mdm["fixed"].tolist() == [True, False, False, False, False]
     assert arrange_for(Linear()) is padded_row
     assert arrange_for(Immediate()) is filled_row
 

@@ -12,6 +12,7 @@ from flexmdm_jax.data.records import (
     decode_record,
     encode_record,
     open_dataset,
+    read_sequences,
     read_split,
     split_of,
     write_dataset,
@@ -41,9 +42,23 @@ def test_equal_texts_share_a_split_of_about_the_asked_size():
     assert held_out != [split_of(text, 8, 0.25) == VALIDATION for text in texts]
 
 
-def test_records_hold_any_token_id():
-    tokens = np.array([0, 255, 65_536, 126_463, 2**31 - 1])
-    assert np.array_equal(decode_record(encode_record(tokens.tolist())), tokens)
+@pytest.mark.parametrize("fixed", [None, [True, False, True, False, True]])
+def test_records_hold_any_token_id(fixed):
+    tokens = [0, 255, 65_536, 126_463, 2**31 - 1]
+    sequence = decode_record(encode_record(tokens, fixed))
+    assert sequence.tokens.tolist() == tokens
+    assert sequence.fixed.tolist() == (fixed or [False] * 5)
+
+
+def test_a_task_marks_tokens_as_fixed_and_describes_itself(tmp_path):
+    sequences = [(TRAIN, [1, 2, 3], [True, False, True]), (VALIDATION, [4], [False])]
+    tokenizer, task = ByteTokenizer({}), {"kind": "maze", "size": 41}
+    kept = write_dataset(tmp_path / "d", sequences, tokenizer, max_length=8, origin={}, task=task)
+    (sequence,) = read_sequences(kept, TRAIN)
+    assert sequence.tokens.tolist() == [1, 2, 3, tokenizer.vocabulary.end]
+    assert sequence.fixed.tolist() == [True, False, True, False]
+    assert kept.task == task
+    assert tiny.write_dataset(tmp_path / "text", tiny.texts()).task is None
 
 
 def test_nothing_is_left_of_a_failed_preparation(tmp_path):
