@@ -16,6 +16,7 @@ from flexmdm_jax.training.runs import Run, open_run
 from flexmdm_jax.training.workdir import check_dataset
 
 _WORKDIR = flags.DEFINE_multi_string("workdir", None, "A trained run; give several to compare.")
+_BASE = flags.DEFINE_string("base", "", "A LLaDA's base folder, if not where the runs had it.")
 _DATA = flags.DEFINE_string("data", None, "Prepared dataset; unless told, the first run's own.")
 _OUT = flags.DEFINE_string("out", None, "Folder for results; unless told, the first workdir.")
 _NUM = flags.DEFINE_integer("num", 512, "Samples for the length distribution.")
@@ -56,7 +57,7 @@ def main(_):
     )
     runs = {}
     for workdir in _WORKDIR.value:
-        run = open_run(workdir)
+        run = open_run(workdir, _BASE.value)
         jax.set_mesh(run.setup.mesh)
         label = _label(run) if _label(run) not in runs else workdir
         runs[label] = run

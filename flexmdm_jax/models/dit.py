@@ -227,7 +227,7 @@ class DiT(nn.Module):
         return per_slot * num_slots + attention_flops + 2 * d * self.vocabulary_size * num_masks
 
 
-def make_denoiser(model: DiT, params, dropout_keys: RowKeys | None = None) -> Denoiser:
+def make_denoiser(model: nn.Module, params, dropout_keys: RowKeys | None = None) -> Denoiser:
     """Returns the model with its parameters as losses and samplers take it."""
     variables = {"params": params}
 

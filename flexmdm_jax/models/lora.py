@@ -5,7 +5,6 @@ import math
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from flax import traverse_util
 from flax.typing import Dtype
@@ -16,7 +15,7 @@ from flexmdm_jax.models.heads import linear_init
 TARGETS = ("q", "k", "v", "out", "gate", "up", "down", "head")
 # What a retrofit adds to a backbone besides adapters; all else is the frozen base.
 _ADDED_MODULES = frozenset({"time_embedding", "modulation", "gap_norm", "gap_head"})
-_FACTORS = frozenset({"lora_a", "lora_b"})
+FACTORS = ("lora_a", "lora_b")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +81,7 @@ class Projection(nn.Module):
                 return jnp.zeros(shape, dtype)
             return linear_init(key, (math.prod(inputs), math.prod(features)), dtype).reshape(shape)
 
-        dtype = jnp.float32 if name in _FACTORS else self.param_dtype
+        dtype = jnp.float32 if name in FACTORS else self.param_dtype
         init = nn.with_logical_partitioning(init, names)
         return self.param(name, init, (*inputs, *features), dtype)
 
@@ -109,7 +108,7 @@ class Projection(nn.Module):
 
 def is_trained(path: tuple[str, ...]) -> bool:
     """Returns whether a retrofit trains the parameter at a path; the rest is the frozen base."""
-    return path[-1] in _FACTORS or path[0] in _ADDED_MODULES
+    return path[-1] in FACTORS or path[0] in _ADDED_MODULES
 
 
 def split_base(params: Any) -> tuple[Any, Any]:
@@ -140,35 +139,7 @@ def trained_sizes(params: Any) -> dict[str, int]:
 
 
 def _group(path: tuple[str, ...]) -> str:
-    if path[-1] in _FACTORS:
+    if path[-1] in FACTORS:
         return "LoRA of the head" if path[0] == "head" else "LoRA of the blocks"
     named = {"time_embedding": "time embedding", "modulation": "AdaLN"}
     return named.get(path[0], "insertion head")
-
-
-def fold(params: Any, scale: float) -> Any:
-    """Returns the parameters with every adapter added to its kernel and left out.
-
-    The sum is computed in float32 and rounded to the kernel's type.
-
-    Args:
-      params: A whole tree or a part of it, of one layer or of stacked layers.
-      scale: Lora.scale.
-    """
-    flat = traverse_util.flatten_dict(params)
-    folded = {path: leaf for path, leaf in flat.items() if path[-1] not in _FACTORS}
-    for path in flat:
-        if path[-1] == "lora_a":
-            kernel, a, b = (flat[*path[:-1], name] for name in ("kernel", "lora_a", "lora_b"))
-            folded[*path[:-1], "kernel"] = _folded(kernel, a, b, scale)
-    return traverse_util.unflatten_dict(folded)
-
-
-def _folded(kernel, a, b, scale):
-    """Returns kernel + scale · a b, with a [*layers, *inputs, r] and b [*layers, r, *features]."""
-    num_layers = (a.ndim + b.ndim - 2) - kernel.ndim
-    contract = (((a.ndim - 1,), (num_layers,)), (tuple(range(num_layers)),) * 2)
-    product = jax.lax.dot_general(
-        a, b, contract, precision="highest", preferred_element_type=jnp.float32
-    )
-    return (kernel.astype(jnp.float32) + scale * product).astype(kernel.dtype)

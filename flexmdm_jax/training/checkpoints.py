@@ -56,6 +56,16 @@ class Checkpoints:
             ),
         )
 
+    def save_average(self, step: int, ema: Any) -> None:
+        """Saves averaged parameters alone: enough to sample and to start from, not to resume."""
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                ema=ocp.args.StandardSave(ema),
+                experiment=ocp.args.JsonSave(self._experiment.to_json()),
+            ),
+        )
+
     def wait(self) -> None:
         """Waits for saves under way; raises what went wrong in them."""
         self._manager.wait_until_finished()

@@ -14,9 +14,10 @@ from flexmdm_jax.data.records import Dataset
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.sharding import batch_sharding
 from flexmdm_jax.training.checkpoints import Checkpoints
+from flexmdm_jax.training.frozen import load_frozen, start_from
 from flexmdm_jax.training.logging import MetricsWriter, Progress, Stopwatch
 from flexmdm_jax.training.optimizer import make_optimizer
-from flexmdm_jax.training.state import Setup, TrainState, init_state, sharded_shapes
+from flexmdm_jax.training.state import Setup, TrainState, first_state, init_state, sharded_shapes
 from flexmdm_jax.training.step import make_train_step
 from flexmdm_jax.training.workdir import Experiment
 from flexmdm_jax.types import Batch
@@ -65,9 +66,12 @@ def train(
         )
     )
     checkpoints = Checkpoints(workdir, experiment, keep=config.training.keep_checkpoints)
-    state = checkpoints.restore(sharded_shapes(make_state, shardings), batches)
+    like = sharded_shapes(make_state, shardings)
+    state = checkpoints.restore(like, batches)
     if state is None:
-        state = jax.jit(make_state, out_shardings=shardings)()
+        state = first_state(make_state, shardings)
+        state = start_from(config, state, like)
+    state = state.replace(frozen=load_frozen(setup, like.frozen))
     step = make_train_step(config, setup, optimizer, shardings)
     run = _Run(config.training, setup, workdir, checkpoints, evaluate, first=int(state.step))
     try:
@@ -165,7 +169,7 @@ class _Run:
 
     def _look(self, number: int, state: TrainState) -> None:
         self._watch.pause()
-        metrics = self._evaluate(state.ema)
+        metrics = self._evaluate(self._setup.whole(state.ema, state.frozen))
         self._writer.write(number, {f"eval/{name}": value for name, value in metrics.items()})
         self._watch.resume()
 

@@ -51,12 +51,16 @@ def make_train_step(
     A step whose loss or gradient is not finite changes nothing but the step number, and its
     metric `finite` is 0.
     """
-    loss = make_loss(setup, config.training)
+    loss_of_all = make_loss(setup, config.training)
     learning_rate = learning_rate_schedule(config.optimizer, config.training.num_steps)
     num_parts = config.training.accumulation_steps
 
     def step(state: TrainState, batch: Batch):
         keys = row_keys(state.rng, state.step, batch.index)
+
+        def loss(params, batch, keys):
+            return loss_of_all(setup.whole(params, state.frozen), batch, keys)
+
         grads, metrics = _accumulate(loss, state.params, batch, keys, num_parts, setup)
         grad_norm = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
