@@ -94,7 +94,7 @@ COMMANDS = {
 
 def main(arguments):
     """Runs the command."""
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.ERROR)
     COMMANDS[arguments[1]](pathlib.Path(_FROM.value), pathlib.Path(_OUT.value))
     print(f"{arguments[1]}: {_OUT.value}")
 
