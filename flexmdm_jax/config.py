@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import pathlib
 import runpy
 import typing
@@ -100,15 +101,34 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """The prepared dataset and the length of a row in slots, END included."""
+    """The prepared dataset (or several, mixed) and the length of a row in slots, END included."""
 
     path: str
     max_length: int
     prepare: str = ""  # the command that makes the dataset, told to whoever lacks it
+    sets: dict[str, str] = dataclasses.field(default_factory=dict)  # folders of a mixture, by name
+    mixture: dict[str, float] = dataclasses.field(default_factory=dict)  # their shares
+    buckets: tuple[int, ...] = ()  # shorter lengths that the rows of a batch may have
+    workers: int = 0  # processes that read ahead; 0 reads ahead in a thread
+    prefetch: int = 4  # batches read ahead, of each worker
 
     def __post_init__(self):
         if self.max_length < 2:
             raise ValueError(f"max_length = {self.max_length}; a token and END need at least 2")
+        if any(not 2 <= length < self.max_length for length in self.buckets):
+            raise ValueError(
+                f"buckets = {self.buckets}: lengths from 2 to below max_length = {self.max_length}"
+            )
+        _positive(self, "prefetch")
+        if self.workers < 0:
+            raise ValueError(f"workers = {self.workers}; it must not be negative")
+        if unknown := sorted(set(self.mixture) - set(self.sets)):
+            raise ValueError(
+                f"mixture names {', '.join(unknown)}; sets has {', '.join(self.sets) or 'none'}"
+            )
+        weights = self.mixture.values()
+        if self.mixture and (min(weights) <= 0 or not math.isclose(sum(weights), 1, abs_tol=1e-6)):
+            raise ValueError(f"mixture = {self.mixture}: weights must be positive and sum to 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +136,7 @@ class OptimizerConfig:
     """AdamW with linear warm-up, gradient clipping, and an exponential moving average."""
 
     learning_rate: float
-    group_learning_rates: Mapping[str, float] = dataclasses.field(default_factory=dict)  # by path
+    group_learning_rates: dict[str, float] = dataclasses.field(default_factory=dict)  # by path
     warmup_steps: int = 0
     decay: Literal["constant", "cosine", "cosine_restarts"] = "constant"
     num_cycles: int = 5  # of cosine_restarts
@@ -231,6 +251,9 @@ CHANGEABLE = frozenset(
         "training.keep_checkpoints",
         "data.path",
         "data.prepare",
+        "data.sets",
+        "data.workers",
+        "data.prefetch",
         "model.attention",
         "model.llada.base",
         "model.remat",
@@ -258,6 +281,8 @@ def check_field(path: str) -> None:
     """Raises UserError unless a path such as `config.model.hidden_size` names a field."""
     kind, known = Config, "config"
     for name in path.split(".")[1:]:
+        if typing.get_origin(kind) is dict:
+            return
         types = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
         if name not in types:
             raise UserError(f"unknown config field {known}.{name}{_nearest(name, types)}")
@@ -285,11 +310,11 @@ def changed_fields(old: Config, new: Config) -> list[str]:
     changeable = CHANGEABLE
     if old.optimizer.decay != "constant":
         changeable = CHANGEABLE - {"training.num_steps"}
-    before, after = _flatten(config_to_dict(old)), _flatten(config_to_dict(new))
+    before, after = _flatten(old), _flatten(new)
     return [
-        f"{name} was {before.get(name)!r}, is {after.get(name)!r}"
-        for name in before | after
-        if before.get(name) != after.get(name) and name not in changeable
+        f"{name} was {before[name]!r}, is {after[name]!r}"
+        for name in before
+        if before[name] != after[name] and name not in changeable
     ]
 
 
@@ -334,8 +359,8 @@ def _read(kind: type, values: Any, path: str) -> Any:
             raise UserError(f"unknown config field {path}.{name}{_nearest(name, types)}")
         arguments[name] = _convert(types[name], value, f"{path}.{name}")
     for field in dataclasses.fields(kind):
-        missing = field.default is field.default_factory is dataclasses.MISSING
-        if field.name not in arguments and missing:
+        defaults = (field.default, field.default_factory)
+        if field.name not in arguments and defaults == (dataclasses.MISSING,) * 2:
             raise UserError(f"config field {path}.{field.name} is missing")
     try:
         return kind(**arguments)
@@ -352,15 +377,15 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
         if value not in typing.get_args(kind):
             raise UserError(f"{path} = {value!r}{_nearest(str(value), typing.get_args(kind))}")
         return value
-    if typing.get_origin(kind) is Mapping:
-        if not hasattr(value, "items"):
-            raise UserError(f"{path} = {value!r}: expected a group of fields")
-        inner = typing.get_args(kind)[1]
-        return {name: _convert(inner, item, f"{path}.{name}") for name, item in value.items()}
+    if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
+        return tuple(_convert(typing.get_args(kind)[0], item, path) for item in value)
+    if typing.get_origin(kind) is dict and hasattr(value, "items"):
+        kind = typing.get_args(kind)[1]
+        return {name: _convert(kind, item, f"{path}.{name}") for name, item in value.items()}
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
-        raise UserError(f"{path} = {value!r}: expected {kind.__name__}")
+        raise UserError(f"{path} = {value!r}: expected {getattr(kind, '__name__', kind)}")
     return value
 
 
@@ -371,11 +396,12 @@ def _nearest(name: str, known) -> str:
     return f"; choose one of {', '.join(known)}" if known else "; it has no fields"
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     flat = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{name}.")
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            flat |= _flatten(value, f"{prefix}{field.name}.")
         else:
-            flat[prefix + name] = value
+            flat[prefix + field.name] = value
     return flat

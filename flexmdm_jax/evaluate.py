@@ -8,7 +8,7 @@ from absl import flags, logging
 
 from flexmdm_jax import cli
 from flexmdm_jax.config import EvaluationConfig
-from flexmdm_jax.data.records import Dataset, open_dataset
+from flexmdm_jax.data.records import Dataset, open_data
 from flexmdm_jax.evaluation.report import COLUMNS, format_table, length_histograms
 from flexmdm_jax.evaluation.suite import Evaluator, data_figures, held_out_lengths
 from flexmdm_jax.files import write_atomically
@@ -62,7 +62,8 @@ def main(_):
         label = _label(run) if _label(run) not in runs else workdir
         runs[label] = run
     first = next(iter(runs.values()))
-    dataset = open_dataset(_DATA.value or first.experiment.config.data.path)
+    data = first.experiment.config.data
+    dataset = open_data(_DATA.value or data.path, data.sets, {} if _DATA.value else data.mixture)
     rows = data_figures(dataset, _SEQUENCES.value, _BIN.value)
     lengths = {"held-out data": held_out_lengths(dataset)}
     for label, run in runs.items():

@@ -1,75 +1,85 @@
-"""Turns a corpus into a prepared dataset: python -m flexmdm_jax.prepare --source=… --out=…"""
+"""Turns a corpus into a prepared dataset: python -m flexmdm_jax.prepare --source=… --out=…
 
+With --inspect=DIR: says what a prepared dataset holds.
+"""
+
+import os
 import pathlib
-from collections.abc import Iterator
+import time
 
-from absl import flags
-from tqdm import tqdm
+from absl import flags, logging
 
 from flexmdm_jax import cli
-from flexmdm_jax.data.corpora import paragraphs, read_documents, split_document
-from flexmdm_jax.data.records import TRAIN, Dataset, split_of, write_dataset
-from flexmdm_jax.data.tokenizers import Tokenizer, make_tokenizer
+from flexmdm_jax.data import inspection, runners
+from flexmdm_jax.data.preparation import Plan, prepare_dataset
+from flexmdm_jax.data.records import Dataset, open_dataset
 from flexmdm_jax.errors import UserError
 
-_SOURCE = flags.DEFINE_string("source", None, "stdlib, text:GLOB or jsonl:GLOB[#field].")
+_SOURCE = flags.DEFINE_string(
+    "source",
+    None,
+    "stdlib, text:GLOB, jsonl:GLOB[#field], parquet:GLOB[#field], hf:DIR[#field], "
+    "tfds:NAME[/config][:split][#field] or openwebtext[:DIR].",
+)
 _TOKENIZER = flags.DEFINE_string(
-    "tokenizer", "sentencepiece:1024", "sentencepiece:SIZE, sentencepiece:FILE, gpt2 or bytes."
+    "tokenizer",
+    "sentencepiece:1024",
+    "sentencepiece:SIZE (trained here), sentencepiece:FILE, gpt2, hf:DIR or bytes.",
 )
 _TOKENIZER_DIR = flags.DEFINE_string("tokenizer_dir", None, "Folder of GPT-2's two files.")
 _OUT = flags.DEFINE_string("out", None, "Folder to make; must not hold files yet.")
 _MAX_LENGTH = flags.DEFINE_integer("max_length", 1024, "Longest sequence in slots, with END.")
+_SPLIT = flags.DEFINE_string("split", "paragraph", "What a sequence is: paragraph or document.")
 _FRACTION = flags.DEFINE_float("validation_fraction", 0.05, "Share of text held out.")
 _SEED = flags.DEFINE_integer("seed", 0, "Decides which text is held out.")
+_SHARD_MB = flags.DEFINE_integer("shard_mb", 64, "About how much text becomes one shard.")
+_SKIP_BAD = flags.DEFINE_bool("skip_bad", False, "Count unusable documents instead of stopping.")
+_WORKERS = flags.DEFINE_integer("workers", os.cpu_count(), "Processes that prepare shards.")
+_RUNNER = flags.DEFINE_enum("runner", "local", ["local", "beam"], "Who prepares the shards.")
+_BEAM = flags.DEFINE_multi_string("beam_option", [], "Of the Beam pipeline: --runner=…")
+_INSPECT = flags.DEFINE_string("inspect", None, "Prepared dataset to describe.")
+_PRINT = flags.DEFINE_integer("print", 5, "Random examples that --inspect prints.")
 
 
 def prepare() -> Dataset:
     """Returns the dataset that the flags describe, after writing it."""
-    if _MAX_LENGTH.value < 2:
-        raise UserError(f"--max_length={_MAX_LENGTH.value}: one token and END need at least 2")
-    if not 0 < _FRACTION.value < 1:
-        raise UserError(f"--validation_fraction={_FRACTION.value}: must lie between 0 and 1")
-    directory = pathlib.Path(_TOKENIZER_DIR.value) if _TOKENIZER_DIR.value else None
-    tokenizer = make_tokenizer(_TOKENIZER.value, _training_texts(), directory)
-    return write_dataset(
-        pathlib.Path(_OUT.value),
-        _sequences(tokenizer),
-        tokenizer,
+    for flag in (_SOURCE, _OUT):
+        if not flag.value:
+            raise UserError(f"--{flag.name} must have a value, unless there is --inspect=DIR")
+    cli.require_positive(workers=_WORKERS.value, shard_mb=_SHARD_MB.value)
+    plan = Plan(
+        source=_SOURCE.value,
+        tokenizer=_TOKENIZER.value,
+        split=_SPLIT.value,
         max_length=_MAX_LENGTH.value,
-        origin={
-            "source": _SOURCE.value,
-            "delimiter": "\n\n",
-            "validation_fraction": _FRACTION.value,
-            "split_seed": _SEED.value,
-        },
+        validation_fraction=_FRACTION.value,
+        split_seed=_SEED.value,
+        unit_bytes=_SHARD_MB.value << 20,
     )
-
-
-def _split_of(paragraph: str) -> str:
-    return split_of(paragraph, _SEED.value, _FRACTION.value)
-
-
-def _training_texts() -> Iterator[str]:
-    """Yields the paragraphs a tokenizer may be trained on; held-out text stays unseen."""
-    for document in read_documents(_SOURCE.value):
-        yield from (part for part in paragraphs(document) if _split_of(part) == TRAIN)
-
-
-def _sequences(tokenizer: Tokenizer) -> Iterator[tuple[str, list[int]]]:
-    for document in tqdm(read_documents(_SOURCE.value), desc="prepare", unit=" documents"):
-        for text, tokens in split_document(document, tokenizer.encode, _MAX_LENGTH.value - 1):
-            yield _split_of(text), tokens
+    beam = _RUNNER.value == "beam"
+    return prepare_dataset(
+        pathlib.Path(_OUT.value),
+        plan,
+        runners.beam(_BEAM.value) if beam else runners.processes(_WORKERS.value),
+        tokenizer_dir=pathlib.Path(_TOKENIZER_DIR.value) if _TOKENIZER_DIR.value else None,
+        skip_bad=_SKIP_BAD.value,
+    )
 
 
 def main(_):
     """Runs the command."""
+    logging.set_verbosity(logging.WARNING)
+    if _INSPECT.value:
+        dataset = open_dataset(_INSPECT.value)
+        print(inspection.report(dataset, examples=_PRINT.value))
+        picture = inspection.save_picture(dataset, dataset.directory / "lengths.png")
+        print(f"picture: {picture}")
+        return
+    started = time.monotonic()
     dataset = prepare()
-    for split, count in dataset.num_sequences.items():
-        tokens = sum(length * n for length, n in dataset.lengths[split].items())
-        print(f"{split}: {count:,} sequences, {tokens:,} tokens")
-    print(f"dataset: {dataset.directory}")
+    print(inspection.summary(dataset))
+    print(f"dataset: {dataset.directory} ({time.monotonic() - started:.1f} s)")
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["source", "out"])
     cli.run(main)

@@ -9,7 +9,7 @@ from ml_collections import config_flags
 
 from flexmdm_jax import cli
 from flexmdm_jax.config import Config, read_config
-from flexmdm_jax.data.records import Dataset, open_dataset
+from flexmdm_jax.data.records import Dataset, open_data
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.evaluation.suite import Evaluator
 from flexmdm_jax.sharding import make_mesh
@@ -23,9 +23,10 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Checkpoints and metrics; resume
 
 def _dataset(config: Config) -> Dataset:
     try:
-        return open_dataset(config.data.path)
+        return open_data(config.data.path, config.data.sets, config.data.mixture)
     except UserError:
-        if not config.data.prepare or pathlib.Path(config.data.path).exists():
+        data = config.data
+        if data.mixture or not data.prepare or pathlib.Path(data.path).exists():
             raise
         raise UserError(
             f"no prepared dataset in {config.data.path}; make it with: {config.data.prepare}"

@@ -66,6 +66,10 @@ def _change(values, path, value):
         ("model.dropout_rate", 1.0, r"must lie in \[0, 1\)"),
         ("model.compute_dtype", "float16", "choose one of|did you mean"),
         ("data.max_length", 1, "max_length = 1"),
+        ("data.buckets", (8, 24), r"buckets = \(8, 24\): lengths from 2 to below max_length"),
+        ("data.buckets", (8, "x"), r"config\.data\.buckets = 'x': expected int"),
+        ("data.workers", -1, "workers = -1"),
+        ("data.mixture", {"owt": 1.0}, "mixture names owt; sets has none"),
         ("training.batch_size", 0, "batch_size = 0"),
         ("training.accumulation_steps", 3, "8 does not split into 3"),
         ("training.num_steps", 0, "num_steps = 0"),
@@ -124,7 +128,7 @@ def test_only_harmless_fields_may_change_within_a_run(tiny_config):
 
 def _paths(values, prefix=""):
     for name, value in values.items():
-        if isinstance(value, dict):
+        if value and isinstance(value, dict):
             yield from _paths(value, f"{prefix}{name}.")
         else:
             yield prefix + name

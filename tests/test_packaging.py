@@ -57,13 +57,14 @@ def test_every_module_is_installed(installed):
 
 
 def test_what_the_package_imports_is_pinned():
-    """Every third-party import is in requirements.txt or in an extra, with a version."""
+    """Every third-party import is in requirements.txt or an extra, with a version."""
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
-    extras = "\n".join(setup["options.extras_require"].values())
+    extras = setup["options.extras_require"].values()
     pinned = {
         line.split("==")[0].lower().replace("-", "_"): line
-        for line in ((ROOT / "requirements.txt").read_text() + extras).split()
+        for lines in [(ROOT / "requirements.txt").read_text(), *extras]
+        for line in lines.split()
     }
     assert all("==" in line for line in pinned.values())
     names = {"absl": "absl_py", "orbax": "orbax_checkpoint", "tensorboardX": "tensorboardx"}

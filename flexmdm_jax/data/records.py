@@ -1,17 +1,30 @@
-"""Prepared datasets on disk: ArrayRecord files of token sequences, and dataset.json beside them."""
+"""Prepared datasets on disk: shards of token sequences, and dataset.json beside them."""
 
-import collections
 import dataclasses
 import hashlib
 import json
+import math
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from flexmdm_jax.data.shards import (
+    SPLITS,
+    TRAIN,
+    VALIDATION,
+    RecordReader,
+    Sequence,
+    ShardWriter,
+    add_statistics,
+    decode_record,
+    encode_record,
+    lengths_name,
+    shard_name,
+)
 from flexmdm_jax.data.tokenizers import (
     Tokenizer,
     load_tokenizer,
@@ -19,41 +32,61 @@ from flexmdm_jax.data.tokenizers import (
     tokenizer_hash,
 )
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.files import write_atomically
 from flexmdm_jax.types import Vocabulary
 
+__all__ = [
+    "FORMAT_VERSION",
+    "SPLITS",
+    "TRAIN",
+    "VALIDATION",
+    "Dataset",
+    "Sequence",
+    "decode_record",
+    "encode_record",
+    "mix_datasets",
+    "open_data",
+    "open_dataset",
+    "read_sequences",
+    "read_split",
+    "refuse_existing",
+    "save_dataset",
+    "split_of",
+    "write_dataset",
+]
+
 FORMAT_VERSION = 2
-TRAIN, VALIDATION = "train", "validation"
-_METADATA = "dataset.json"
-_TOKENIZER = "tokenizer"
-# Token ids need 31 bits; the highest bit of a stored word says that the token is fixed.
-_FIXED = np.uint32(1 << 31)
+METADATA, TOKENIZER = "dataset.json", "tokenizer"
 
 
 @dataclasses.dataclass(frozen=True)
-class Sequence:
-    """A stored sequence.
+class Share:
+    """A dataset's part in a mixture.
 
     Attributes:
-      tokens: Token ids [n], the last of them END.
-      fixed: True [n] where a token is given and never generated (a prompt); END counts as text.
+      num_sequences: Its sequences by split.
+      weight: Its share of the training examples.
     """
 
-    tokens: np.ndarray
-    fixed: np.ndarray
+    num_sequences: dict[str, int]
+    weight: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A prepared dataset.
+    """A prepared dataset, or several of them mixed.
 
     Attributes:
-      directory: Where it lies.
+      directory: Where it lies (the first one, if several are mixed).
       vocabulary: Of its tokenizer.
       tokenizer_sha256: Hash of the tokenizer the tokens were made with.
       max_length: Slots of the longest sequence, END included.
       num_sequences: By split.
       lengths: By split, how many sequences have each length (END not counted).
+      shards: By split, the files in the order of their records.
+      sets: The datasets that are mixed; a dataset of its own is the only one.
       task: What the task that wrote the dataset says of itself; None for text.
+      metadata: The whole of dataset.json.
     """
 
     directory: pathlib.Path
@@ -62,34 +95,24 @@ class Dataset:
     max_length: int
     num_sequences: dict[str, int]
     lengths: dict[str, dict[int, int]]
-    task: dict[str, Any] | None = None
-
-    def path(self, split: str) -> str:
-        """Returns the file that holds a split."""
-        return str(self.directory / f"{split}.array_record")
+    shards: dict[str, list[pathlib.Path]]
+    sets: list[Share]
+    task: dict[str, Any] | None
+    metadata: dict[str, Any]
 
     def tokenizer(self) -> Tokenizer:
-        """Returns the dataset's tokenizer."""
-        return load_tokenizer(self.directory / _TOKENIZER)
+        """Returns the dataset's tokenizer.
 
-
-def encode_record(tokens: Iterable[int], fixed: Iterable[bool] | None = None) -> bytes:
-    """Returns a token sequence as stored: little-endian unsigned 32-bit integers.
-
-    Args:
-      tokens: Token ids [n] below 2³¹.
-      fixed: Which of them [n] are given and never generated; none unless told.
-    """
-    words = np.asarray(tokens, dtype="<u4")
-    if fixed is not None:
-        words = np.where(np.asarray(fixed, bool), words | _FIXED, words).astype("<u4")
-    return words.tobytes()
-
-
-def decode_record(record: bytes) -> Sequence:
-    """Returns the sequence of a stored record; its tokens are int32."""
-    words = np.frombuffer(record, dtype="<u4")
-    return Sequence((words & ~_FIXED).astype(np.int32), words >= _FIXED)
+        Raises:
+          UserError: If its files are not those the tokens were made with.
+        """
+        tokenizer = load_tokenizer(self.directory / TOKENIZER)
+        if tokenizer_hash(tokenizer) != self.tokenizer_sha256:
+            raise UserError(
+                f"{self.directory / TOKENIZER} is not the tokenizer that {METADATA} names; "
+                "prepare the dataset again"
+            )
+        return tokenizer
 
 
 def split_of(text: str, seed: int, validation_fraction: float) -> str:
@@ -97,6 +120,12 @@ def split_of(text: str, seed: int, validation_fraction: float) -> str:
     digest = hashlib.sha256(f"{seed}:{text}".encode()).digest()
     level = int.from_bytes(digest[:8], "big") / 2**64
     return VALIDATION if level < validation_fraction else TRAIN
+
+
+def refuse_existing(directory: pathlib.Path) -> None:
+    """Raises UserError if a directory is there and holds anything."""
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UserError(f"{directory} exists already; choose another --out or delete it first")
 
 
 def write_dataset(
@@ -108,7 +137,9 @@ def write_dataset(
     origin: dict[str, Any],
     task: dict[str, Any] | None = None,
 ) -> Dataset:
-    """Writes sequences and returns the dataset; the directory appears only when it is complete.
+    """Writes sequences as one shard a split and returns the dataset.
+
+    The directory appears only when it is complete.
 
     Args:
       directory: Must not exist yet, or be empty.
@@ -121,23 +152,17 @@ def write_dataset(
     Raises:
       UserError: If the directory holds files already, or a split stays empty.
     """
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise UserError(f"{directory} exists already; choose another --out or delete it first")
+    refuse_existing(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
     partial = pathlib.Path(tempfile.mkdtemp(prefix=f"{directory.name}.", dir=directory.parent))
     try:
-        lengths = _write_records(partial, sequences, tokenizer.vocabulary.end)
-        save_tokenizer(tokenizer, partial / _TOKENIZER)
-        metadata = {
-            "format_version": FORMAT_VERSION,
-            **origin,
-            **({} if task is None else {"task": task}),
-            "max_length": max_length,
-            "vocabulary": dataclasses.asdict(tokenizer.vocabulary),
-            "tokenizer": {"kind": tokenizer.kind, "sha256": tokenizer_hash(tokenizer)},
-            "splits": {split: _statistics(counts) for split, counts in lengths.items()},
-        }
-        (partial / _METADATA).write_text(json.dumps(metadata, indent=2) + "\n")
+        with ShardWriter(partial, 0, 1, tokenizer.vocabulary.end) as writer:
+            for sequence in sequences:
+                writer.write(*sequence)
+            written = writer.close()
+        save_tokenizer(tokenizer, partial / TOKENIZER)
+        origin = origin if task is None else origin | {"task": task}
+        save_dataset(partial, [written], tokenizer, max_length=max_length, origin=origin)
         partial.chmod(0o755)
         partial.replace(directory)
     except BaseException:
@@ -146,36 +171,45 @@ def write_dataset(
     return open_dataset(directory)
 
 
-def _write_records(directory, sequences, end) -> dict[str, collections.Counter]:
-    from array_record.python import array_record_module
+def save_dataset(
+    directory: pathlib.Path,
+    written: list[dict[str, dict[str, Any]]],
+    tokenizer: Tokenizer,
+    *,
+    max_length: int,
+    origin: dict[str, Any],
+) -> None:
+    """Writes dataset.json beside shards that are complete.
 
-    writers = {
-        split: array_record_module.ArrayRecordWriter(
-            str(directory / f"{split}.array_record"), "group_size:1"
-        )
-        for split in (TRAIN, VALIDATION)
-    }
-    lengths = {split: collections.Counter() for split in writers}
-    for split, tokens, *fixed in sequences:
-        flags = [*fixed[0], False] if fixed else None
-        writers[split].write(encode_record([*tokens, end], flags))
-        lengths[split][len(tokens)] += 1
-    for split, writer in writers.items():
-        writer.close()
-        if not lengths[split]:
+    Args:
+      directory: Holds the shards.
+      written: What ShardWriter.close() said of each, in order.
+      tokenizer: What the tokens were made with.
+      max_length: Slots of the longest sequence, END included.
+      origin: What else to record.
+
+    Raises:
+      UserError: If a split has no sequences.
+    """
+    splits = {}
+    for split in SPLITS:
+        splits[split] = add_statistics([shard[split] for shard in written])
+        names = [shard_name(split, number, len(written)) for number in range(len(written))]
+        splits[split]["shards"] = names
+        if not splits[split]["sequences"]:
             raise UserError(
                 f"the corpus leaves the {split} split empty; "
                 "give more text or another --validation_fraction"
             )
-    return lengths
-
-
-def _statistics(lengths: collections.Counter) -> dict[str, object]:
-    return {
-        "sequences": lengths.total(),
-        "tokens": sum(length * count for length, count in lengths.items()),
-        "lengths": {str(length): lengths[length] for length in sorted(lengths)},
+    metadata = {
+        "format_version": FORMAT_VERSION,
+        **origin,
+        "max_length": max_length,
+        "vocabulary": dataclasses.asdict(tokenizer.vocabulary),
+        "tokenizer": {"kind": tokenizer.kind, "sha256": tokenizer_hash(tokenizer)},
+        "splits": splits,
     }
+    write_atomically(directory / METADATA, (json.dumps(metadata, indent=2) + "\n").encode())
 
 
 def open_dataset(directory: str | pathlib.Path) -> Dataset:
@@ -185,7 +219,7 @@ def open_dataset(directory: str | pathlib.Path) -> Dataset:
       UserError: If there is none, or it is incomplete or of an unknown format.
     """
     directory = pathlib.Path(directory)
-    where = directory / _METADATA
+    where = directory / METADATA
     try:
         metadata = json.loads(where.read_text())
     except OSError:
@@ -200,27 +234,110 @@ def open_dataset(directory: str | pathlib.Path) -> Dataset:
             f"flexmdm_jax reads {FORMAT_VERSION}; prepare the dataset again"
         )
     try:
-        splits = metadata["splits"]
-        dataset = Dataset(
-            directory=directory,
-            vocabulary=Vocabulary(**metadata["vocabulary"]),
-            tokenizer_sha256=metadata["tokenizer"]["sha256"],
-            max_length=metadata["max_length"],
-            num_sequences={split: splits[split]["sequences"] for split in splits},
-            lengths={
-                split: {int(n): count for n, count in splits[split]["lengths"].items()}
-                for split in splits
-            },
-            task=metadata.get("task"),
-        )
+        dataset = _parse(directory, metadata)
     except KeyError as error:
         raise UserError(f"{where}: no field {error}; prepare the dataset again") from None
     except (TypeError, ValueError) as error:
         raise UserError(f"{where}: {error}") from None
-    for split in dataset.num_sequences:
-        if not pathlib.Path(dataset.path(split)).is_file():
-            raise UserError(f"{dataset.path(split)} is missing; prepare the dataset again")
+    _check_shards(dataset)
     return dataset
+
+
+def _parse(directory: pathlib.Path, metadata: dict[str, Any]) -> Dataset:
+    splits = metadata["splits"]
+    return Dataset(
+        directory=directory,
+        vocabulary=Vocabulary(**metadata["vocabulary"]),
+        tokenizer_sha256=metadata["tokenizer"]["sha256"],
+        max_length=metadata["max_length"],
+        num_sequences={split: splits[split]["sequences"] for split in splits},
+        lengths={
+            split: {int(n): count for n, count in splits[split]["lengths"].items()}
+            for split in splits
+        },
+        shards={split: [directory / name for name in splits[split]["shards"]] for split in splits},
+        sets=[Share({split: splits[split]["sequences"] for split in splits}, 1.0)],
+        task=metadata.get("task"),
+        metadata=metadata,
+    )
+
+
+def _check_shards(dataset: Dataset) -> None:
+    """Raises UserError unless every file is there and the sequences are as many as they should."""
+    for split, shards in dataset.shards.items():
+        found = 0
+        for shard in shards:
+            lengths = shard.with_name(lengths_name(shard.name))
+            for path in (shard, lengths):
+                if not path.is_file():
+                    raise UserError(f"{path} is missing; prepare the dataset again")
+            found += lengths.stat().st_size // 4
+        if found != dataset.num_sequences[split]:
+            raise UserError(
+                f"{dataset.directory}: {found} {split} sequences, but {METADATA} says "
+                f"{dataset.num_sequences[split]}; prepare the dataset again"
+            )
+
+
+def open_data(path: str, sets: Mapping[str, str], mixture: Mapping[str, float]) -> Dataset:
+    """Returns the dataset in a directory or, if a mixture is given, the mixed datasets.
+
+    Args:
+      path: Directory of the dataset; not looked at if there is a mixture.
+      sets: Directories by name.
+      mixture: Shares of the examples by name, which sum to 1.
+
+    Raises:
+      UserError: If a dataset cannot be opened, or the sets cannot be mixed.
+    """
+    if not mixture:
+        return open_dataset(path)
+    if unknown := sorted(set(mixture) - set(sets)):
+        raise UserError(
+            f"the mixture names {', '.join(unknown)}, but the sets are {', '.join(sets) or 'none'}"
+        )
+    return mix_datasets([open_dataset(sets[name]) for name in mixture], list(mixture.values()))
+
+
+def mix_datasets(datasets: list[Dataset], weights: list[float]) -> Dataset:
+    """Returns datasets as one, of which training draws in proportion to the weights.
+
+    Held-out sequences are those of all sets.
+
+    Raises:
+      UserError: If weights are not positive or do not sum to 1, or tokenizers differ.
+    """
+    if not math.isclose(sum(weights), 1, abs_tol=1e-6) or min(weights) <= 0:
+        raise UserError(f"mixture weights {weights} must be positive and sum to 1")
+    first = datasets[0]
+    for other in datasets[1:]:
+        if other.tokenizer_sha256 != first.tokenizer_sha256:
+            raise UserError(
+                f"{other.directory} and {first.directory} were made with different tokenizers; "
+                "prepare them with the same one to mix them"
+            )
+    lengths = {split: {} for split in SPLITS}
+    for split in SPLITS:
+        for dataset in datasets:
+            for length, count in dataset.lengths[split].items():
+                lengths[split][length] = lengths[split].get(length, 0) + count
+    return dataclasses.replace(
+        first,
+        max_length=max(dataset.max_length for dataset in datasets),
+        num_sequences={
+            split: sum(dataset.num_sequences[split] for dataset in datasets) for split in SPLITS
+        },
+        lengths=lengths,
+        shards={
+            split: [shard for dataset in datasets for shard in dataset.shards[split]]
+            for split in SPLITS
+        },
+        sets=[
+            Share(dataset.num_sequences, weight)
+            for dataset, weight in zip(datasets, weights, strict=True)
+        ],
+        metadata={"mixture": [dataset.metadata for dataset in datasets]},
+    )
 
 
 def read_split(dataset: Dataset, split: str) -> Iterator[np.ndarray]:
@@ -228,10 +345,8 @@ def read_split(dataset: Dataset, split: str) -> Iterator[np.ndarray]:
     return (sequence.tokens for sequence in read_sequences(dataset, split))
 
 
-def read_sequences(dataset: Dataset, split: str) -> Iterator[Sequence]:
+def read_sequences(dataset: Dataset, split: str, at_a_time: int = 256) -> Iterator[Sequence]:
     """Yields the sequences of a split in stored order."""
-    from array_record.python import array_record_data_source
-
-    with array_record_data_source.ArrayRecordDataSource([dataset.path(split)]) as source:
-        for position in range(len(source)):
-            yield decode_record(source[position])
+    reader = RecordReader(dataset.shards[split])
+    for start in range(0, len(reader), at_a_time):
+        yield from reader.read(list(range(start, min(start + at_a_time, len(reader)))))

@@ -4,37 +4,18 @@ import hashlib
 import io
 import json
 import pathlib
-from collections.abc import Iterable
-from typing import ClassVar, Protocol, runtime_checkable
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
 
+import numpy as np
+
+from flexmdm_jax.data.gpt2 import GPT2Tokenizer
+from flexmdm_jax.data.huggingface import HuggingFaceTokenizer
+from flexmdm_jax.data.tokenization import Tokenizer, byte_offsets, data_ids
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.types import Vocabulary
 
 _SPEC = "tokenizer_spec.json"
-
-
-@runtime_checkable
-class Tokenizer(Protocol):
-    """Text to token ids and back; decode(encode(text)) == text."""
-
-    kind: ClassVar[str]
-    vocabulary: Vocabulary
-
-    def encode(self, text: str) -> list[int]:
-        """Returns the token ids of a text."""
-        ...
-
-    def decode(self, tokens: Iterable[int]) -> str:
-        """Returns the text of token ids; ids that are no data are left out."""
-        ...
-
-    def files(self) -> dict[str, bytes]:
-        """Returns the files the tokenizer is made of, by name."""
-        ...
-
-
-def _data_ids(tokens: Iterable[int], size: int) -> list[int]:
-    return [int(token) for token in tokens if 0 <= token < size]
 
 
 class ByteTokenizer:
@@ -50,9 +31,18 @@ class ByteTokenizer:
         """Returns the token ids of a text."""
         return list(text.encode("utf-8"))
 
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Returns encode() of every text, as arrays."""
+        return [np.frombuffer(text.encode("utf-8"), np.uint8) for text in texts]
+
+    def ends(self, text: str, tokens: np.ndarray) -> np.ndarray:
+        """Returns where in the text's UTF-8 bytes each token of encode(text) ends."""
+        del text
+        return np.arange(1, len(tokens) + 1)
+
     def decode(self, tokens: Iterable[int]) -> str:
         """Returns the text of token ids; ids that are no data are left out."""
-        return bytes(_data_ids(tokens, 256)).decode("utf-8", errors="replace")
+        return bytes(data_ids(tokens, 256)).decode("utf-8", errors="replace")
 
     def files(self) -> dict[str, bytes]:
         """Returns the files the tokenizer is made of, by name."""
@@ -116,79 +106,30 @@ class SentencePieceTokenizer:
         """Returns the token ids of a text."""
         return self._processor.encode(text)
 
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Returns encode() of every text, as arrays."""
+        encoded = self._processor.encode(list(texts), num_threads=1)
+        return [np.asarray(tokens, np.uint32) for tokens in encoded]
+
+    def ends(self, text: str, tokens: np.ndarray) -> np.ndarray:
+        """Returns where in the text's UTF-8 bytes each token of encode(text) ends."""
+        del tokens
+        found = self._processor.encode(text, out_type="immutable_proto").pieces
+        return byte_offsets(text, [piece.end for piece in found])
+
     def decode(self, tokens: Iterable[int]) -> str:
         """Returns the text of token ids; ids that are no data are left out."""
-        return self._processor.decode(_data_ids(tokens, self.vocabulary.size - 2))
+        return self._processor.decode(data_ids(tokens, self.vocabulary.size - 2))
 
     def files(self) -> dict[str, bytes]:
         """Returns the files the tokenizer is made of, by name."""
         return {self._MODEL: self._model}
 
 
-# How GPT-2 cuts text into words before merging bytes (Radford et al., 2019, encoder.py).
-_GPT2_PATTERN = "|".join(
-    (
-        r"'(?:s|t|re|ve|m|ll|d)",
-        r" ?\p{L}+",
-        r" ?\p{N}+",
-        r" ?[^\s\p{L}\p{N}]+",
-        r"\s+(?!\S)",
-        r"\s+",
-    )
-)
-
-
-class GPT2Tokenizer:
-    """GPT-2's byte-level BPE (tiktoken), from encoder.json and vocab.bpe; 50,257 data ids."""
-
-    kind: ClassVar[str] = "gpt2"
-    FILES: ClassVar[tuple[str, str]] = ("encoder.json", "vocab.bpe")
-
-    def __init__(self, files: dict[str, bytes]):
-        import tiktoken
-
-        self._files = {name: files[name] for name in self.FILES}
-        ranks = json.loads(files["encoder.json"])
-        self._size = len(ranks)
-        special = {"<|endoftext|>": ranks.pop("<|endoftext|>")}
-        alphabet = _gpt2_alphabet()
-        self._encoding = tiktoken.Encoding(
-            name="gpt2",
-            pat_str=_GPT2_PATTERN,
-            mergeable_ranks={
-                bytes(alphabet[char] for char in token): rank for token, rank in ranks.items()
-            },
-            special_tokens=special,
-        )
-        self.vocabulary = Vocabulary(size=self._size + 2, mask=self._size, end=self._size + 1)
-
-    def encode(self, text: str) -> list[int]:
-        """Returns the token ids of a text."""
-        return self._encoding.encode_ordinary(text)
-
-    def decode(self, tokens: Iterable[int]) -> str:
-        """Returns the text of token ids; ids that are no data are left out."""
-        return self._encoding.decode(_data_ids(tokens, self._size))
-
-    def files(self) -> dict[str, bytes]:
-        """Returns the files the tokenizer is made of, by name."""
-        return self._files
-
-
-def _gpt2_alphabet() -> dict[str, int]:
-    """Returns the byte that each printable stand-in of GPT-2's vocabulary file means.
-
-    Bytes that print stand for themselves; the others are numbered upwards from 256 (Radford et
-    al., 2019).
-    """
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {
-        chr(256 + number): byte for number, byte in enumerate(others)
-    }
-
-
-TOKENIZERS = {kind.kind: kind for kind in (SentencePieceTokenizer, GPT2Tokenizer, ByteTokenizer)}
+TOKENIZERS = {
+    kind.kind: kind
+    for kind in (SentencePieceTokenizer, GPT2Tokenizer, HuggingFaceTokenizer, ByteTokenizer)
+}
 
 
 def make_tokenizer(
@@ -197,7 +138,8 @@ def make_tokenizer(
     """Returns the tokenizer a specification names.
 
     Args:
-      spec: `sentencepiece:SIZE` (trained on texts), `sentencepiece:FILE`, `gpt2` or `bytes`.
+      spec: `sentencepiece:SIZE` (trained on texts), `sentencepiece:FILE`, `gpt2`, `hf:DIR` or
+        `bytes`.
       texts: What a SentencePiece model is trained on.
       directory: Where encoder.json and vocab.bpe of GPT-2 lie.
 
@@ -213,11 +155,23 @@ def make_tokenizer(
         if directory is None:
             raise UserError("gpt2 needs --tokenizer_dir=DIR with encoder.json and vocab.bpe in it")
         return GPT2Tokenizer({name: _read(directory / name) for name in GPT2Tokenizer.FILES})
+    if kind == "hf":
+        return _huggingface(rest)
     if rest.isdigit():
         return SentencePieceTokenizer.train(texts, int(rest))
     if not rest:
         raise UserError("sentencepiece needs a size or a file: sentencepiece:1024")
     return SentencePieceTokenizer({"sentencepiece.model": _read(pathlib.Path(rest))})
+
+
+def _huggingface(folder: str) -> HuggingFaceTokenizer:
+    if not folder:
+        raise UserError("hf needs a folder with tokenizer.json in it: hf:DIR")
+    path = pathlib.Path(folder)
+    files = {HuggingFaceTokenizer.TOKENIZER: _read(path / HuggingFaceTokenizer.TOKENIZER)}
+    if (path / HuggingFaceTokenizer.CONFIG).exists():
+        files[HuggingFaceTokenizer.CONFIG] = _read(path / HuggingFaceTokenizer.CONFIG)
+    return HuggingFaceTokenizer(files)
 
 
 def tokenizer_hash(tokenizer: Tokenizer) -> str:
@@ -237,13 +191,22 @@ def save_tokenizer(tokenizer: Tokenizer, directory: pathlib.Path) -> None:
     (directory / _SPEC).write_text(json.dumps(spec, indent=2) + "\n")
 
 
+def tokenizer_spec(directory: pathlib.Path) -> str:
+    """Returns what save_tokenizer() noted of the tokenizer in a directory: kind and hash, as JSON.
+
+    Raises:
+      UserError: If there is no tokenizer.
+    """
+    return _read(directory / _SPEC).decode()
+
+
 def load_tokenizer(directory: pathlib.Path) -> Tokenizer:
     """Returns the tokenizer saved in a directory.
 
     Raises:
       UserError: If files are missing or changed since they were saved.
     """
-    spec = json.loads(_read(directory / _SPEC))
+    spec = json.loads(tokenizer_spec(directory))
     names = [path.name for path in directory.iterdir() if path.name != _SPEC]
     try:
         tokenizer = TOKENIZERS[spec["kind"]]({name: _read(directory / name) for name in names})

@@ -3,12 +3,12 @@
 import pathlib
 from typing import Any
 
-import grain
 import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.training.feed import DeviceBatches
 from flexmdm_jax.training.state import TrainState
 from flexmdm_jax.training.workdir import Experiment
 
@@ -36,7 +36,7 @@ class Checkpoints:
             ),
         )
 
-    def save(self, state: TrainState, data: grain.DatasetIterator) -> None:
+    def save(self, state: TrainState, data: DeviceBatches) -> None:
         """Starts to save a state and the position in the data, unless that step is saved already.
 
         Raises:
@@ -51,7 +51,7 @@ class Checkpoints:
             args=ocp.args.Composite(
                 ema=ocp.args.StandardSave(state.ema),
                 state=ocp.args.StandardSave(rest | {"opt_state": state.opt_state}),
-                data=grain.checkpoint.CheckpointSave(data),
+                data=ocp.args.JsonSave(data.get_state()),
                 experiment=ocp.args.JsonSave(self._experiment.to_json()),
             ),
         )
@@ -70,7 +70,7 @@ class Checkpoints:
         """Waits for saves under way; raises what went wrong in them."""
         self._manager.wait_until_finished()
 
-    def restore(self, like: TrainState, data: grain.DatasetIterator) -> TrainState | None:
+    def restore(self, like: TrainState, data: DeviceBatches) -> TrainState | None:
         """Returns the newest complete state and moves the data there; None if nothing was saved.
 
         Unreadable checkpoints are reported, moved aside and passed over.
@@ -90,9 +90,10 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     ema=ocp.args.StandardRestore(like.ema),
                     state=ocp.args.StandardRestore(rest | {"opt_state": like.opt_state}),
-                    data=grain.checkpoint.CheckpointRestore(data),
+                    data=ocp.args.JsonRestore(),
                 ),
             )
+            data.set_state(items["data"])
             return TrainState(ema=items["ema"], **items["state"])
 
         _, state = self._newest(read, move_aside=True)

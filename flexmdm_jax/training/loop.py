@@ -1,10 +1,9 @@
 """The loop over steps: feed, step, log, evaluate, save."""
 
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import grain
 import jax
 import numpy as np
 
@@ -14,13 +13,13 @@ from flexmdm_jax.data.records import Dataset
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.sharding import batch_sharding
 from flexmdm_jax.training.checkpoints import Checkpoints
+from flexmdm_jax.training.feed import DeviceBatches
 from flexmdm_jax.training.frozen import load_frozen, start_from
 from flexmdm_jax.training.logging import MetricsWriter, Progress, Stopwatch
 from flexmdm_jax.training.optimizer import make_optimizer
 from flexmdm_jax.training.state import Setup, TrainState, first_state, init_state, sharded_shapes
 from flexmdm_jax.training.step import make_train_step
 from flexmdm_jax.training.workdir import Experiment
-from flexmdm_jax.types import Batch
 
 Evaluate = Callable[[Any], dict[str, float]]
 
@@ -54,16 +53,20 @@ def train(
     _check_batch(config, setup)
     optimizer = make_optimizer(config.optimizer, config.training.num_steps)
     make_state, shardings = init_state(setup, optimizer, config.seed)
-    batches = iter(
+    batches = DeviceBatches(
         train_batches(
             dataset,
             length=config.data.max_length,
             batch_size=config.training.batch_size,
             seed=config.seed,
             arrange=arrange_for(setup.insertion),
+            buckets=config.data.buckets,
+            workers=config.data.workers,
+            prefetch=config.data.prefetch,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
-        )
+        ),
+        batch_sharding(setup.mesh),
     )
     checkpoints = Checkpoints(workdir, experiment, keep=config.training.keep_checkpoints)
     like = sharded_shapes(make_state, shardings)
@@ -89,17 +92,6 @@ def _check_batch(config: Config, setup: Setup) -> None:
         )
 
 
-def _to_devices(batches: Iterator[dict[str, np.ndarray]], setup: Setup) -> Batch:
-    sharding = batch_sharding(setup.mesh)
-    fields = next(batches)
-    return Batch(
-        **{
-            name: jax.make_array_from_process_local_data(sharding, value)
-            for name, value in fields.items()
-        }
-    )
-
-
 class _Run:
     """The loop's helpers around one run: bookkeeping between steps."""
 
@@ -122,10 +114,10 @@ class _Run:
         self._watch = Stopwatch()
         self._pending: list[tuple[int, dict[str, jax.Array]]] = []
 
-    def loop(self, step, state: TrainState, batches: grain.DatasetIterator) -> TrainState:
+    def loop(self, step, state: TrainState, batches: DeviceBatches) -> TrainState:
         first, last = self._first, self._config.num_steps
         for number in range(first + 1, last + 1):
-            state, metrics = step(state, _to_devices(batches, self._setup))
+            state, metrics = step(state, next(batches))
             self._pending.append((number, metrics))
             self._progress.advance()
             # The first step of a process compiles; its time says nothing.
@@ -173,7 +165,7 @@ class _Run:
         self._writer.write(number, {f"eval/{name}": value for name, value in metrics.items()})
         self._watch.resume()
 
-    def _save(self, state: TrainState, batches: grain.DatasetIterator) -> None:
+    def _save(self, state: TrainState, batches: DeviceBatches) -> None:
         """Saves, but never past a step that was not finite."""
         self._watch.pause()
         self._settle()

@@ -1,35 +1,21 @@
-"""Sources and splitting: no token lost or invented, and bad text named."""
+"""Sources: every document once, however a corpus is cut, and bad text named."""
 
 import gzip
 import json
 
+import pyarrow
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+import zstandard
+from array_record.python import array_record_module
+from pyarrow import parquet
 
-from flexmdm_jax.data.corpora import paragraphs, read_documents, split_document
+from flexmdm_jax.data.corpora import parse_source, read_documents, units_of
+from flexmdm_jax.data.documents import Part
+from flexmdm_jax.data.splitting import paragraphs
 from flexmdm_jax.errors import UserError
 
-
-def _encode(text):
-    return list(text.encode())
-
-
-@given(st.text(alphabet="ab \n", max_size=80), st.integers(1, 9))
-def test_pieces_join_to_the_paragraphs(text, max_tokens):
-    pieces = list(split_document(text, _encode, max_tokens))
-    for paragraph in paragraphs(text):
-        joined = [t for owner, piece in pieces if owner == paragraph for t in piece]
-        copies = paragraphs(text).count(paragraph)
-        assert joined == _encode(paragraph) * copies
-    assert sum(len(piece) for _, piece in pieces) == sum(map(len, paragraphs(text)))
-    assert all(1 <= len(piece) <= max_tokens for _, piece in pieces)
-
-
-@given(st.text(alphabet="ab \n", max_size=80))
-def test_paragraphs_lose_nothing_but_space(text):
-    assert "".join("".join(paragraphs(text)).split()) == "".join(text.split())
-    assert all("\n\n" not in paragraph for paragraph in paragraphs(text))
+TEXTS = ["one", "zwei ü", "", "three\n\nlines", "🙂"]
+LINES = "".join(json.dumps({"body": text, "id": 3}) + "\n" for text in TEXTS)
 
 
 def test_stdlib_is_english_prose_in_paragraphs():
@@ -47,11 +33,125 @@ def test_files_are_read_in_order(tmp_path):
 
 
 def test_jsonl_plain_and_compressed(tmp_path):
-    lines = "\n".join(json.dumps({"body": text}) for text in ("one", "two"))
-    (tmp_path / "a.jsonl").write_text(lines + "\n\n")
-    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
-    found = list(read_documents(f"jsonl:{tmp_path}/*.jsonl*#body"))
-    assert found == ["one", "two", "one", "two"]
+    (tmp_path / "a.jsonl").write_text(LINES + "\n")
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(LINES.encode()))
+    frame = zstandard.compress(LINES.encode())
+    (tmp_path / "c.jsonl.zst").write_bytes(frame + frame)
+    assert list(read_documents(f"jsonl:{tmp_path}/*.jsonl*#body")) == TEXTS * 4
+
+
+@pytest.mark.parametrize("part_bytes", [1, 7, 26, 27, 28, 1000])
+def test_lines_fall_into_one_part_each(tmp_path, part_bytes):
+    (tmp_path / "a.jsonl").write_text(LINES.rstrip())
+    source = parse_source(f"jsonl:{tmp_path}/a.jsonl#body")
+    found = [text for part in source.parts(part_bytes) for text in source.documents(part)]
+    assert found == TEXTS
+
+
+@pytest.mark.parametrize("part_bytes", [1, 30, 1000])
+def test_bad_lines_are_counted_from_the_start_of_the_file(tmp_path, part_bytes):
+    (tmp_path / "a.jsonl").write_text(LINES + "{}\n" + LINES)
+    source = parse_source(f"jsonl:{tmp_path}/a.jsonl#body")
+    found = [text for part in source.parts(part_bytes) for text in source.documents(part)]
+    (error,) = (text for text in found if isinstance(text, UserError))
+    assert str(error).startswith(f"{tmp_path}/a.jsonl, line 6: no field 'body'")
+    assert [text for text in found if text is not error] == TEXTS * 2
+
+
+def _write_table(path, group=2):
+    parquet.write_table(pyarrow.table({"body": TEXTS}), path, row_group_size=group)
+
+
+def test_parquet_by_row_groups(tmp_path):
+    _write_table(tmp_path / "a.parquet")
+    source = parse_source(f"parquet:{tmp_path}/*.parquet#body")
+    parts = source.parts(1)
+    assert [(part.start, part.stop) for part in parts] == [(0, 1), (1, 2), (2, 3)]
+    assert [text for part in parts for text in source.documents(part)] == TEXTS
+
+
+def _write_saved_dataset(folder, columns):
+    """What save_to_disk() of Hugging Face's datasets leaves."""
+    folder.mkdir(parents=True)
+    table = pyarrow.table(columns)
+    for name in ("data-00000-of-00002.arrow", "data-00001-of-00002.arrow"):
+        with pyarrow.ipc.new_stream(folder / name, table.schema) as stream:
+            stream.write_table(table, max_chunksize=2)
+    files = [{"filename": f"data-0000{n}-of-00002.arrow"} for n in range(2)]
+    (folder / "state.json").write_text(json.dumps({"_data_files": files}))
+    (folder / "dataset_info.json").write_text("{}")
+
+
+def test_saved_datasets_of_hugging_face(tmp_path):
+    _write_saved_dataset(tmp_path / "saved" / "train", {"id": [1, 2, 3, 4, 5], "text": TEXTS})
+    assert list(read_documents(f"hf:{tmp_path}/saved/train")) == TEXTS * 2
+    (tmp_path / "saved" / "dataset_dict.json").write_text('{"splits": ["train"]}')
+    with pytest.raises(UserError, match=r"choose one, as in hf:.*/saved/train"):
+        list(read_documents(f"hf:{tmp_path}/saved"))
+    with pytest.raises(UserError, match="name one of id, text with #field"):
+        list(read_documents(f"hf:{tmp_path}/saved/train#body"))
+
+
+def _wire(number: int, data: bytes) -> bytes:
+    """A field of a protocol buffer: key, length below 128, bytes."""
+    return bytes([number << 3 | 2, len(data)]) + data
+
+
+def _write_tfds(folder, texts):
+    """A prepared TFDS corpus: tf.train.Example records, as `tfds build` writes them."""
+    folder.mkdir(parents=True)
+    path = folder / "mini-train.array_record-00000-of-00001"
+    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+    for text in texts:
+        feature = _wire(1, _wire(1, text.encode()))
+        writer.write(_wire(1, _wire(1, _wire(1, b"text") + _wire(2, feature))))
+    writer.close()
+    split = {
+        "name": "train",
+        "numBytes": "9",
+        "shardLengths": [str(len(texts))],
+        "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+    }
+    info = {"name": "mini", "version": "1.0.0", "fileFormat": "array_record", "splits": [split]}
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    core = "tensorflow_datasets.core.features"
+    text = {"pythonClassName": f"{core}.text_feature.Text", "text": {}}
+    features = {"features": {"text": text}}
+    kind = f"{core}.features_dict.FeaturesDict"
+    (folder / "features.json").write_text(
+        json.dumps({"pythonClassName": kind, "featuresDict": features})
+    )
+
+
+def test_tfds_without_tensorflow(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    _write_tfds(tmp_path / "mini" / "1.0.0", TEXTS)
+    assert list(read_documents("tfds:mini")) == TEXTS
+    source = parse_source("tfds:mini:train#body")
+    assert "example 0: no field 'body'" in str(next(source.documents(source.parts(1)[0])))
+    with pytest.raises(UserError, match="tfds build nothing"):
+        list(read_documents("tfds:nothing"))
+
+
+def test_openwebtext_says_what_it_expects(tmp_path):
+    with pytest.raises(UserError, match=r"0 of the 80 files .* hf download Skylion007/openwebtext"):
+        list(read_documents(f"openwebtext:{tmp_path}"))
+    (tmp_path / "plain_text").mkdir()
+    for number in range(80):
+        table = pyarrow.table({"text": [f"document {number}"]})
+        parquet.write_table(table, tmp_path / "plain_text" / f"train-{number:05d}-of-00080.parquet")
+    expected = [f"document {number}" for number in range(80)]
+    assert list(read_documents(f"openwebtext:{tmp_path}")) == expected
+
+
+def test_units_of_work_keep_the_order_of_parts():
+    parts = [Part(str(n), 0, 1, size) for n, size in enumerate([5, 5, 30, 1, 1, 1, 9])]
+    units = units_of(parts, 10)
+    assert [part for unit in units for part in unit] == parts
+    assert [len(unit) for unit in units] == [2, 1, 4]
+
+
+DAMAGED = gzip.compress(LINES.encode() * 100)
 
 
 @pytest.mark.parametrize(
@@ -62,13 +162,35 @@ def test_jsonl_plain_and_compressed(tmp_path):
         ("x.jsonl", b'{"body": "a"}', r"line 1: no field 'text'"),
         ("x.jsonl", b'{"text": 3}', r"line 1: field 'text' is not text"),
         ("x.jsonl", b'{"text": "\xff"}', r"line 1: byte 10 is not UTF-8"),
+        ("x.jsonl", rb'{"text": "\ud800"}', r"line 1: field 'text' holds half a surrogate"),
+        ("x.jsonl.gz", b"no gzip", r"x\.jsonl\.gz: damaged after line 0"),
+        ("x.jsonl.gz#body", DAMAGED[: len(DAMAGED) // 2], r"damaged after line \d+ \("),
+        ("x.jsonl.gz#body", DAMAGED[:-8] + bytes(8), r"damaged after line 500 \("),
+        ("x.jsonl.zst", zstandard.compress(b"{}")[:-2], r"x\.jsonl\.zst: damaged after line 0"),
+        ("x.jsonl.zst", b"no zst", r"x\.jsonl\.zst: damaged after line 0"),
+        ("x.parquet", b"PAR1 or not", r"x\.parquet: not a Parquet file"),
     ],
 )
 def test_bad_text_is_named(tmp_path, name, content, message):
-    (tmp_path / name).write_bytes(content)
-    kind = "text" if name.endswith("txt") else "jsonl"
+    (tmp_path / name.partition("#")[0]).write_bytes(content)
+    kind = name.partition("#")[0].split(".")[1].replace("txt", "text")
     with pytest.raises(UserError, match=message):
         list(read_documents(f"{kind}:{tmp_path}/{name}"))
+
+
+def test_bad_columns_are_named(tmp_path):
+    nulls = pyarrow.table({"body": ["a", None]})
+    parquet.write_table(nulls, tmp_path / "null.parquet")
+    with pytest.raises(UserError, match=r"null\.parquet, row 1: field 'body' is not text"):
+        list(read_documents(f"parquet:{tmp_path}/null.parquet#body"))
+    with pytest.raises(UserError, match="no field 'text'; name one of body with #field"):
+        list(read_documents(f"parquet:{tmp_path}/null.parquet"))
+    _write_table(tmp_path / "bad.parquet")
+    data = bytearray((tmp_path / "bad.parquet").read_bytes())
+    data[4:60] = bytes(56)
+    (tmp_path / "bad.parquet").write_bytes(bytes(data))
+    with pytest.raises(UserError, match=r"bad\.parquet: damaged"):
+        list(read_documents(f"parquet:{tmp_path}/bad.parquet#body"))
 
 
 @pytest.mark.parametrize("source", ["text:/nowhere/*.txt", "jsonl:/nowhere/*", "csv:x", ""])

@@ -112,7 +112,7 @@ def test_missing_parts_are_named(tmp_path):
     with pytest.raises(UserError, match=r"no prepared dataset in .*nowhere"):
         open_dataset(tmp_path / "nowhere")
     dataset = tiny.write_dataset(tmp_path / "d", tiny.texts())
-    (dataset.directory / "train.array_record").unlink()
-    with pytest.raises(UserError, match=r"train\.array_record is missing"):
+    dataset.shards[TRAIN][0].unlink()
+    with pytest.raises(UserError, match=r"train-00000-of-00001\.array_record is missing"):
         open_dataset(dataset.directory)
     assert dataset.max_length == tiny.LENGTH

@@ -35,14 +35,14 @@ def _train(values, dataset, workdir, num_steps, evaluate=lambda params: {}):
 def seen_batches(monkeypatch):
     """The rows every step was fed, in order."""
     seen = []
-    original = loop._to_devices
 
-    def record(batches, setup):
-        batch = original(batches, setup)
-        seen.append(jax.device_get(batch))
-        return batch
+    class Recording(loop.DeviceBatches):
+        def __next__(self):
+            batch = super().__next__()
+            seen.append(jax.device_get(batch))
+            return batch
 
-    monkeypatch.setattr(loop, "_to_devices", record)
+    monkeypatch.setattr(loop, "DeviceBatches", Recording)
     return seen
 
 

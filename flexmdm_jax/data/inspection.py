@@ -1,0 +1,115 @@
+"""What a prepared dataset holds, for people: counts, lengths, examples."""
+
+import io
+import pathlib
+import time
+
+import numpy as np
+
+from flexmdm_jax.data.records import TRAIN, Dataset, read_sequences
+from flexmdm_jax.data.shards import SPLITS, RecordReader
+from flexmdm_jax.files import write_atomically
+
+_BAR = 40  # characters of the longest bar
+
+
+def report(dataset: Dataset, *, examples: int = 5, seed: int = 0) -> str:
+    """Returns summary(), a histogram of lengths, random training examples and the reading speed.
+
+    Args:
+      dataset: From open_dataset().
+      examples: How many to show.
+      seed: Decides which.
+    """
+    parts = [summary(dataset), histogram(dataset), _reading_speed(dataset)]
+    return "\n\n".join([*parts, *_examples(dataset, examples, seed)])
+
+
+def summary(dataset: Dataset) -> str:
+    """Returns source, counts and lengths of a dataset as text."""
+    metadata = dataset.metadata
+    lines = [
+        f"source: {metadata.get('source')} (split: {metadata.get('split')})",
+        f"tokenizer: {metadata['tokenizer']['kind']} {dataset.tokenizer_sha256[:16]}, "
+        f"{dataset.vocabulary.size:,} ids",
+    ]
+    if counts := metadata.get("counts"):
+        lines.append(
+            ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
+        )
+    for split in SPLITS:
+        lengths = dataset.lengths[split]
+        tokens = sum(length * count for length, count in lengths.items())
+        median, ninetieth = quantiles(lengths, (0.5, 0.9))
+        lines.append(
+            f"{split}: {dataset.num_sequences[split]:,} sequences, {tokens:,} tokens in "
+            f"{len(dataset.shards[split])} shards; length {median} median, {ninetieth} 90th "
+            f"percentile, {max(lengths)} longest"
+        )
+    return "\n".join(lines)
+
+
+def quantiles(lengths: dict[int, int], levels: tuple[float, ...]) -> list[int]:
+    """Returns the smallest length that a share of at least each level does not exceed."""
+    values = np.array(sorted(lengths))
+    shares = np.cumsum([lengths[int(value)] for value in values]) / sum(lengths.values())
+    # Shares are rounded: one that is equal to the level but for that has reached it.
+    return [int(values[np.searchsorted(shares, level - 1e-12)]) for level in levels]
+
+
+def histogram(dataset: Dataset, bins: int = 16) -> str:
+    """Returns the lengths of the training split as bars of text, one for each bin of lengths."""
+    edges, counts = _bins(dataset.lengths[TRAIN], bins)
+    rows = zip(edges[:-1], edges[1:], counts, strict=True)
+    return "\n".join(
+        f"{start:>6}-{stop - 1:<6} {count:>12,} {'#' * round(_BAR * count / max(counts))}"
+        for start, stop, count in rows
+    )
+
+
+def _bins(lengths: dict[int, int], bins: int) -> tuple[list[int], list[int]]:
+    width = -(-(max(lengths) + 1) // bins)
+    counts = [0] * bins
+    for length, count in lengths.items():
+        counts[length // width] += count
+    return [width * number for number in range(bins + 1)], counts
+
+
+def save_picture(dataset: Dataset, path: pathlib.Path) -> pathlib.Path:
+    """Returns the path of a PNG with the lengths of both splits, after writing it."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4))
+    for split in SPLITS:
+        edges, counts = _bins(dataset.lengths[split], 64)
+        axes.stairs(np.array(counts) / sum(counts), edges, label=split)
+    axes.set(xlabel="tokens, END not counted", ylabel="share of sequences")
+    axes.legend()
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=120)
+    pyplot.close(figure)
+    write_atomically(path, png.getvalue())
+    return path
+
+
+def _reading_speed(dataset: Dataset, limit: int = 20_000) -> str:
+    started, tokens = time.monotonic(), 0
+    for number, sequence in enumerate(read_sequences(dataset, TRAIN), start=1):
+        tokens += len(sequence.tokens)
+        if number == limit:
+            break
+    rate = tokens / max(time.monotonic() - started, 1e-9)
+    return f"read in stored order: {rate:,.0f} tokens/s"
+
+
+def _examples(dataset: Dataset, count: int, seed: int) -> list[str]:
+    reader, tokenizer = RecordReader(dataset.shards[TRAIN]), dataset.tokenizer()
+    numbers = np.random.default_rng(seed).permutation(len(reader))[:count]
+    return [
+        f"--- training example {number}, {len(sequence.tokens)} slots\n"
+        f"{tokenizer.decode(sequence.tokens.tolist())}"
+        for number, sequence in zip(numbers, reader.read(numbers.tolist()), strict=True)
+    ]

@@ -1,0 +1,51 @@
+"""Batches on the devices before the step that wants them."""
+
+import collections
+from collections.abc import Iterator
+
+import jax
+
+from flexmdm_jax.data.pipeline import TrainBatches
+from flexmdm_jax.types import Batch
+
+
+class DeviceBatches(Iterator[Batch]):
+    """Training batches as global arrays; the next ones are sent while a step runs.
+
+    The state says how many batches were taken, not how many were sent.
+    """
+
+    def __init__(
+        self, batches: TrainBatches, sharding: jax.sharding.NamedSharding, *, ahead: int = 1
+    ):
+        """Sends each batch `ahead` batches before it is taken."""
+        self._batches, self._sharding, self._ahead = batches, sharding, ahead
+        self._sent: collections.deque[tuple[dict[str, int], Batch]] = collections.deque()
+        self._state = batches.get_state()
+
+    def __next__(self) -> Batch:
+        while len(self._sent) <= self._ahead:
+            self._send()
+        self._state, batch = self._sent.popleft()
+        return batch
+
+    def _send(self) -> None:
+        """Starts to copy the next batch; jax returns before it has arrived."""
+        fields = next(self._batches)
+        batch = Batch(
+            **{
+                name: jax.make_array_from_process_local_data(self._sharding, value)
+                for name, value in fields.items()
+            }
+        )
+        self._sent.append((self._batches.get_state(), batch))
+
+    def get_state(self) -> dict[str, int]:
+        """Returns the position behind the last batch taken."""
+        return self._state
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Goes to a position that get_state() returned."""
+        self._batches.set_state(state)
+        self._sent.clear()
+        self._state = state

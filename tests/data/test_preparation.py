@@ -1,0 +1,176 @@
+"""Preparation: the same dataset however the work is shared out or interrupted."""
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+import tiny
+
+from flexmdm_jax.data.preparation import Plan, prepare_dataset
+from flexmdm_jax.data.records import SPLITS, open_dataset, read_split, split_of
+from flexmdm_jax.data.runners import processes
+from flexmdm_jax.data.splitting import paragraphs
+from flexmdm_jax.errors import UserError
+
+DOCUMENTS = [f"{text}\n\n{text[::-1]}?" for text in tiny.texts()]
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    lines = "".join(json.dumps({"text": document}) + "\n" for document in DOCUMENTS)
+    (tmp_path / "corpus.jsonl").write_text(lines)
+    return f"jsonl:{tmp_path}/corpus.jsonl"
+
+
+def _files(directory):
+    return {
+        path.relative_to(directory): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
+
+
+def _plan(source, **values):
+    values = {"max_length": 16, "validation_fraction": 0.2, "unit_bytes": 2000} | values
+    return Plan(source, "bytes", **values)
+
+
+def test_shards_hold_the_text_of_the_corpus(corpus, tmp_path):
+    dataset = prepare_dataset(tmp_path / "d", _plan(corpus), processes(1))
+    tokenizer = dataset.tokenizer()
+    assert len(dataset.shards["train"]) > 3
+    for split in SPLITS:
+        stored = "".join(tokenizer.decode(t.tolist()) for t in read_split(dataset, split))
+        parts = [part for document in DOCUMENTS for part in paragraphs(document)]
+        assert stored == "".join(part for part in parts if split_of(part, 0, 0.2) == split)
+    counts = dataset.metadata["counts"]
+    assert counts["documents"] == len(DOCUMENTS)
+    assert counts["characters"] == sum(map(len, DOCUMENTS))
+    assert not (tmp_path / "d.partial").exists()
+
+
+def test_workers_do_not_change_the_dataset(corpus, tmp_path):
+    for workers in (1, 2):
+        prepare_dataset(tmp_path / f"by{workers}", _plan(corpus), processes(workers))
+    assert _files(tmp_path / "by1") == _files(tmp_path / "by2")
+
+
+KILLED_IN_THE_THIRD_UNIT = """
+import os, pathlib, signal, sys
+from flexmdm_jax.data import preparation, runners, shards
+
+written = shards.ShardWriter.write
+def write(self, *sequence):
+    written(self, *sequence)
+    if "00002-of" in self._names["train"] and len(self._lengths["train"]) == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+shards.ShardWriter.write = write
+plan = preparation.Plan(**eval(sys.argv[2]))
+preparation.prepare_dataset(pathlib.Path(sys.argv[1]), plan, runners.processes(1))
+"""
+
+
+def test_a_killed_preparation_goes_on_where_it_was(corpus, tmp_path, monkeypatch):
+    plan = _plan(corpus)
+    whole = prepare_dataset(tmp_path / "whole", plan, processes(1))
+    command = [sys.executable, "-c", KILLED_IN_THE_THIRD_UNIT, str(tmp_path / "d")]
+    killed = subprocess.run([*command, repr(dataclasses.asdict(plan))], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert not (tmp_path / "d").exists()
+    ran = []
+
+    def recording(work, numbers):
+        ran.extend(numbers)
+        processes(1)(work, numbers)
+
+    with pytest.raises(UserError, match="unfinished preparation with another max_length"):
+        prepare_dataset(tmp_path / "d", _plan(corpus, max_length=8), recording)
+    prepare_dataset(tmp_path / "d", plan, recording)
+    assert ran == list(range(2, len(whole.shards["train"]))), "two units were finished"
+    assert _files(tmp_path / "d") == _files(tmp_path / "whole")
+
+
+def _bad_corpus(tmp_path):
+    lines = [json.dumps({"text": document}) for document in [*DOCUMENTS, "", " \n\n "]]
+    lines[150:150] = ["{}", '{"text": 3}']
+    (tmp_path / "bad.jsonl").write_text("\n".join(lines))
+    return f"jsonl:{tmp_path}/bad.jsonl"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_bad_documents_stop_unless_they_may_be_skipped(tmp_path, workers):
+    plan = _plan(_bad_corpus(tmp_path))
+    with pytest.raises(UserError, match=r"bad\.jsonl, line 151: no field 'text'"):
+        prepare_dataset(tmp_path / "d", plan, processes(workers))
+    assert not (tmp_path / "d").exists()
+    assert list((tmp_path / "d.partial" / "units").iterdir()), "finished shards are kept"
+    dataset = prepare_dataset(tmp_path / "d", plan, processes(1), skip_bad=True)
+    counts = dataset.metadata["counts"]
+    assert counts["bad_documents"] == 2
+    assert counts["empty_documents"] == 2
+    assert counts["documents"] == len(DOCUMENTS) + 2
+
+
+def test_nothing_is_left_if_nothing_was_finished(tmp_path):
+    (tmp_path / "empty.txt").write_text("\n\n")
+    before = sorted(tmp_path.iterdir())
+    for source, message in [
+        (f"text:{tmp_path}/empty.txt", "leaves the train split empty"),
+        (f"text:{tmp_path}/nothing", "no file matches"),
+        (f"jsonl:{tmp_path}/empty.txt", "leaves the train split empty"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            prepare_dataset(tmp_path / "d", _plan(source), processes(1))
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_folders_of_others_are_left_alone(corpus, tmp_path):
+    (tmp_path / "d.partial").mkdir()
+    (tmp_path / "d.partial" / "thesis.txt").write_text("precious")
+    with pytest.raises(UserError, match=r"d\.partial holds other files"):
+        prepare_dataset(tmp_path / "d", _plan(corpus), processes(1))
+    assert (tmp_path / "d.partial" / "thesis.txt").read_text() == "precious"
+
+
+def test_two_preparations_do_not_share_a_folder(corpus, tmp_path):
+    plan = _plan(corpus)
+
+    def meddling(work, numbers):
+        with pytest.raises(UserError, match="another process prepares"):
+            prepare_dataset(tmp_path / "d", plan, processes(1))
+        processes(1)(work, numbers)
+
+    prepare_dataset(tmp_path / "d", plan, meddling)
+    assert open_dataset(tmp_path / "d").num_sequences["train"] > 0
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"max_length": 1}, "--max_length=1: one token and END need at least 2"),
+        ({"validation_fraction": 1.0}, "must lie between 0 and 1"),
+        ({"split": "sentence"}, "choose one of paragraph, document"),
+    ],
+)
+def test_unusable_plans(values, message):
+    with pytest.raises(UserError, match=message):
+        _plan("stdlib", **values)
+
+
+@pytest.mark.parametrize("split", ["paragraph", "document"])
+def test_a_tokenizer_is_trained_on_training_text_alone(tmp_path, split):
+    """A character that only held-out text has is no token of its own."""
+    texts = [f"training text {number}" for number in range(300)]
+    held_out = next(t for n in range(99) if split_of(t := f"東{n}", 0, 0.2) == "validation")
+    (tmp_path / "c.jsonl").write_text(
+        "\n".join(json.dumps({"text": t}) for t in [*texts, held_out])
+    )
+    plan = dataclasses.replace(
+        _plan(f"jsonl:{tmp_path}/c.jsonl", split=split, max_length=64),
+        tokenizer="sentencepiece:290",
+    )
+    tokenizer = prepare_dataset(tmp_path / "d", plan, processes(1)).tokenizer()
+    assert len(tokenizer.encode("東")) == 3, "three bytes"
