@@ -10,16 +10,20 @@ import time
 from absl import flags, logging
 
 from flexmdm_jax import cli
+from flexmdm_jax.config import parse_strategy
 from flexmdm_jax.data import inspection, runners
 from flexmdm_jax.data.preparation import Plan, prepare_dataset
 from flexmdm_jax.data.records import Dataset, open_dataset
+from flexmdm_jax.data.tasks import TASKS
+from flexmdm_jax.data.tokenizers import make_tokenizer
 from flexmdm_jax.errors import UserError
 
 _SOURCE = flags.DEFINE_string(
     "source",
     None,
     "stdlib, text:GLOB, jsonl:GLOB[#field], parquet:GLOB[#field], hf:DIR[#field], "
-    "tfds:NAME[/config][:split][#field] or openwebtext[:DIR].",
+    "tfds:NAME[/config][:split][#field], openwebtext[:DIR], or a task: gsm8k:data=DIR, "
+    "infilling:source=jsonl:GLOB#FIELD.",
 )
 _TOKENIZER = flags.DEFINE_string(
     "tokenizer",
@@ -47,6 +51,11 @@ def prepare() -> Dataset:
         if not flag.value:
             raise UserError(f"--{flag.name} must have a value, unless there is --inspect=DIR")
     cli.require_positive(workers=_WORKERS.value, shard_mb=_SHARD_MB.value)
+    tokenizer_dir = pathlib.Path(_TOKENIZER_DIR.value) if _TOKENIZER_DIR.value else None
+    if _SOURCE.value.partition(":")[0] in TASKS:
+        task = parse_strategy(_SOURCE.value, TASKS, "source")
+        tokenizer = make_tokenizer(_TOKENIZER.value, (), tokenizer_dir)
+        return task.write(pathlib.Path(_OUT.value), tokenizer)
     plan = Plan(
         source=_SOURCE.value,
         tokenizer=_TOKENIZER.value,
@@ -61,7 +70,7 @@ def prepare() -> Dataset:
         pathlib.Path(_OUT.value),
         plan,
         runners.beam(_BEAM.value) if beam else runners.processes(_WORKERS.value),
-        tokenizer_dir=pathlib.Path(_TOKENIZER_DIR.value) if _TOKENIZER_DIR.value else None,
+        tokenizer_dir=tokenizer_dir,
         skip_bad=_SKIP_BAD.value,
     )
 

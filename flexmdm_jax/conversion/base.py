@@ -16,7 +16,7 @@ import tensorstore as ts
 from flax import traverse_util
 
 from flexmdm_jax.conversion.architecture import Architecture, read_architecture
-from flexmdm_jax.conversion.layout import Leaf, leaves
+from flexmdm_jax.conversion.layout import Leaf, Path, leaves
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import new_folder
 
@@ -28,7 +28,7 @@ BLOCK_BYTES = 1 << 26
 _LARGEST_FILE = 100_000_000
 _DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 
-Place = tuple[int | slice, ...]
+Place = Any
 Blocks = Callable[[], Iterable[tuple[Place, np.ndarray]]]
 
 
@@ -159,18 +159,32 @@ class Base:
             reason = (str(error) or type(error).__name__).splitlines()[0][:200]
             raise UserError(f"{path} cannot be read ({reason}); convert it again") from None
 
-    def store(self, leaf: Leaf) -> ts.TensorStore:
-        """Returns the stored array of a parameter, to be read piece by piece.
+    def reader(self, path: Path) -> Callable[[Place], np.ndarray]:
+        """Returns a function that reads pieces of the parameter at a path.
 
         Raises:
-          UserError: If it is missing or damaged.
+          UserError: Like the function: if the parameter, or a piece, is missing or damaged.
         """
-        path = (self.folder / _PARAMS / ".".join(leaf.path)).absolute()
-        spec = {"driver": "zarr", "kvstore": {"driver": "file", "path": str(path)}}
+        where = (self.folder / _PARAMS / ".".join(path)).absolute()
+        damaged = f"{where} is missing or damaged; convert the model again"
+        spec = {
+            "driver": "zarr",
+            "kvstore": {"driver": "file", "path": str(where)},
+            # A piece that is lost must not pass for zeros.
+            "fill_missing_data_reads": False,
+        }
         try:
-            return ts.open(spec, read=True, open=True).result()
+            store = ts.open(spec, read=True, open=True).result()
         except ValueError:
-            raise UserError(f"{path} is missing or damaged; convert it again") from None
+            raise UserError(damaged) from None
+
+        def read(place: Place) -> np.ndarray:
+            try:
+                return store[place].read().result()
+            except ValueError:
+                raise UserError(damaged) from None
+
+        return read
 
 
 def open_base(folder: str | pathlib.Path) -> Base:

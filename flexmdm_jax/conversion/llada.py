@@ -84,10 +84,10 @@ def export_model(base: Base, out: pathlib.Path, shard_bytes: int = SHARD_BYTES) 
 
 def _rows_of(base: Base, leaf: Leaf, layer: int) -> Callable[[], Iterable[np.ndarray]]:
     def blocks():
-        store = base.store(leaf)
+        read = base.reader(leaf.path)
         for start, stop in row_places(leaf, base.dtype):
             place = (layer,) * leaf.stacked + leaf.place(start, stop)
-            yield leaf.to_theirs(store[place].read().result())
+            yield leaf.to_theirs(read(place))
 
     return blocks
 

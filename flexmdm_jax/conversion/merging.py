@@ -35,12 +35,12 @@ def _merged_blocks(base: Base, leaf: Leaf, trained: dict, scale: float) -> Block
     a, b = (trained.get((*leaf.path[:-1], name)) for name in FACTORS)
 
     def blocks():
-        store = base.store(leaf)
+        read = base.reader(leaf.path)
         for layer in range(len(leaf.names)):
             for start, stop in row_places(leaf, base.dtype):
                 inner = leaf.place(start, stop)
                 place = (layer,) * leaf.stacked + inner
-                block = store[place].read().result()
+                block = read(place)
                 if a is not None:
                     of_layer = (layer,) * leaf.stacked
                     columns = (*of_layer, slice(None), *inner[leaf.num_inputs :])

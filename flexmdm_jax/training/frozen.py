@@ -76,10 +76,12 @@ def start_from(config: Config, state: TrainState, like: TrainState) -> TrainStat
         return state
     workdir = pathlib.Path(config.training.start)
     experiment = load_experiment(workdir)
+    # The longest row scales the insertion head.
+    decisive = ("model.", "method", "data.max_length")[: 3 if config.method == "flexmdm" else 2]
     changes = [
         change
         for change in changed_fields(experiment.config, config)
-        if change.startswith(("model.", "method"))
+        if change.startswith(decisive)
     ]
     if changes:
         raise UserError(

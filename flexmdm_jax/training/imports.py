@@ -19,7 +19,7 @@ from flexmdm_jax.files import new_folder
 from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.training.checkpoints import Checkpoints
 from flexmdm_jax.training.frozen import open_matching_base
-from flexmdm_jax.training.runs import write_run
+from flexmdm_jax.training.runs import parameter_shapes, write_run
 from flexmdm_jax.training.state import Setup, first_state, init_state, sharded_shapes
 from flexmdm_jax.training.workdir import Experiment, load_experiment, load_run_tokenizer
 
@@ -69,8 +69,7 @@ def _open_adapted(workdir: pathlib.Path, base: str) -> _Adapted:
     if getattr(setup.model, "lora", None) is None:
         raise UserError(f"{workdir} has no adapters: config.model.llada.lora.rank is 0")
     checkpoints = Checkpoints(workdir, experiment, read_only=True)
-    shapes = sharded_shapes(*init_state(setup, optax.identity(), config.seed))
-    _, params = checkpoints.restore_ema(shapes.ema)
+    _, params = checkpoints.restore_ema(parameter_shapes(setup)[0])
     checkpoints.close()
     found = open_matching_base(setup)
     return _Adapted(experiment, setup, tokenizer, found, jax.device_get(params))
@@ -93,7 +92,10 @@ def merge_run(workdir: pathlib.Path, out: pathlib.Path, base: str = "") -> None:
         model.llada, base=str(out / "base"), lora=dataclasses.replace(model.llada.lora, rank=0)
     )
     config = dataclasses.replace(
-        run.experiment.config, model=dataclasses.replace(model, llada=llada)
+        run.experiment.config,
+        model=dataclasses.replace(model, llada=llada),
+        # Patterns may name adapters.
+        optimizer=dataclasses.replace(run.experiment.config.optimizer, group_learning_rates={}),
     )
     with new_folder(out) as partial:
         rest = merge_adapters(run.base, run.params, run.setup.model.lora.scale, partial / "base")

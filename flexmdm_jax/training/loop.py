@@ -10,6 +10,7 @@ import numpy as np
 from flexmdm_jax.config import Config, TrainingConfig
 from flexmdm_jax.data.pipeline import arrange_for, train_batches
 from flexmdm_jax.data.records import Dataset
+from flexmdm_jax.data.tasks.infilling import choose_for
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.sharding import batch_sharding
 from flexmdm_jax.training.checkpoints import Checkpoints
@@ -60,6 +61,7 @@ def train(
             batch_size=config.training.batch_size,
             seed=config.seed,
             arrange=arrange_for(setup.insertion),
+            choose=choose_for(dataset.task, setup.insertion, config.seed),
             buckets=config.data.buckets,
             workers=config.data.workers,
             prefetch=config.data.prefetch,

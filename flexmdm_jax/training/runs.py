@@ -21,7 +21,6 @@ from flexmdm_jax.sampling.batches import (
 from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.training.checkpoints import Checkpoints
 from flexmdm_jax.training.frozen import load_frozen
-from flexmdm_jax.training.optimizer import make_optimizer
 from flexmdm_jax.training.state import Setup, init_state, sharded_shapes
 from flexmdm_jax.training.workdir import (
     Experiment,
@@ -67,12 +66,11 @@ def open_run(workdir: str, base: str = "") -> Run:
     config = experiment.config
     setup = Setup.of(config, experiment.vocabulary, make_mesh(config.mesh))
     setup = dataclasses.replace(setup, base=base or setup.base)
-    optimizer = make_optimizer(config.optimizer, config.training.num_steps)
-    like = sharded_shapes(*init_state(setup, optimizer, config.seed))
+    trained, frozen = parameter_shapes(setup)
     checkpoints = Checkpoints(path, experiment, read_only=True)
-    step, params = checkpoints.restore_ema(like.ema)
+    step, params = checkpoints.restore_ema(trained)
     checkpoints.close()
-    params = setup.whole(params, load_frozen(setup, like.frozen))
+    params = setup.whole(params, load_frozen(setup, frozen))
     # The parameters stay on the devices they were restored to.
     jax.block_until_ready(params)
     return Run(experiment, setup, tokenizer, step, params)
@@ -94,10 +92,10 @@ def write_run(workdir: pathlib.Path, config: Config, tokenizer: Tokenizer, param
     checkpoints.close()
 
 
-def trained_shapes(setup: Setup) -> Any:
-    """Returns the shapes, types and shardings of what a run with this setup trains."""
-    make_state, shardings = init_state(setup, optax.identity(), seed=0)
-    return sharded_shapes(make_state, shardings).params
+def parameter_shapes(setup: Setup) -> tuple[Any, Any]:
+    """Returns shapes, types and shardings of a model's (trained, frozen) parameters."""
+    state = sharded_shapes(*init_state(setup, optax.identity(), seed=0))
+    return state.params, state.frozen
 
 
 def generate_texts(
