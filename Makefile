@@ -26,6 +26,7 @@ data/demo: | install
 
 # The paper's Table 1 on a small maze, both methods at three difficulties: about 15 minutes a
 # training on one core. Run again, it takes up where it stopped.
+SMALL_MAZE := maze:size=11,extra_doors=0.1,num_pairs=1600,validation_fraction=0.1
 SUBGOALS_easy := 2
 SUBGOALS_medium := 5
 SUBGOALS_hard := 8
@@ -35,8 +36,7 @@ maze: maze-easy maze-medium maze-hard
 
 maze-%: install
 	test -d data/maze_small_$(SUBGOALS_$*) || $(RUN) -m flexmdm_jax.prepare \
-		--source=maze:size=11,extra_doors=0.1,num_pairs=1600,num_subgoals=$(SUBGOALS_$*) \
-		--validation_fraction=0.1 --out=data/maze_small_$(SUBGOALS_$*)
+		--source=$(SMALL_MAZE),num_subgoals=$(SUBGOALS_$*) --out=data/maze_small_$(SUBGOALS_$*)
 	$(RUN) -m flexmdm_jax.train --config=configs/maze_small_$*.py --workdir=runs/maze_small_$*
 	$(RUN) -m flexmdm_jax.train --config=configs/maze_small_$*_mdm.py \
 		--workdir=runs/maze_small_$*_mdm

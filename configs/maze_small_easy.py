@@ -25,8 +25,8 @@ def get_config(num_subgoals: int = 2) -> ConfigDict:
                 "max_length": 40,
                 "prepare": (
                     "python -m flexmdm_jax.prepare --source=maze:size=11,extra_doors=0.1,"
-                    f"num_pairs=1600,num_subgoals={num_subgoals} "
-                    f"--validation_fraction=0.1 --out={name}"
+                    f"num_pairs=1600,num_subgoals={num_subgoals},"
+                    f"validation_fraction=0.1 --out={name}"
                 ),
             },
             "optimizer": {

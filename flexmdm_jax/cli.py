@@ -16,8 +16,13 @@ from flexmdm_jax.config import check_field
 from flexmdm_jax.errors import UserError
 
 
-def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Parses the flags, calls main, and exits: 2 with one line if the user can mend the cause."""
+def run(main: Callable[[Sequence[str]], None], commands: Sequence[str] = ()) -> None:
+    """Parses the flags, calls main, and exits: 2 with one line if the user can mend the cause.
+
+    Args:
+      main: Takes the arguments that are no flags, the program's name first.
+      commands: If there are any, the first argument must be one of them.
+    """
     logging.get_absl_logger().addFilter(_worth_logging)
     sys.unraisablehook = _report_unraisable
     app.define_help_flags()
@@ -34,8 +39,11 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 def _run(main: Callable[[Sequence[str]], None]) -> None:
     try:
         arguments = flags.FLAGS(_checked(sys.argv))
-        if len(arguments) > 1:
-            raise UserError(f"unexpected argument {arguments[1]!r}; options are --name=value")
+        if commands and (len(arguments) < 2 or arguments[1] not in commands):
+            given = repr(arguments[1]) if len(arguments) > 1 else "nothing"
+            raise UserError(f"expected one of {', '.join(commands)}, got {given}")
+        if unexpected := arguments[1 + bool(commands) :]:
+            raise UserError(f"unexpected argument {unexpected[0]!r}; options are --name=value")
         logging.use_absl_handler()
         main(arguments)
     except (flags.Error, UserError) as error:

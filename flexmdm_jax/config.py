@@ -26,22 +26,72 @@ def _fraction(config: Any, *names: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters; see models/lora.py. Rank 0: none."""
+
+    rank: int = 0
+    alpha: float = 128.0
+    dropout_rate: float = 0.0
+    targets: str = "q,k,v,head"
+
+    def __post_init__(self):
+        _fraction(self, "dropout_rate")
+        if self.rank < 0:
+            raise ValueError(f"rank = {self.rank}; it must not be negative")
+        known = ("q", "k", "v", "out", "gate", "up", "down", "head")
+        for target in self.targets.split(","):
+            if target not in known:
+                raise ValueError(f"targets: {target!r}{_nearest(target, known)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class LladaConfig:
+    """What only a LLaDA has: its sizes, its frozen base, and what is trained in its stead."""
+
+    base: str = ""  # folder that `convert llada` wrote
+    embedding_size: int = 126_464
+    mlp_size: int = 12_288
+    num_kv_heads: int = 32
+    rope_theta: float = 500_000.0
+    norm_epsilon: float = 1e-5
+    tied: bool = False
+    layers_per_group: int = 8  # that share time conditioning; MDM has none
+    lora: LoraConfig = LoraConfig()
+
+    def __post_init__(self):
+        _positive(self, "embedding_size", "mlp_size", "num_kv_heads", "layers_per_group")
+        if self.rope_theta <= 0 or self.norm_epsilon <= 0:
+            raise ValueError("rope_theta and norm_epsilon must be positive")
+        if self.tied and self.lora.rank and "head" in self.lora.targets.split(","):
+            raise ValueError("lora.targets: a tied head is the embedding; leave out 'head'")
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The DiT; see models/dit.py for what each size means."""
+    """The network; see models/dit.py and models/llada.py for what each size means."""
 
     hidden_size: int
     num_layers: int
     num_heads: int
-    condition_size: int = 128
-    dropout_rate: float = 0.0
+    kind: Literal["dit", "llada"] = "dit"
+    condition_size: int = 128  # DiT only
+    dropout_rate: float = 0.0  # DiT only
     compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     remat: Literal["none", "dots", "full"] = "none"  # what backward computes again
     scan_unroll: int = 1
     attention: str = ""  # empty: the platform decides
+    llada: LladaConfig = LladaConfig()
 
     def __post_init__(self):
         _positive(self, "hidden_size", "num_layers", "num_heads", "condition_size", "scan_unroll")
         _fraction(self, "dropout_rate")
+        if self.kind == "llada" and self.num_heads % self.llada.num_kv_heads:
+            raise ValueError(
+                f"num_heads = {self.num_heads} is no multiple of llada.num_kv_heads = "
+                f"{self.llada.num_kv_heads}"
+            )
+        if self.kind == "llada" and self.dropout_rate:
+            raise ValueError("dropout_rate is the DiT's; set llada.lora.dropout_rate")
         if self.hidden_size % (2 * self.num_heads):
             raise ValueError(
                 f"hidden_size = {self.hidden_size} does not split into {self.num_heads} heads of "
@@ -86,8 +136,10 @@ class OptimizerConfig:
     """AdamW with linear warm-up, gradient clipping, and an exponential moving average."""
 
     learning_rate: float
+    group_learning_rates: dict[str, float] = dataclasses.field(default_factory=dict)  # by path
     warmup_steps: int = 0
-    decay: Literal["constant", "cosine"] = "constant"
+    decay: Literal["constant", "cosine", "cosine_restarts"] = "constant"
+    num_cycles: int = 5  # of cosine_restarts
     weight_decay: float = 0.0
     b1: float = 0.9
     b2: float = 0.999
@@ -97,6 +149,9 @@ class OptimizerConfig:
     def __post_init__(self):
         if self.learning_rate <= 0 or self.clip_norm <= 0:
             raise ValueError("learning_rate and clip_norm must be positive")
+        if any(rate < 0 for rate in self.group_learning_rates.values()):
+            raise ValueError("group_learning_rates must not be negative")
+        _positive(self, "num_cycles")
         if self.warmup_steps < 0 or self.weight_decay < 0:
             raise ValueError("warmup_steps and weight_decay must not be negative")
         _fraction(self, "b1", "b2", "ema_decay")
@@ -108,6 +163,7 @@ class TrainingConfig:
 
     num_steps: int
     batch_size: int
+    start: str = ""  # workdir of a run whose averaged parameters this one starts from
     accumulation_steps: int = 1
     time_warp: float = 1.0  # see stratified_times(); 1 draws times as the paper does
     log_every: int = 100
@@ -116,7 +172,8 @@ class TrainingConfig:
     keep_checkpoints: int = 3
 
     def __post_init__(self):
-        _positive(self, *(field.name for field in dataclasses.fields(self)))
+        names = (field.name for field in dataclasses.fields(self) if field.name != "start")
+        _positive(self, *names)
         if self.batch_size % self.accumulation_steps:
             raise ValueError(
                 f"batch_size = {self.batch_size} does not split into "
@@ -198,6 +255,7 @@ CHANGEABLE = frozenset(
         "data.workers",
         "data.prefetch",
         "model.attention",
+        "model.llada.base",
         "model.remat",
         "model.scan_unroll",
     }

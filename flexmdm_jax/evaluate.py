@@ -19,6 +19,7 @@ from flexmdm_jax.training.runs import Run, open_run
 from flexmdm_jax.training.workdir import check_dataset
 
 _WORKDIR = flags.DEFINE_multi_string("workdir", None, "A trained run; give several to compare.")
+_BASE = flags.DEFINE_string("base", "", "A LLaDA's base folder, if not where the runs had it.")
 _DATA = flags.DEFINE_string("data", None, "Prepared dataset; unless told, the first run's own.")
 _OUT = flags.DEFINE_string("out", None, "Folder for results; unless told, the first workdir.")
 _NUM = flags.DEFINE_integer("num", 512, "Samples: texts, strings, or prompts of the maze.")
@@ -33,7 +34,13 @@ _BATCH = flags.DEFINE_integer("batch_size", 64, "Sequences at a time.")
 _BIN = flags.DEFINE_integer("bin_width", 4, "Lengths to a bin, in the picture and the TV.")
 
 # What a dataset says it is, and the evaluation that fits.
-EVALUATIONS = {"text": evaluate_text, "maze": evaluate_maze, "brackets": evaluate_brackets}
+EVALUATIONS = {
+    "text": evaluate_text,
+    "gsm8k": evaluate_text,
+    "infilling": evaluate_text,
+    "maze": evaluate_maze,
+    "brackets": evaluate_brackets,
+}
 
 
 def _request() -> Request:
@@ -52,7 +59,7 @@ def _open_runs() -> dict[str, Run]:
     """Returns the runs, labelled by their method where that tells them apart."""
     runs = {}
     for workdir in _WORKDIR.value:
-        run = open_run(workdir)
+        run = open_run(workdir, _BASE.value)
         jax.set_mesh(run.setup.mesh)
         label = {"flexmdm": "FlexMDM", "mdm": "MDM"}[run.experiment.config.method]
         runs[label if label not in runs else workdir] = run

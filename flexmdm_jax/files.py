@@ -1,6 +1,10 @@
 """Writing files so that nothing is lost or seen half written."""
 
+import contextlib
 import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator
 
 from flexmdm_jax.errors import UserError
 
@@ -32,3 +36,23 @@ def write_atomically(path: pathlib.Path, data: bytes) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives a folder to fill that takes its name when the block ends, and is gone if it fails.
+
+    Raises:
+      UserError: If the path holds files already.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path} exists already; choose another --out or delete it first")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield partial
+        partial.chmod(0o755)
+        partial.replace(path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise

@@ -14,15 +14,16 @@ from flexmdm_jax.config import parse_strategy
 from flexmdm_jax.data import inspection, runners
 from flexmdm_jax.data.preparation import Plan, prepare_dataset
 from flexmdm_jax.data.records import Dataset, open_dataset
-from flexmdm_jax.data.tasks import TASKS
+from flexmdm_jax.data.tasks import SYMBOL_TASKS, TASKS
+from flexmdm_jax.data.tokenizers import make_tokenizer
 from flexmdm_jax.errors import UserError
 
 _SOURCE = flags.DEFINE_string(
     "source",
     None,
     "stdlib, text:GLOB, jsonl:GLOB[#field], parquet:GLOB[#field], hf:DIR[#field], "
-    "tfds:NAME[/config][:split][#field], openwebtext[:DIR], or a task: brackets or "
-    "maze:size=41,num_subgoals=7.",
+    "tfds:NAME[/config][:split][#field], openwebtext[:DIR], or a task: brackets, "
+    "maze:size=41,num_subgoals=7, gsm8k:data=DIR, infilling:source=jsonl:GLOB#FIELD.",
 )
 _TOKENIZER = flags.DEFINE_string(
     "tokenizer",
@@ -50,8 +51,9 @@ def prepare() -> Dataset:
         if not flag.value:
             raise UserError(f"--{flag.name} must have a value, unless there is --inspect=DIR")
     cli.require_positive(workers=_WORKERS.value, shard_mb=_SHARD_MB.value)
+    tokenizer_dir = pathlib.Path(_TOKENIZER_DIR.value) if _TOKENIZER_DIR.value else None
     if _SOURCE.value.partition(":")[0] in TASKS:
-        return _prepare_task()
+        return _prepare_task(tokenizer_dir)
     plan = Plan(
         source=_SOURCE.value,
         tokenizer=_TOKENIZER.value,
@@ -66,17 +68,17 @@ def prepare() -> Dataset:
         pathlib.Path(_OUT.value),
         plan,
         runners.beam(_BEAM.value) if beam else runners.processes(_WORKERS.value),
-        tokenizer_dir=pathlib.Path(_TOKENIZER_DIR.value) if _TOKENIZER_DIR.value else None,
+        tokenizer_dir=tokenizer_dir,
         skip_bad=_SKIP_BAD.value,
     )
 
 
-def _prepare_task() -> Dataset:
+def _prepare_task(tokenizer_dir: pathlib.Path | None) -> Dataset:
     task = parse_strategy(_SOURCE.value, TASKS, "source")
-    if not 0 < _FRACTION.value < 1:
-        raise UserError(f"--validation_fraction={_FRACTION.value}: must lie between 0 and 1")
-    origin = {"source": _SOURCE.value, "validation_fraction": _FRACTION.value}
-    return task.write(pathlib.Path(_OUT.value), _FRACTION.value, origin)
+    out = pathlib.Path(_OUT.value)
+    if type(task) in SYMBOL_TASKS.values():
+        return task.write(out)
+    return task.write(out, make_tokenizer(_TOKENIZER.value, (), tokenizer_dir))
 
 
 def main(_):

@@ -16,6 +16,7 @@ from flexmdm_jax.sampling import RULES, SamplerConfig
 from flexmdm_jax.training.runs import generate_texts, open_run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A trained run.")
+_BASE = flags.DEFINE_string("base", "", "A LLaDA's base folder, if not where the run had it.")
 _NUM = flags.DEFINE_integer("num", 64, "Samples.")
 _STEPS = flags.DEFINE_integer("steps", 256, "Steps of the sampler.")
 _SEED = flags.DEFINE_integer("seed", 0, "Decides all noise.")
@@ -64,7 +65,7 @@ def main(_):
     logging.set_verbosity(logging.WARNING)
     cli.require_positive(num=_NUM.value, steps=_STEPS.value, batch_size=_BATCH.value)
     out = new_file(_OUT.value, _OVERWRITE.value)
-    run = open_run(_WORKDIR.value)
+    run = open_run(_WORKDIR.value, _BASE.value)
     jax.set_mesh(run.setup.mesh)
     texts = generate_texts(
         run,

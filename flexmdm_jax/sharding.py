@@ -22,6 +22,7 @@ RULES = {
     "mlp": TENSOR_AXIS,
     "embed": "fsdp",
     "layers": None,
+    "rank": None,
     "condition": None,
     "condition_in": None,
     None: None,

@@ -14,7 +14,8 @@ LAYERS = [
     {"schedules", "files", "chips", "hosts"},
     {"interpolant", "posterior", "attention", "data", "config"},
     {"losses", "sampling", "models", "sharding"},
-    {"training", "conversion"},
+    {"conversion"},
+    {"training"},
     {"evaluation", "compilation"},
     {"cli", "train", "sample", "evaluate", "prepare", "convert", "aot"},
 ]

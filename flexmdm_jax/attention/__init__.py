@@ -1,4 +1,4 @@
-"""Bidirectional attention within segments, with a choice of backends."""
+"""Attention within segments, with a choice of backends."""
 
 import functools
 import logging
@@ -19,6 +19,7 @@ def attention(
     v: Float[Array, "b l hk d"],
     segment_ids: Int[Array, "b l"],
     *,
+    causal: bool = False,
     implementation: str | None = None,
 ) -> Float[Array, "b l h d"]:
     """Returns softmax(q kᵀ / √d) v within each segment, and exactly 0 at padding.
@@ -29,7 +30,9 @@ def attention(
       v: Values.
       segment_ids: 0 at padding, which ends the row, and ascending before it; slots attend to the
         slots of their own segment only.
-      implementation: One of BACKENDS; None lets the platform decide (DEFAULTS).
+      causal: Slots attend to themselves and to what stands before them only.
+      implementation: One of BACKENDS; None lets the platform decide (DEFAULTS), and takes "xla" if
+        causal, which no other has.
 
     Raises:
       ValueError: If an argument does not fit the others, or the implementation is unknown or
@@ -37,7 +40,7 @@ def attention(
     """
     check_inputs(q, k, v, segment_ids)
     platform = current_platform()
-    name = implementation or DEFAULTS.get(platform, "xla")
+    name = implementation or ("xla" if causal else DEFAULTS.get(platform, "xla"))
     if name not in BACKENDS:
         raise ValueError(
             f"unknown attention implementation {name!r}; choose one of {', '.join(BACKENDS)}"
@@ -49,7 +52,13 @@ def attention(
             f"this program is for {platform}; {backend.advice}"
         )
     _announce(name, platform, chosen=implementation is not None)
-    return backend.attend(q, k, v, segment_ids)
+    if not causal:
+        return backend.attend(q, k, v, segment_ids)
+    if backend.attend_causal is None:
+        raise ValueError(
+            f"attention implementation {name!r} always sees both ways; choose 'xla' if causal"
+        )
+    return backend.attend_causal(q, k, v, segment_ids)
 
 
 def current_platform() -> str:

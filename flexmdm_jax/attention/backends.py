@@ -18,15 +18,17 @@ class Backend:
       attend: (q, k, v, segment_ids) -> output.
       platforms: Where it runs; empty = anywhere.
       advice: What to do where it does not run.
+      attend_causal: The same, seeing only what stands before; None if it cannot.
     """
 
     attend: Callable
     platforms: tuple[str, ...] = ()
     advice: str = ""
+    attend_causal: Callable | None = None
 
 
 BACKENDS = {
-    "xla": Backend(attention_xla),
+    "xla": Backend(attention_xla, attend_causal=functools.partial(attention_xla, causal=True)),
     "pallas": Backend(
         functools.partial(shard_attention, attention_pallas),
         platforms=("tpu",),

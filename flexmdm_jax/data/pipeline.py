@@ -17,6 +17,7 @@ from flexmdm_jax.types import Batch, Vocabulary
 
 Row = dict[str, np.ndarray]
 Arrange = Callable[[Sequence, int, Vocabulary], Row]
+Choose = Callable[[Sequence, int], Sequence]
 
 
 def padded_row(sequence: Sequence, length: int, vocabulary: Vocabulary) -> Row:
@@ -124,12 +125,13 @@ class _Share:
         dataset: Dataset,
         layout: InOrder | ByLength,
         arrange: Arrange,
+        choose: Choose | None,
         batch_size: int,
         share: slice,
     ):
         self._reader = RecordReader(dataset.shards[TRAIN])
         self._vocabulary = dataset.vocabulary
-        self._layout, self._arrange = layout, arrange
+        self._layout, self._arrange, self._choose = layout, arrange, choose
         self._size, self._share = batch_size, share
 
     def __len__(self) -> int:
@@ -138,10 +140,12 @@ class _Share:
     def __getitem__(self, number: int) -> Row:
         records, length = self._layout.rows(int(number), self._share)
         sequences = self._reader.read(records.tolist())
-        rows = [self._arrange(sequence, length, self._vocabulary) for sequence in sequences]
-        batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         # Rows are numbered as they are trained on, whatever buckets have done to the order.
         index = (int(number) * self._size + np.arange(self._size))[self._share]
+        if self._choose:
+            sequences = map(self._choose, sequences, index.tolist())
+        rows = [self._arrange(sequence, length, self._vocabulary) for sequence in sequences]
+        batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         return batch | {"index": (index % 2**31).astype(np.int32)}
 
 
@@ -152,6 +156,7 @@ def train_batches(
     batch_size: int,
     seed: int,
     arrange: Arrange,
+    choose: Choose | None = None,
     buckets: tuple[int, ...] = (),
     process_index: int = 0,
     process_count: int = 1,
@@ -169,6 +174,7 @@ def train_batches(
       batch_size: Rows of a batch over all processes.
       seed: Decides the order.
       arrange: padded_row (FlexMDM) or filled_row (MDM).
+      choose: (sequence, number of its row) -> sequence, of which it may fix another part.
       buckets: Shorter lengths that a batch's rows may have; none pads all to `length`.
       process_index: This process.
       process_count: How many processes there are; must divide batch_size.
@@ -192,7 +198,7 @@ def train_batches(
             seed=seed,
         )
     share = slice(process_index, None, process_count)
-    batches = grain.MapDataset.source(_Share(dataset, layout, arrange, batch_size, share))
+    batches = grain.MapDataset.source(_Share(dataset, layout, arrange, choose, batch_size, share))
     return TrainBatches(batches, workers=workers, prefetch=prefetch)
 
 
@@ -205,7 +211,13 @@ def _check_length(dataset: Dataset, length: int) -> None:
 
 
 def validation_batches(
-    dataset: Dataset, *, length: int, batch_size: int, arrange: Arrange, limit: int | None = None
+    dataset: Dataset,
+    *,
+    length: int,
+    batch_size: int,
+    arrange: Arrange,
+    choose: Choose | None = None,
+    limit: int | None = None,
 ) -> Iterator[tuple[Batch, np.ndarray]]:
     """Yields (batch, real rows [b]) over the validation split in stored order, each row once.
 
@@ -218,6 +230,7 @@ def validation_batches(
       length: Slots of a row.
       batch_size: Rows of a batch.
       arrange: padded_row (FlexMDM) or filled_row (MDM).
+      choose: As in train_batches().
       limit: Stop after that many rows.
     """
     _check_length(dataset, length)
@@ -228,6 +241,8 @@ def validation_batches(
         numbers = np.arange(start, start + batch_size)
         real = numbers < total
         sequences = reader.read(order[np.where(real, numbers, start)].tolist())
+        if choose:
+            sequences = map(choose, sequences, numbers.tolist())
         rows = [arrange(sequence, length, dataset.vocabulary) for sequence in sequences]
         fields = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         yield Batch(index=numbers.astype(np.int32), **fields), real

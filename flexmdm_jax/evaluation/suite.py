@@ -9,6 +9,7 @@ import numpy as np
 from flexmdm_jax.config import EvaluationConfig
 from flexmdm_jax.data.pipeline import arrange_for, validation_batches
 from flexmdm_jax.data.records import TRAIN, VALIDATION, Dataset, read_split
+from flexmdm_jax.data.tasks.infilling import choose_for
 from flexmdm_jax.evaluation.lengths import entropy_of_counts, length_distances, token_counts
 from flexmdm_jax.evaluation.perplexity import Score, make_scorer, score_batches, unigram_score
 from flexmdm_jax.sampling import SamplerConfig
@@ -76,6 +77,7 @@ class Evaluator:
             length=self._length,
             batch_size=self._config.batch_size,
             arrange=arrange_for(self._setup.insertion, self._dataset.task),
+            choose=choose_for(self._dataset.task, self._setup.insertion, self._seed),
             limit=self._config.num_sequences,
         )
         end = self._setup.vocabulary.end

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float, Int
 
-from flexmdm_jax.attention import ATTENTION_RESULTS, attention
+from flexmdm_jax.attention import attention
 from flexmdm_jax.models.heads import GapHead, TimeEmbedding, bias_init, linear, linear_init
+from flexmdm_jax.models.remat import REMAT
 from flexmdm_jax.types import Denoiser, Encoding, RowKeys, per_slot
 
 # What is elementwise is computed again in the backward pass, under every choice of remat: it
@@ -142,24 +143,6 @@ class Block(nn.Module):
         )(y)
 
 
-def _keeping(policy):
-    return functools.partial(nn.remat, policy=policy, prevent_cse=False)
-
-
-# What of a block is computed again in the backward pass: nothing but elementwise functions; all
-# but matrix products with parameters and attention; everything.
-REMAT = {
-    "none": lambda block: block,
-    "dots": _keeping(
-        jax.checkpoint_policies.save_from_both_policies(
-            jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-            jax.checkpoint_policies.save_only_these_names(ATTENTION_RESULTS),
-        )
-    ),
-    "full": _keeping(jax.checkpoint_policies.nothing_saveable),
-}
-
-
 class DiT(nn.Module):
     """The denoising network (paper, Appendix F.1; the layout of its public code).
 
@@ -269,7 +252,7 @@ class DiT(nn.Module):
         return per_slot * num_slots + attention_flops + 2 * d * self.vocabulary_size * num_masks
 
 
-def make_denoiser(model: DiT, params, dropout_keys: RowKeys | None = None) -> Denoiser:
+def make_denoiser(model: nn.Module, params, dropout_keys: RowKeys | None = None) -> Denoiser:
     """Returns the model with its parameters as losses and samplers take it."""
     variables = {"params": params}
 

@@ -43,19 +43,30 @@ def sinusoid(alpha: Float[Array, "b s"], size: int) -> Float[Array, "b s size"]:
 
 
 class TimeEmbedding(nn.Module):
-    """alpha [b, s] -> condition [b, s, features], always in float32."""
+    """alpha [b, s] -> condition [b, s, features], always in float32.
+
+    Attributes:
+      features: Of the condition.
+      sinusoid_size: Features of the sinusoid the MLP sees.
+      hidden_size: Of the MLP; None: as many as features.
+      axes: Logical axes of the two kernels, in and out.
+      activate: Apply silu to the condition, which the DiT wants.
+    """
 
     features: int
     sinusoid_size: int = 256
+    hidden_size: int | None = None
+    axes: tuple[tuple[str, str], tuple[str, str]] = (("condition_in", "condition"),) * 2
+    activate: bool = True
 
     @nn.compact
     def __call__(self, alpha: Float[Array, "b s"]) -> Float[Array, "b s c"]:
-        """Returns silu(MLP(sinusoid(alpha)))."""
+        """Returns MLP(sinusoid(alpha)), or silu of it."""
         x = sinusoid(alpha, self.sinusoid_size)
-        axes = ("condition_in", "condition")
-        x = linear(self.features, axes, fan_in=self.sinusoid_size, name="in_proj")(x)
-        x = linear(self.features, axes, fan_in=self.features, name="out_proj")(nn.silu(x))
-        return nn.silu(x)
+        hidden = self.hidden_size or self.features
+        x = linear(hidden, self.axes[0], fan_in=self.sinusoid_size, name="in_proj")(x)
+        x = linear(self.features, self.axes[1], fan_in=hidden, name="out_proj")(nn.silu(x))
+        return nn.silu(x) if self.activate else x
 
 
 class GapHead(nn.Module):

@@ -61,6 +61,16 @@ class Checkpoints:
         """Raises what went wrong in a save under way, if anything has; does not wait."""
         self._manager.check_for_errors()
 
+    def save_average(self, step: int, ema: Any) -> None:
+        """Saves averaged parameters alone: enough to sample and to start from, not to resume."""
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                ema=ocp.args.StandardSave(ema),
+                experiment=ocp.args.JsonSave(self._experiment.to_json()),
+            ),
+        )
+
     def wait(self) -> None:
         """Waits for saves under way; raises what went wrong in them."""
         self._manager.wait_until_finished()

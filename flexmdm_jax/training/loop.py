@@ -10,11 +10,13 @@ import numpy as np
 from flexmdm_jax.config import Config, TrainingConfig
 from flexmdm_jax.data.pipeline import arrange_for, train_batches
 from flexmdm_jax.data.records import Dataset
+from flexmdm_jax.data.tasks.infilling import choose_for
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.hosts import Preemption
 from flexmdm_jax.sharding import batch_sharding
 from flexmdm_jax.training.checkpoints import Checkpoints
 from flexmdm_jax.training.feed import DeviceBatches
+from flexmdm_jax.training.frozen import load_frozen, start_from
 from flexmdm_jax.training.logging import (
     MetricsWriter,
     Progress,
@@ -24,7 +26,7 @@ from flexmdm_jax.training.logging import (
 )
 from flexmdm_jax.training.optimizer import make_optimizer
 from flexmdm_jax.training.profiling import NO_PROFILE, Profiler, Window
-from flexmdm_jax.training.state import Setup, TrainState, init_state, sharded_shapes
+from flexmdm_jax.training.state import Setup, TrainState, first_state, init_state, sharded_shapes
 from flexmdm_jax.training.step import make_train_step
 from flexmdm_jax.training.workdir import Experiment
 from flexmdm_jax.types import TENSOR_AXIS
@@ -72,6 +74,7 @@ def train(
             batch_size=config.training.batch_size,
             seed=config.seed,
             arrange=arrange_for(setup.insertion, dataset.task),
+            choose=choose_for(dataset.task, setup.insertion, config.seed),
             buckets=config.data.buckets,
             workers=config.data.workers,
             prefetch=config.data.prefetch,
@@ -81,9 +84,12 @@ def train(
         batch_sharding(setup.mesh),
     )
     checkpoints = Checkpoints(workdir, experiment, keep=config.training.keep_checkpoints)
-    state = checkpoints.restore(sharded_shapes(make_state, shardings), batches)
+    like = sharded_shapes(make_state, shardings)
+    state = checkpoints.restore(like, batches)
     if state is None:
-        state = jax.jit(make_state, out_shardings=shardings)()
+        state = first_state(make_state, shardings)
+        state = start_from(config, state, like)
+    state = state.replace(frozen=load_frozen(setup, like.frozen))
     step = make_train_step(config, setup, optimizer, shardings)
     run = _Run(config.training, setup, workdir, checkpoints, evaluate, profile, int(state.step))
     try:
@@ -205,7 +211,7 @@ class _Run:
 
     def _look(self, number: int, state: TrainState) -> None:
         self._watch.pause()
-        metrics = self._evaluate(state.ema)
+        metrics = self._evaluate(self._setup.whole(state.ema, state.frozen))
         self._writer.write(number, {f"eval/{name}": value for name, value in metrics.items()})
         self._watch.resume()
 

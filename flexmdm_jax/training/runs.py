@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import optax
 
-from flexmdm_jax.data.tokenizers import Tokenizer
+from flexmdm_jax.config import Config
+from flexmdm_jax.data.tokenizers import Tokenizer, tokenizer_hash
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.sampling import SamplerConfig
 from flexmdm_jax.sampling.batches import (
@@ -18,9 +20,14 @@ from flexmdm_jax.sampling.batches import (
 )
 from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.training.checkpoints import Checkpoints
-from flexmdm_jax.training.optimizer import make_optimizer
+from flexmdm_jax.training.frozen import load_frozen
 from flexmdm_jax.training.state import Setup, init_state, sharded_shapes
-from flexmdm_jax.training.workdir import Experiment, load_experiment, load_run_tokenizer
+from flexmdm_jax.training.workdir import (
+    Experiment,
+    load_experiment,
+    load_run_tokenizer,
+    write_experiment,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +39,7 @@ class Run:
       setup: Model and laws.
       tokenizer: The one it was trained with.
       step: Steps behind the parameters.
-      params: Averaged parameters.
+      params: Averaged parameters, frozen ones included.
     """
 
     experiment: Experiment
@@ -42,25 +49,53 @@ class Run:
     params: Any
 
 
-def open_run(workdir: str) -> Run:
+def open_run(workdir: str, base: str = "") -> Run:
     """Returns the run in a workdir, with its newest readable parameters.
 
+    Args:
+      workdir: Of the run.
+      base: Where a LLaDA's frozen parameters lie, if not where its config says.
+
     Raises:
-      UserError: If there is no run, no readable checkpoint, or the tokenizer is another one.
+      UserError: If there is no run, no readable checkpoint, or the tokenizer or the base is another
+        one.
     """
     path = pathlib.Path(workdir)
     experiment = load_experiment(path)
     tokenizer = load_run_tokenizer(path, experiment)
     config = experiment.config
     setup = Setup.of(config, experiment.vocabulary, make_mesh(config.mesh))
-    optimizer = make_optimizer(config.optimizer, config.training.num_steps)
-    like = sharded_shapes(*init_state(setup, optimizer, config.seed))
+    setup = dataclasses.replace(setup, base=base or setup.base)
+    trained, frozen = parameter_shapes(setup)
     checkpoints = Checkpoints(path, experiment, read_only=True)
-    step, params = checkpoints.restore_ema(like.ema)
+    step, params = checkpoints.restore_ema(trained)
     checkpoints.close()
+    params = setup.whole(params, load_frozen(setup, frozen))
     # The parameters stay on the devices they were restored to.
     jax.block_until_ready(params)
     return Run(experiment, setup, tokenizer, step, params)
+
+
+def write_run(workdir: pathlib.Path, config: Config, tokenizer: Tokenizer, params: Any) -> None:
+    """Writes parameters from elsewhere as a run to sample from, evaluate and start others from.
+
+    Args:
+      workdir: Must exist.
+      config: The experiment; where its data lies does not matter.
+      tokenizer: Of the vocabulary.
+      params: What the run trains, see Setup.split().
+    """
+    experiment = Experiment(config, tokenizer.vocabulary, tokenizer_hash(tokenizer))
+    write_experiment(workdir, experiment, tokenizer)
+    checkpoints = Checkpoints(workdir, experiment)
+    checkpoints.save_average(0, params)
+    checkpoints.close()
+
+
+def parameter_shapes(setup: Setup) -> tuple[Any, Any]:
+    """Returns shapes, types and shardings of a model's (trained, frozen) parameters."""
+    state = sharded_shapes(*init_state(setup, optax.identity(), seed=0))
+    return state.params, state.frozen
 
 
 def generate_texts(

@@ -11,7 +11,10 @@ from flax.core import meta
 from jax.sharding import Mesh
 
 from flexmdm_jax.config import Config
+from flexmdm_jax.errors import UserError
 from flexmdm_jax.models.dit import DiT, make_denoiser
+from flexmdm_jax.models.llada import LLaDA
+from flexmdm_jax.models.lora import Lora, join_base, split_base
 from flexmdm_jax.schedules import Schedule
 from flexmdm_jax.sharding import num_batch_shards, state_shardings
 from flexmdm_jax.types import Denoiser, RowKeys, Vocabulary
@@ -26,9 +29,10 @@ class TrainState:
     Attributes:
       step: Steps taken, an int32 scalar.
       rng: Key data [2]; noise is drawn from keys folded in from it, and it never changes.
-      params: float32 parameters.
+      params: Parameters that are trained, in float32.
       ema: Their moving average; what is sampled and evaluated.
       opt_state: Of the optimizer.
+      frozen: Parameters that are not trained and not saved, see load_frozen(); a DiT has none.
     """
 
     step: Any
@@ -36,6 +40,7 @@ class TrainState:
     params: Any
     ema: Any
     opt_state: Any
+    frozen: Any = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,38 +53,39 @@ class Setup:
       insertion: α.
       unmasking: β.
       vocabulary: Ids of MASK and END.
+      base: Folder of a LLaDA's frozen parameters.
     """
 
-    model: DiT
+    model: DiT | LLaDA
     mesh: Mesh
     insertion: Schedule
     unmasking: Schedule
     vocabulary: Vocabulary
+    base: str = ""
 
     @classmethod
     def of(cls, config: Config, vocabulary: Vocabulary, mesh: Mesh) -> "Setup":
-        """Returns the model and laws that a config describes."""
-        model = DiT(
-            vocabulary_size=vocabulary.size,
-            max_length=config.data.max_length,
-            hidden_size=config.model.hidden_size,
-            num_layers=config.model.num_layers,
-            num_heads=config.model.num_heads,
-            condition_size=config.model.condition_size,
-            insertion_head=config.insertion_schedule.inserts,
-            dropout_rate=config.model.dropout_rate,
-            dtype=jnp.dtype(config.model.compute_dtype),
-            remat=config.model.remat,
-            scan_unroll=config.model.scan_unroll,
-            attention_implementation=config.model.attention or None,
-        )
+        """Returns the model and laws that a config describes.
+
+        Raises:
+          UserError: If the vocabulary is larger than the model's.
+        """
         return cls(
-            model=model,
+            model=_MODELS[config.model.kind](config, vocabulary),
             mesh=mesh,
             insertion=config.insertion_schedule,
             unmasking=config.unmasking_schedule,
             vocabulary=vocabulary,
+            base=config.model.llada.base,
         )
+
+    def split(self, params) -> tuple[Any, Any]:
+        """Returns (trained, frozen) parameters of a whole tree of them."""
+        return split_base(params) if isinstance(self.model, LLaDA) else (params, {})
+
+    def whole(self, trained, frozen) -> Any:
+        """Returns the tree that split() took apart, as denoiser() takes it."""
+        return join_base(trained, frozen) if frozen else trained
 
     @property
     def laws(self) -> dict[str, Any]:
@@ -104,28 +110,97 @@ class Setup:
         return make_denoiser(self.model, params, dropout_keys)
 
 
+def _dit(config: Config, vocabulary: Vocabulary) -> DiT:
+    return DiT(
+        vocabulary_size=vocabulary.size,
+        condition_size=config.model.condition_size,
+        insertion_head=config.insertion_schedule.inserts,
+        dropout_rate=config.model.dropout_rate,
+        **_common(config),
+    )
+
+
+def _llada(config: Config, vocabulary: Vocabulary) -> LLaDA:
+    sizes, flexible = config.model.llada, config.insertion_schedule.inserts
+    if vocabulary.size > sizes.embedding_size:
+        raise UserError(
+            f"the tokenizer has {vocabulary.size} ids, more than the model's "
+            f"{sizes.embedding_size} rows; prepare the data with the model's own tokenizer"
+        )
+    lora = Lora(
+        rank=sizes.lora.rank,
+        alpha=sizes.lora.alpha,
+        dropout_rate=sizes.lora.dropout_rate,
+        targets=tuple(sizes.lora.targets.split(",")),
+    )
+    return LLaDA(
+        vocabulary_size=vocabulary.size,
+        embedding_size=sizes.embedding_size,
+        num_kv_heads=sizes.num_kv_heads,
+        mlp_size=sizes.mlp_size,
+        rope_theta=sizes.rope_theta,
+        norm_epsilon=sizes.norm_epsilon,
+        tied=sizes.tied,
+        layers_per_group=sizes.layers_per_group if flexible else 0,
+        insertion_head=flexible,
+        lora=lora if lora.rank else None,
+        param_dtype=jnp.dtype(config.model.compute_dtype),
+        **_common(config),
+    )
+
+
+def _common(config: Config) -> dict[str, Any]:
+    model = config.model
+    return {
+        "max_length": config.data.max_length,
+        "hidden_size": model.hidden_size,
+        "num_layers": model.num_layers,
+        "num_heads": model.num_heads,
+        "dtype": jnp.dtype(model.compute_dtype),
+        "remat": model.remat,
+        "scan_unroll": model.scan_unroll,
+        "attention_implementation": model.attention or None,
+    }
+
+
+_MODELS = {"dit": _dit, "llada": _llada}
+
+
 def init_state(setup: Setup, optimizer: optax.GradientTransformation, seed: int):
     """Returns (a function that makes the first state, its shardings); nothing is computed yet.
 
-    Jit the function with the shardings as out_shardings, so that no device ever holds a full copy,
-    or take its eval_shape to restore into.
+    Both cover frozen parameters, which first_state() leaves out. Take the function's eval_shape to
+    restore into.
     """
 
     def boxed() -> TrainState:
         key = jax.random.key(seed)
         init_key, noise_key = jax.random.split(key)
         slots = jnp.zeros((1, 2), jnp.int32)
-        params = setup.model.init(init_key, slots, slots + 1, jnp.zeros((1, 1)))["params"]
+        whole = setup.model.init(init_key, slots, slots + 1, jnp.zeros((1, 1)))["params"]
+        params, frozen = setup.split(whole)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             rng=jax.random.key_data(noise_key),
             params=params,
             ema=jax.tree.map(jnp.copy, params),
             opt_state=optimizer.init(params),
+            frozen=frozen,
         )
 
     shardings = state_shardings(setup.mesh, jax.eval_shape(boxed))
     return lambda: meta.unbox(boxed()), shardings
+
+
+def first_state(make_state, shardings) -> TrainState:
+    """Returns the state a run begins with, on the devices; its frozen parameters are still to load.
+
+    No device ever holds a full copy of what is spread over several.
+    """
+    without = jax.jit(
+        lambda: make_state().replace(frozen={}), out_shardings=shardings.replace(frozen={})
+    )
+    return without()
 
 
 def sharded_shapes(make_state, shardings):

@@ -51,12 +51,17 @@ def make_train_step(
     A step whose loss or gradient is not finite changes nothing but the step number, and its
     metric `finite` is 0.
     """
-    loss = make_loss(setup, config.training)
+    loss_of_all = make_loss(setup, config.training)
     learning_rate = learning_rate_schedule(config.optimizer, config.training.num_steps)
     num_parts = config.training.accumulation_steps
 
     def step(state: TrainState, batch: Batch):
         keys = row_keys(state.rng, state.step, batch.index)
+        frozen = gathered(state.frozen, shardings.frozen)
+
+        def loss(params, batch, keys):
+            return loss_of_all(setup.whole(params, frozen), batch, keys)
+
         params = gathered(state.params, shardings.params)
         grads, metrics = _accumulate(loss, params, batch, keys, num_parts, setup)
         grads = jax.lax.with_sharding_constraint(grads, shardings.params)

@@ -113,12 +113,21 @@ def claim_workdir(workdir: pathlib.Path, config: Config, dataset: Dataset) -> Ex
         raise UserError(f"{workdir} holds files but no run; choose an empty or new --workdir")
     if jax.process_index() != 0:
         return ours
-    text = json.dumps(ours.to_json(), indent=2) + "\n"
     try:
-        save_tokenizer(dataset.tokenizer(), workdir / _TOKENIZER)
-        write_atomically(workdir / _EXPERIMENT, text.encode())
+        write_experiment(workdir, ours, dataset.tokenizer())
     except OSError as error:
         raise UserError(
             f"workdir {workdir} cannot be written: {error.strerror}; choose another"
         ) from None
     return ours
+
+
+def write_experiment(workdir: pathlib.Path, experiment: Experiment, tokenizer: Tokenizer) -> None:
+    """Writes what a workdir holds besides checkpoints.
+
+    Raises:
+      OSError: If the folder cannot be written.
+    """
+    save_tokenizer(tokenizer, workdir / _TOKENIZER)
+    text = json.dumps(experiment.to_json(), indent=2) + "\n"
+    write_atomically(workdir / _EXPERIMENT, text.encode())

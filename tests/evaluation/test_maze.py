@@ -111,8 +111,8 @@ def test_mdm_is_prompted_with_subgoals_and_writes_after_them():
 
 
 def test_held_out_prompts_are_distinct_and_never_trained_on(tmp_path):
-    config = MazeConfig(size=9, num_pairs=300, num_subgoals=2)
-    dataset = config.write(tmp_path / "maze", 0.2, {})
+    config = MazeConfig(size=9, num_pairs=300, num_subgoals=2, validation_fraction=0.2)
+    dataset = config.write(tmp_path / "maze")
     prompts = held_out_prompts(dataset, 1000, seed=0)
     assert len(np.unique(prompts, axis=0)) == len(prompts) > 40
     again = held_out_prompts(dataset, 10, seed=0)

@@ -55,7 +55,9 @@ def test_length_distance_by_hand():
 
 
 def test_true_paths_solve_every_prompt(tmp_path):
-    dataset = MazeConfig(size=9, num_pairs=100, num_subgoals=4).write(tmp_path / "m", 0.3, {})
+    dataset = MazeConfig(size=9, num_pairs=100, num_subgoals=4, validation_fraction=0.3).write(
+        tmp_path / "m"
+    )
     sequences = list(read_sequences(dataset, VALIDATION))
     prompts = np.stack([sequence.tokens[sequence.fixed] for sequence in sequences])
     paths = [sequence.tokens[:-1] for sequence in sequences]
@@ -76,7 +78,9 @@ def _assert_shows_something(png):
 
 
 def test_maze_evaluation_reports_every_way_of_sampling(tmp_path):
-    dataset = MazeConfig(size=7, num_pairs=60, num_subgoals=3).write(tmp_path / "m", 0.2, {})
+    dataset = MazeConfig(size=7, num_pairs=60, num_subgoals=3, validation_fraction=0.2).write(
+        tmp_path / "m"
+    )
     runs = {"FlexMDM": _untrained(dataset, "flexmdm", 24), "MDM": _untrained(dataset, "mdm", 24)}
     with jax.set_mesh(runs["MDM"].setup.mesh):
         report = evaluate_maze(runs, dataset, REQUEST)
@@ -90,7 +94,7 @@ def test_maze_evaluation_reports_every_way_of_sampling(tmp_path):
 
 
 def test_brackets_evaluation_knows_the_law(tmp_path):
-    dataset = BracketsConfig(num_sequences=60).write(tmp_path / "b", 0.3, {})
+    dataset = BracketsConfig(num_sequences=60, validation_fraction=0.3).write(tmp_path / "b")
     runs = {"FlexMDM": _untrained(dataset, "flexmdm", 72)}
     with jax.set_mesh(runs["FlexMDM"].setup.mesh):
         report = evaluate_brackets(runs, dataset, REQUEST)

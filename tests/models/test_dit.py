@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from counting import matmul_flops
 from flax import linen as nn
 from flax import traverse_util
 from scipy import special
@@ -316,20 +317,6 @@ def test_rotary_products_depend_on_distance_alone():
         np.testing.assert_allclose(diagonal, diagonal[0], atol=1e-4)
     assert np.std(products[0]) > 0.1
     np.testing.assert_allclose(np.linalg.norm(tile(q), axis=-1), np.linalg.norm(q), rtol=1e-5)
-
-
-def matmul_flops(jaxpr):
-    """Returns the floating-point operations of all matrix products, loops multiplied out."""
-    total = 0
-    for eqn in jaxpr.eqns:
-        inner = [v for v in eqn.params.values() if hasattr(v, "eqns") or hasattr(v, "jaxpr")]
-        times = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
-        total += times * sum(matmul_flops(getattr(v, "jaxpr", v)) for v in inner)
-        if eqn.primitive.name == "dot_general":
-            (contracted, _), _ = eqn.params["dimension_numbers"]
-            shared = np.prod([eqn.invars[0].aval.shape[i] for i in contracted])
-            total += 2 * int(shared * np.prod(eqn.outvars[0].aval.shape))
-    return total
 
 
 @pytest.mark.parametrize("insertion_head", [True, False])

@@ -1,8 +1,21 @@
-"""Tasks with a known truth: data made from a rule, and what a right answer is."""
+"""Tasks: data of which a part is given and the rest generated, or of which the truth is known."""
 
 from flexmdm_jax.data.tasks.brackets import BracketsConfig
+from flexmdm_jax.data.tasks.gsm8k import Gsm8kConfig
+from flexmdm_jax.data.tasks.infilling import InfillingConfig
 from flexmdm_jax.data.tasks.maze import MazeConfig
 
-TASKS = {"maze": MazeConfig, "brackets": BracketsConfig}
+# Tasks of symbols of their own, and tasks of text, which take a tokenizer.
+SYMBOL_TASKS = {"maze": MazeConfig, "brackets": BracketsConfig}
+TEXT_TASKS = {"gsm8k": Gsm8kConfig, "infilling": InfillingConfig}
+TASKS = SYMBOL_TASKS | TEXT_TASKS
 
-__all__ = ["TASKS", "BracketsConfig", "MazeConfig"]
+__all__ = [
+    "SYMBOL_TASKS",
+    "TASKS",
+    "TEXT_TASKS",
+    "BracketsConfig",
+    "Gsm8kConfig",
+    "InfillingConfig",
+    "MazeConfig",
+]

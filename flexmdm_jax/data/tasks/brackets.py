@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import pathlib
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -24,6 +23,7 @@ class BracketsConfig:
 
     Attributes:
       num_sequences: Strings to draw.
+      validation_fraction: Share of strings that are held out.
       seed: Decides them.
 
     Raises:
@@ -31,15 +31,18 @@ class BracketsConfig:
     """
 
     num_sequences: int = 20_000
+    validation_fraction: float = 0.05
     seed: int = 0
 
     def __post_init__(self):
+        if not 0 < self.validation_fraction < 1:
+            raise UserError(
+                f"validation_fraction = {self.validation_fraction}; it must lie between 0 and 1"
+            )
         if self.num_sequences < 2:
             raise UserError(f"num_sequences = {self.num_sequences}; it must be at least 2")
 
-    def write(
-        self, directory: pathlib.Path, validation_fraction: float, origin: dict[str, Any]
-    ) -> Dataset:
+    def write(self, directory: pathlib.Path) -> Dataset:
         """Returns the dataset after writing it.
 
         Raises:
@@ -47,7 +50,7 @@ class BracketsConfig:
         """
         rng = np.random.default_rng(self.seed)
         lengths = rng.choice(list(LENGTH_LAW), self.num_sequences, p=list(LENGTH_LAW.values()))
-        held_out = rng.random(self.num_sequences) < validation_fraction
+        held_out = rng.random(self.num_sequences) < self.validation_fraction
         strings = (draw_brackets(int(length), 1, rng)[0].tolist() for length in lengths)
         return write_dataset(
             directory,
@@ -57,7 +60,7 @@ class BracketsConfig:
             ),
             SymbolTokenizer.of(SYMBOLS),
             max_length=max(LENGTH_LAW) + 1,
-            origin=origin,
+            origin={"source": "brackets", **dataclasses.asdict(self)},
             task={"kind": "brackets"},
         )
 

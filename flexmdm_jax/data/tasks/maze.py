@@ -6,7 +6,6 @@ The maze is never shown to the model: it learns which cells are free from the pa
 import dataclasses
 import pathlib
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -35,6 +34,7 @@ class MazeConfig:
       num_subgoals: K, start and goal among them.
       paths_per_pair: Most distinct paths kept for a pair.
       max_stretch: A detour is at most this many times as long as the shortest path.
+      validation_fraction: Share of pairs that are held out.
       seed: Decides the maze, the pairs, the paths and the subgoals.
 
     Raises:
@@ -47,9 +47,14 @@ class MazeConfig:
     num_subgoals: int = 2
     paths_per_pair: int = 10
     max_stretch: float = 1.5
+    validation_fraction: float = 0.05
     seed: int = 0
 
     def __post_init__(self):
+        if not 0 < self.validation_fraction < 1:
+            raise UserError(
+                f"validation_fraction = {self.validation_fraction}; it must lie between 0 and 1"
+            )
         if self.size < 5 or self.size % 2 == 0:
             raise UserError(f"maze size {self.size}: sizes are odd and at least 5, such as 41")
         if not 0 <= self.extra_doors <= 1:
@@ -63,9 +68,7 @@ class MazeConfig:
         if self.max_stretch < 1:
             raise UserError(f"max_stretch = {self.max_stretch}; it must be at least 1")
 
-    def write(
-        self, directory: pathlib.Path, validation_fraction: float, origin: dict[str, Any]
-    ) -> Dataset:
+    def write(self, directory: pathlib.Path) -> Dataset:
         """Returns the dataset of the paths' cells, subgoals fixed, after writing it.
 
         A token is the cell's position, row · size + column; the separator follows the cells.
@@ -73,7 +76,7 @@ class MazeConfig:
         Raises:
           UserError: If the maze has too few pairs, or the directory holds files already.
         """
-        walls, plans = draw_plans(self, validation_fraction)
+        walls, plans = draw_plans(self)
         plans = list(plans)
         cells = [f"{row},{column}" for row in range(self.size) for column in range(self.size)]
         return write_dataset(
@@ -88,7 +91,7 @@ class MazeConfig:
             ),
             SymbolTokenizer.of([*cells, SEPARATOR]),
             max_length=max(len(plan.path) for plan in plans) + 1,
-            origin=origin,
+            origin={"source": "maze", **dataclasses.asdict(self)},
             task={
                 "kind": "maze",
                 "num_subgoals": self.num_subgoals,
@@ -313,16 +316,13 @@ class Plan:
     is_subgoal: Bool[np.ndarray, "l"]
 
 
-def draw_plans(
-    config: MazeConfig, validation_fraction: float
-) -> tuple[Bool[np.ndarray, "s s"], Iterator[Plan]]:
+def draw_plans(config: MazeConfig) -> tuple[Bool[np.ndarray, "s s"], Iterator[Plan]]:
     """Returns (walls, plans in the order of their pairs).
 
     A pair is held out together with the pair in the other direction.
 
     Args:
       config: The maze and how many paths.
-      validation_fraction: Share of pairs that are held out.
 
     Raises:
       UserError: If the maze has too few pairs.
@@ -332,7 +332,9 @@ def draw_plans(
     routes = Routes.through(walls)
     pairs = draw_pairs(routes, config.num_pairs, config.num_subgoals, pair_rng)
     both_ways, ids = np.unique(np.sort(pairs, axis=1), axis=0, return_inverse=True)
-    held_out = (pair_rng.permutation(len(both_ways)) < validation_fraction * len(both_ways))[ids]
+    held_out = (pair_rng.permutation(len(both_ways)) < config.validation_fraction * len(both_ways))[
+        ids
+    ]
 
     def plans() -> Iterator[Plan]:
         for begin in range(0, len(pairs), _PAIRS_AT_A_TIME):

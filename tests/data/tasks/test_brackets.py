@@ -61,7 +61,9 @@ def test_entropy_is_the_mean_surprise():
 
 
 def test_lengths_follow_the_law(tmp_path):
-    dataset = BracketsConfig(num_sequences=3000).write(tmp_path / "brackets", 0.3, {})
+    dataset = BracketsConfig(num_sequences=3000, validation_fraction=0.3).write(
+        tmp_path / "brackets"
+    )
     counts = collections.Counter()
     for split in (TRAIN, VALIDATION):
         for sequence in read_sequences(dataset, split):

@@ -21,7 +21,7 @@ from flexmdm_jax.data.tasks.maze import (
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.schedules import Immediate, Linear
 
-SMALL = MazeConfig(size=11, extra_doors=0.3, num_pairs=200, num_subgoals=4)
+SMALL = MazeConfig(size=11, extra_doors=0.3, num_pairs=200, num_subgoals=4, validation_fraction=0.1)
 
 
 def _neighbours(walls, cell):
@@ -130,7 +130,9 @@ def test_subgoals_are_both_ends_and_a_uniform_choice_between():
 
 
 def test_a_pair_is_held_out_both_ways():
-    _, plans = draw_plans(MazeConfig(size=9, num_pairs=400, num_subgoals=2), 0.2)
+    _, plans = draw_plans(
+        MazeConfig(size=9, num_pairs=400, num_subgoals=2, validation_fraction=0.2)
+    )
     side = collections.defaultdict(set)
     for plan in plans:
         side[frozenset(plan.path[[0, -1]].tolist())].add(plan.held_out)
@@ -141,7 +143,7 @@ def test_a_pair_is_held_out_both_ways():
 
 def test_the_seed_decides_the_dataset(tmp_path):
     datasets = [
-        MazeConfig(size=9, num_pairs=50, seed=seed).write(tmp_path / name, 0.2, {})
+        MazeConfig(size=9, num_pairs=50, seed=seed, validation_fraction=0.2).write(tmp_path / name)
         for name, seed in (("a", 1), ("b", 1), ("c", 2))
     ]
     files = [
@@ -153,7 +155,7 @@ def test_the_seed_decides_the_dataset(tmp_path):
 
 
 def test_rows_of_both_methods_hold_the_same_path(tmp_path):
-    dataset = SMALL.write(tmp_path / "maze", 0.1, {})
+    dataset = SMALL.write(tmp_path / "maze")
     vocabulary, separator = dataset.vocabulary, dataset.task["separator"]
     tokenizer = dataset.tokenizer()
     for sequence in itertools.islice(read_sequences(dataset, VALIDATION), 20):
@@ -190,6 +192,6 @@ def test_values_out_of_range_are_refused(message, values):
 
 def test_a_maze_without_enough_pairs_is_refused():
     with pytest.raises(UserError, match="no two free cells are 99 cells apart"):
-        draw_plans(MazeConfig(size=11, num_pairs=10, num_subgoals=99), 0.1)
+        draw_plans(MazeConfig(size=11, num_pairs=10, num_subgoals=99, validation_fraction=0.1))
     with pytest.raises(UserError, match="fewer than num_pairs = 5,000"):
-        draw_plans(MazeConfig(size=7, num_pairs=5000), 0.1)
+        draw_plans(MazeConfig(size=7, num_pairs=5000, validation_fraction=0.1))

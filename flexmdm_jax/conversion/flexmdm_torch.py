@@ -1,0 +1,122 @@
+"""The DiT checkpoints of the paper's public code: Lightning files with a PyTorch state_dict."""
+
+import pathlib
+import re
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+
+from flexmdm_jax.conversion.layout import Path, check_tensors
+from flexmdm_jax.conversion.pickles import load_pickle
+from flexmdm_jax.conversion.tensors import tensors_of_torch
+from flexmdm_jax.errors import UserError
+
+# Ours -> theirs. Linear maps are transposed; %s is the layer.
+_LINEAR = {
+    "time_embedding/in_proj": "sigma_map.mlp.0",
+    "time_embedding/out_proj": "sigma_map.mlp.2",
+    "blocks/modulation/proj": "blocks.%s.adaLN_modulation",
+    "blocks/qkv": "blocks.%s.attn_qkv",
+    "blocks/out": "blocks.%s.attn_out",
+    "blocks/mlp_in": "blocks.%s.mlp.0",
+    "blocks/mlp_out": "blocks.%s.mlp.2",
+    "final_modulation/proj": "output_layer.adaLN_modulation",
+    "head": "output_layer.linear",
+    "gap_modulation/proj": "len_pred.adaLN",
+    "gap_head/in_proj": "len_pred.proj1",
+    "gap_head/out_proj": "len_pred.proj2",
+}
+_NORMS = {
+    "blocks/attention_norm/norm": "blocks.%s.norm1",
+    "blocks/mlp_norm/norm": "blocks.%s.norm2",
+    "final_norm/norm": "output_layer.norm_final",
+    "gap_norm/norm": "len_pred.norm",
+}
+_EMBEDDING = "vocab_embed.embedding"
+# Buffers that hold no parameters.
+_IGNORED = re.compile(r"rotary_emb\.")
+
+
+def read_flexmdm(path: pathlib.Path, shapes: Any, *, averaged: bool = True) -> Any:
+    """Returns the parameters of a DiT from a checkpoint of the paper's code, as NumPy arrays.
+
+    Args:
+      path: A Lightning checkpoint.
+      shapes: Of our parameters.
+      averaged: Take the moving average, if the file has one.
+
+    Raises:
+      UserError: If the file is damaged or holds code, or its tensors are not those of the shapes.
+    """
+    content = load_pickle(path)
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise UserError(f"{path} has no state_dict; give a checkpoint that Lightning saved")
+    state = (averaged and content.get("ema_params")) or content["state_dict"]
+    state = {_plain_name(name): tensor for name, tensor in state.items()}
+    state = {name: tensor for name, tensor in state.items() if not _IGNORED.match(name)}
+    tensors = tensors_of_torch(state, path)
+    flat = traverse_util.flatten_dict(shapes)
+    names = {leaf: _their_names(leaf, shape.shape[0]) for leaf, shape in flat.items()}
+    expected = {name: _their_shape(leaf, flat[leaf].shape) for leaf in flat for name in names[leaf]}
+    check_tensors(tensors, expected, path)
+    parameters = {}
+    for leaf, shape in flat.items():
+        parts = [_to_ours(leaf, tensors[name].all()) for name in names[leaf]]
+        value = np.stack(parts) if leaf[0] == "blocks" else parts[0]
+        parameters[leaf] = value.astype(np.float32).reshape(shape.shape)
+    return traverse_util.unflatten_dict(parameters)
+
+
+def _plain_name(name: str) -> str:
+    """Returns a name without what Lightning and torch.compile put before it."""
+    return name.replace("_orig_mod.", "").removeprefix("model.")
+
+
+def _their_names(leaf: Path, num_layers: int) -> list[str]:
+    if leaf == ("embedding", "embedding"):
+        return [_EMBEDDING]
+    group = "/".join(leaf[:-1])
+    if leaf[-1] == "scale":
+        name = f"{_NORMS[group]}.weight"
+    else:
+        name = f"{_LINEAR[group]}.{'weight' if leaf[-1] == 'kernel' else 'bias'}"
+    return [name % layer for layer in range(num_layers)] if "%s" in name else [name]
+
+
+def _their_shape(leaf: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
+    inner = shape[1:] if leaf[0] == "blocks" else shape
+    if leaf[-1] != "kernel":
+        return inner
+    # The attention kernels are [d, 3, h, k] and [h, k, d]; all others have two axes.
+    width = inner[-1] if leaf[-2] != "qkv" else 3 * inner[0]
+    return (width, int(np.prod(inner)) // width)
+
+
+def _to_ours(leaf: Path, tensor: np.ndarray) -> np.ndarray:
+    return tensor.T if leaf[-1] == "kernel" else tensor
+
+
+def exchange_rows(params: Any, source: dict[str, int], target: dict[str, int]) -> Any:
+    """Returns the parameters with the rows of special tokens where our tokenizer has their ids.
+
+    Their pad token plays the part of END. The ids in between move up or down to make room.
+
+    Args:
+      params: With an embedding and a head over the same ids.
+      source: Ids of "mask" and "end" (their pad) in the checkpoint.
+      target: Ids of the same in our vocabulary.
+
+    Raises:
+      UserError: If an id lies outside the embedding.
+    """
+    size = len(params["embedding"]["embedding"])
+    if not all(0 <= i < size for i in source.values()) or len(set(source.values())) < 2:
+        raise UserError(f"pad and mask ids {source} do not fit the checkpoint's {size} rows")
+    order = [i for i in range(size) if i not in source.values()]
+    for name in sorted(target, key=target.__getitem__):
+        order.insert(target[name], source[name])
+    rows = np.asarray(order)
+    embedding = {"embedding": params["embedding"]["embedding"][rows]}
+    head = {name: value[..., rows] for name, value in params["head"].items()}
+    return params | {"embedding": embedding, "head": head}

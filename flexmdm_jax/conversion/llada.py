@@ -1,0 +1,106 @@
+"""LLaDA and LLaMA: from a Hugging Face folder to a base folder, and back."""
+
+import pathlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from flexmdm_jax.conversion.architecture import Architecture, read_architecture
+from flexmdm_jax.conversion.base import (
+    Base,
+    Blocks,
+    copy_files,
+    row_places,
+    stored_dtype,
+    write_base,
+)
+from flexmdm_jax.conversion.layout import Leaf, check_tensors, head_name, leaves
+from flexmdm_jax.conversion.tensors import Planned, Tensor, open_tensors, write_model
+from flexmdm_jax.files import new_folder
+
+SHARD_BYTES = 5_000_000_000
+
+
+def import_model(source: pathlib.Path, out: pathlib.Path) -> Architecture:
+    """Writes the base folder of a Hugging Face model folder and returns its architecture.
+
+    Tensors are read and written in blocks of rows, so memory does not grow with the model.
+
+    Raises:
+      UserError: If the source is incomplete, damaged or of another architecture, with every tensor
+        that is missing, unexpected or of another shape; or if out holds files.
+    """
+    architecture = read_architecture(source)
+    tensors = open_tensors(source)
+    # Tied models may carry the head once more; old LLaMA files their rotary frequencies.
+    ignored = {name for name in tensors if name.endswith(".rotary_emb.inv_freq")}
+    if architecture.tied:
+        ignored.add(head_name(architecture))
+    found = {name: tensor for name, tensor in tensors.items() if name not in ignored}
+    expected = {n: leaf.tensor_shape for leaf in leaves(architecture) for n in leaf.names}
+    check_tensors(found, expected, source)
+    dtype = stored_dtype([tensor.dtype for tensor in found.values()])
+    with tqdm(total=len(expected), desc="convert", unit=" tensors") as progress:
+        write_base(
+            out,
+            source,
+            dtype,
+            lambda leaf: _blocks_of(leaf, found, dtype, progress.update),
+        )
+    return architecture
+
+
+def _blocks_of(
+    leaf: Leaf, tensors: dict[str, Tensor], dtype: np.dtype, done: Callable[[int], Any]
+) -> Blocks:
+    def blocks():
+        for layer, name in enumerate(leaf.names):
+            for start, stop in row_places(leaf, dtype):
+                rows = tensors[name].rows(start, stop).astype(dtype, copy=False)
+                place = (layer,) * leaf.stacked + leaf.place(start, stop)
+                yield place, leaf.to_ours(rows)
+            done(1)
+
+    return blocks
+
+
+def export_model(base: Base, out: pathlib.Path, shard_bytes: int = SHARD_BYTES) -> None:
+    """Writes a base as a Hugging Face folder: safetensors, config.json and what came with it.
+
+    Raises:
+      UserError: If out holds files, or the base is damaged.
+    """
+    planned = {}
+    for leaf in leaves(base.architecture):
+        for layer, name in enumerate(leaf.names):
+            blocks = _rows_of(base, leaf, layer)
+            planned[name] = (base.dtype, leaf.tensor_shape, blocks)
+    with new_folder(out) as partial:
+        write_model(partial, _with_progress(planned), shard_bytes)
+        copy_files(base.files, partial)
+
+
+def _rows_of(base: Base, leaf: Leaf, layer: int) -> Callable[[], Iterable[np.ndarray]]:
+    def blocks():
+        read = base.reader(leaf.path)
+        for start, stop in row_places(leaf, base.dtype):
+            place = (layer,) * leaf.stacked + leaf.place(start, stop)
+            yield leaf.to_theirs(read(place))
+
+    return blocks
+
+
+def _with_progress(planned: dict[str, Planned]) -> dict[str, Planned]:
+    """Returns the same tensors, which advance a progress bar as they are written."""
+    progress = tqdm(total=len(planned), desc="export", unit=" tensors")
+
+    def counted(blocks):
+        def run() -> Iterator[np.ndarray]:
+            yield from blocks()
+            progress.update(1)
+
+        return run
+
+    return {n: (dtype, shape, counted(blocks)) for n, (dtype, shape, blocks) in planned.items()}

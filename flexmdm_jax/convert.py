@@ -1,0 +1,104 @@
+"""Weights in and out: python -m flexmdm_jax.convert llada --from=LLaDA-8B-Base --out=data/llada.
+
+llada    a downloaded LLaDA or LLaMA (--from) -> a base folder
+export   a base folder (--from) -> safetensors and config.json
+merge    a run (--from) -> a run without adapters, with a base of its own
+peft     a run (--from) -> PEFT adapters, or PEFT adapters (--from) and --config -> a run
+flexmdm  a checkpoint of the paper's code (--from) and --config -> a run
+"""
+
+import pathlib
+
+from absl import flags, logging
+from ml_collections import config_flags
+
+from flexmdm_jax import cli
+from flexmdm_jax.config import Config, read_config
+from flexmdm_jax.conversion.base import open_base
+from flexmdm_jax.conversion.flexmdm_torch import exchange_rows, read_flexmdm
+from flexmdm_jax.conversion.llada import export_model, import_model
+from flexmdm_jax.conversion.peft import is_peft, read_peft
+from flexmdm_jax.data.tokenizers import Tokenizer, make_tokenizer
+from flexmdm_jax.errors import UserError
+from flexmdm_jax.training.frozen import open_matching_base
+from flexmdm_jax.training.imports import export_adapters, import_run, merge_run
+from flexmdm_jax.training.state import Setup
+
+_FROM = flags.DEFINE_string("from", None, "What to convert.")
+_OUT = flags.DEFINE_string("out", None, "Folder to make; must not hold files yet.")
+_BASE = flags.DEFINE_string("base", "", "A run's base folder, if not where its config says.")
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Of the run to make.")
+_TOKENIZER = flags.DEFINE_string("tokenizer", "gpt2", "Of the run to make; see prepare.")
+_TOKENIZER_DIR = flags.DEFINE_string("tokenizer_dir", None, "Folder of GPT-2's two files.")
+_PAD = flags.DEFINE_integer("pad_id", 50257, "Of a checkpoint of the paper's code.")
+_MASK = flags.DEFINE_integer("mask_id", 50258, "Of a checkpoint of the paper's code.")
+
+
+def _llada(source: pathlib.Path, out: pathlib.Path) -> None:
+    print(import_model(source, out))
+
+
+def _export(source: pathlib.Path, out: pathlib.Path) -> None:
+    export_model(open_base(source), out)
+
+
+def _merge(source: pathlib.Path, out: pathlib.Path) -> None:
+    merge_run(source, out, _BASE.value)
+
+
+def _peft(source: pathlib.Path, out: pathlib.Path) -> None:
+    if not is_peft(source):
+        export_adapters(source, out, _BASE.value)
+        return
+
+    def read(setup: Setup, shapes):
+        if getattr(setup.model, "lora", None) is None:
+            raise UserError("--config has no adapters: set config.model.llada.lora.rank")
+        architecture = open_matching_base(setup).architecture
+        return read_peft(source, architecture, setup.model.lora, shapes)
+
+    import_run(out, _config(), _tokenizer(), read)
+
+
+def _flexmdm(source: pathlib.Path, out: pathlib.Path) -> None:
+    def read(setup: Setup, shapes):
+        theirs = {"mask": _MASK.value, "end": _PAD.value}
+        ours = {"mask": setup.vocabulary.mask, "end": setup.vocabulary.end}
+        return exchange_rows(read_flexmdm(source, shapes), theirs, ours)
+
+    config = _config()
+    if config.model.kind != "dit":
+        raise UserError("--config: the paper's checkpoints are DiTs; set config.model.kind='dit'")
+    import_run(out, config, _tokenizer(), read)
+
+
+def _config() -> Config:
+    if _CONFIG.value is None:
+        raise UserError("--config is missing; it says what the run to make is")
+    return read_config(_CONFIG.value)
+
+
+def _tokenizer() -> Tokenizer:
+    directory = pathlib.Path(_TOKENIZER_DIR.value) if _TOKENIZER_DIR.value else None
+    return make_tokenizer(_TOKENIZER.value, (), directory)
+
+
+COMMANDS = {
+    "llada": _llada,
+    "export": _export,
+    "merge": _merge,
+    "peft": _peft,
+    "flexmdm": _flexmdm,
+}
+
+
+def main(arguments):
+    """Runs the command."""
+    logging.set_verbosity(logging.ERROR)
+    COMMANDS[arguments[1]](pathlib.Path(_FROM.value), pathlib.Path(_OUT.value))
+    print(f"{arguments[1]}: {_OUT.value}")
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["from", "out"])
+    cli.run(main, commands=tuple(COMMANDS))

@@ -1,0 +1,105 @@
+"""Infilling: what stands before and after a span is given, the span is generated (paper, 5.2).
+
+The span is chosen anew for every example and epoch, when a row is made.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from flexmdm_jax.data.corpora import read_documents
+from flexmdm_jax.data.records import Dataset, Sequence, split_of, write_dataset
+from flexmdm_jax.data.tokenization import Tokenizer
+from flexmdm_jax.schedules import Schedule
+
+NAME = "infilling"
+# MDM cannot know where a suffix will stand: it is told of both sides first.
+_MARKS = ("<prefix>", "</prefix><suffix>", "</suffix>")
+
+
+@dataclasses.dataclass(frozen=True)
+class InfillingConfig:
+    """Texts, code for example, of which spans are to be filled in.
+
+    Attributes:
+      source: Where they come from, as prepare --source has it; `jsonl:GLOB#code` for example.
+      max_length: Slots of the longest sequence, END included; longer texts are left out.
+      validation_fraction: Share of texts held out.
+    """
+
+    source: str
+    max_length: int = 1024
+    validation_fraction: float = 0.01
+
+    def write(self, directory: pathlib.Path, tokenizer: Tokenizer) -> Dataset:
+        """Returns the dataset of whole texts, after writing it; spans are chosen in training.
+
+        Raises:
+          UserError: If the source is unusable, or no text fits.
+        """
+        marks = [tokenizer.encode(mark) for mark in _MARKS]
+        return write_dataset(
+            directory,
+            self._sequences(tokenizer),
+            tokenizer,
+            max_length=self.max_length,
+            origin={"source": self.source, "validation_fraction": self.validation_fraction},
+            task={"kind": NAME, "marks": marks},
+        )
+
+    def _sequences(self, tokenizer: Tokenizer) -> Iterator[tuple[str, list[int]]]:
+        for text in read_documents(self.source):
+            tokens = tokenizer.encode(text)
+            if 0 < len(tokens) < self.max_length:
+                yield split_of(text, 0, self.validation_fraction), tokens
+
+
+def fix_around_span(sequence: Sequence, index: int, *, seed: int) -> Sequence:
+    """Returns the sequence with all but a random span fixed.
+
+    The span holds at least one token; all spans are equally likely.
+
+    Args:
+      sequence: Ends in END, which is no part of the span.
+      index: Number of the row in the global order of examples, which differs between epochs.
+      seed: Of the run.
+    """
+    start, stop = _span(len(sequence.tokens) - 1, index, seed)
+    slots = np.arange(len(sequence.tokens))
+    fixed = (slots < start) | ((slots >= stop) & (slots < len(slots) - 1))
+    return Sequence(sequence.tokens, fixed)
+
+
+def span_after_both_sides(
+    sequence: Sequence, index: int, *, seed: int, marks: tuple[tuple[int, ...], ...]
+) -> Sequence:
+    """Returns the same choice as MDM learns it: prefix and suffix between marks, then the span."""
+    start, stop = _span(len(sequence.tokens) - 1, index, seed)
+    tokens = sequence.tokens.tolist()
+    before, span, after = tokens[:start], tokens[start:stop], tokens[stop:-1]
+    given = [*marks[0], *before, *marks[1], *after, *marks[2]]
+    tokens = np.asarray([*given, *span, tokens[-1]], sequence.tokens.dtype)
+    return Sequence(tokens, np.arange(len(tokens)) < len(given))
+
+
+def _span(length: int, index: int, seed: int) -> tuple[int, int]:
+    """Returns two different cuts of a text of some length, the lower one first."""
+    rng = np.random.default_rng((seed, index))
+    start, stop = sorted(rng.choice(length + 1, size=2, replace=False).tolist())
+    return start, stop
+
+
+def choose_for(
+    task: Mapping[str, Any] | None, insertion: Schedule, seed: int
+) -> Callable[[Sequence, int], Sequence] | None:
+    """Returns what chooses spans of a dataset's sequences by (sequence, index); None: nothing."""
+    if not task or task.get("kind") != NAME:
+        return None
+    if insertion.inserts:
+        return functools.partial(fix_around_span, seed=seed)
+    marks = tuple(tuple(mark) for mark in task["marks"])
+    return functools.partial(span_after_both_sides, seed=seed, marks=marks)

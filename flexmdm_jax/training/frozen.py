@@ -1,0 +1,93 @@
+"""Parameters that a run begins with: a frozen base, and what another run has learned."""
+
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from flexmdm_jax.config import Config, changed_fields
+from flexmdm_jax.conversion.base import Base, open_base
+from flexmdm_jax.errors import UserError
+from flexmdm_jax.training.checkpoints import Checkpoints
+from flexmdm_jax.training.state import Setup, TrainState
+from flexmdm_jax.training.workdir import load_experiment
+
+
+def load_frozen(setup: Setup, like: Any) -> Any:
+    """Returns the frozen parameters of a model, spread over the devices; a DiT has none.
+
+    Args:
+      setup: Says where they lie.
+      like: Their shapes, types and shardings.
+
+    Raises:
+      UserError: If they are missing, damaged, or of another architecture.
+    """
+    if not like:
+        return {}
+    return open_matching_base(setup).restore(like)
+
+
+def open_matching_base(setup: Setup) -> Base:
+    """Returns the base of a setup.
+
+    Raises:
+      UserError: If it is missing, damaged, or of another architecture.
+    """
+    if not setup.base:
+        raise UserError(
+            "config.model.llada.base is empty; name the folder that "
+            "python -m flexmdm_jax.convert llada wrote"
+        )
+    base = open_base(setup.base)
+    differences = [
+        f"{name} = {getattr(base.architecture, name)!r} instead of {getattr(setup.model, name)!r}"
+        for name in _SIZES
+        if getattr(base.architecture, name) != getattr(setup.model, name)
+    ]
+    if differences:
+        raise UserError(
+            f"{setup.base} holds another model than config.model: {', '.join(differences)}"
+        )
+    return base
+
+
+_SIZES = (
+    "embedding_size",
+    "hidden_size",
+    "num_layers",
+    "num_heads",
+    "num_kv_heads",
+    "mlp_size",
+    "rope_theta",
+    "norm_epsilon",
+    "tied",
+)
+
+
+def start_from(config: Config, state: TrainState, like: TrainState) -> TrainState:
+    """Returns a first state with the averaged parameters of config.training.start, if it names one.
+
+    Raises:
+      UserError: If there is no such run, or its model is another one.
+    """
+    if not config.training.start:
+        return state
+    workdir = pathlib.Path(config.training.start)
+    experiment = load_experiment(workdir)
+    # The longest row scales the insertion head.
+    decisive = ("model.", "method", "data.max_length")[: 3 if config.method == "flexmdm" else 2]
+    changes = [
+        change
+        for change in changed_fields(experiment.config, config)
+        if change.startswith(decisive)
+    ]
+    if changes:
+        raise UserError(
+            f"config.training.start: {workdir} holds another model ({'; '.join(changes)})"
+        )
+    checkpoints = Checkpoints(workdir, experiment, read_only=True)
+    _, params = checkpoints.restore_ema(like.params)
+    checkpoints.close()
+    return state.replace(params=params, ema=jax.tree.map(jnp.copy, params))

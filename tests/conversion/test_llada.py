@@ -1,0 +1,249 @@
+"""LLaDA and LLaMA from PyTorch's files: the same function, and the same bytes on the way back."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import torch_llada
+from scipy import special
+from torch_llada import Sizes
+
+from flexmdm_jax.config import MeshConfig
+from flexmdm_jax.conversion import base as base_module
+from flexmdm_jax.conversion.base import open_base
+from flexmdm_jax.conversion.layout import make_model, parameter_shapes
+from flexmdm_jax.conversion.llada import export_model, import_model
+from flexmdm_jax.errors import UserError
+from flexmdm_jax.sharding import make_mesh
+
+LENGTH = 160
+VARIANTS = {
+    "llada": Sizes(),
+    "grouped": Sizes(kv_heads=2),
+    "tied": Sizes(tied=True, kv_heads=1),
+    "llama": Sizes(family="llama", kv_heads=2, theta=10_000.0),
+    "llama tied": Sizes(family="llama", tied=True),
+}
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def converted(request, tmp_path_factory):
+    """(sizes, weights, their folder, the base folder) of every variant."""
+    sizes = VARIANTS[request.param]
+    state = torch_llada.random_state(sizes)
+    home = tmp_path_factory.mktemp("converted")
+    source = torch_llada.save(home / "source", sizes, state)
+    import_model(source, home / "base")
+    return sizes, state, source, open_base(home / "base")
+
+
+def restored(base):
+    """Returns the parameters of a base folder, spread over all devices."""
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    return base.restore(parameter_shapes(make_model(base.architecture), mesh))
+
+
+def logits_of(base, params, tokens):
+    model = make_model(base.architecture)
+
+    @jax.jit
+    def run(params, tokens):
+        ones = jnp.ones_like(tokens)
+        return model.apply({"params": params}, tokens, ones, jnp.zeros((len(tokens), 1)))[1]
+
+    return np.asarray(run(params, tokens))
+
+
+def test_logits_equal_pytorch(converted):
+    """In float32, at every position of rows longer than 100."""
+    sizes, state, _, base = converted
+    tokens = torch.randint(sizes.rows, (2, LENGTH), generator=torch.Generator().manual_seed(1))
+    expected = torch_llada.forward(sizes, state, tokens).numpy()
+    logits = logits_of(base, jax.device_get(restored(base)), jnp.asarray(tokens.numpy()))
+    np.testing.assert_allclose(logits, expected, atol=2e-5, rtol=0)
+    p, q = (special.log_softmax(x.astype(np.float64), axis=-1) for x in (expected, logits))
+    assert np.sum(np.exp(p) * (p - q), axis=-1).max() <= 1e-6
+
+
+def _tensors(folder):
+    found = {}
+    for path in folder.glob("*.safetensors"):
+        found |= safetensors.torch.load_file(path)
+    return found
+
+
+@pytest.mark.parametrize("shard_bytes", [10**9, 5_000])
+def test_what_comes_out_is_what_went_in(tmp_path, shard_bytes, monkeypatch):
+    """bfloat16 stays bfloat16, bit for bit, however small the blocks and shards are."""
+    monkeypatch.setattr(base_module, "BLOCK_BYTES", 300)
+    sizes = Sizes(kv_heads=2)
+    state = torch_llada.random_state(sizes, torch.bfloat16)
+    source = torch_llada.save(tmp_path / "source", sizes, state)
+    (source / "tokenizer.json").write_text("{}")
+    import_model(source, tmp_path / "base")
+    base = open_base(tmp_path / "base")
+    assert base.dtype == jnp.bfloat16
+    export_model(base, tmp_path / "out", shard_bytes)
+    returned = _tensors(tmp_path / "out")
+    assert set(returned) == set(state)
+    for name, tensor in state.items():
+        assert returned[name].dtype == torch.bfloat16
+        assert torch.equal(returned[name], tensor), name
+    for name in ("config.json", "tokenizer.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (source / name).read_bytes()
+    import_model(tmp_path / "out", tmp_path / "again")
+    assert open_base(tmp_path / "again").architecture == base.architecture
+
+
+def test_small_blocks_and_torch_files_give_the_same_base(tmp_path, monkeypatch):
+    sizes = Sizes(kv_heads=2)
+    state = torch_llada.random_state(sizes)
+    import_model(torch_llada.save(tmp_path / "source", sizes, state), tmp_path / "whole")
+    whole = jax.device_get(restored(open_base(tmp_path / "whole")))
+    monkeypatch.setattr(base_module, "BLOCK_BYTES", 300)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "config.json").write_text(json.dumps(sizes.config()))
+    torch.save(state, tmp_path / "bin" / "pytorch_model.bin")
+    import_model(tmp_path / "bin", tmp_path / "blocks")
+    blocks = jax.device_get(restored(open_base(tmp_path / "blocks")))
+    jax.tree.map(np.testing.assert_array_equal, whole, blocks)
+
+
+# What is refused.
+
+
+class Exploit:
+    """Creates a file when it is unpickled by a reader that runs what it reads."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def _rewrite(**changes):
+    def damage(folder):
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return damage
+
+
+def _shard(folder):
+    return folder / "model-00001-of-00002.safetensors"
+
+
+def _with_tensors(edit):
+    """Damages the first shard's dict of tensors, and keeps the index in agreement."""
+
+    def damage(folder):
+        tensors = safetensors.torch.load_file(_shard(folder))
+        edit(tensors)
+        safetensors.torch.save_file(tensors, _shard(folder))
+        other = safetensors.torch.load_file(folder / "model-00002-of-00002.safetensors")
+        where = dict.fromkeys(tensors, _shard(folder).name)
+        where |= dict.fromkeys(other, "model-00002-of-00002.safetensors")
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+
+    return damage
+
+
+def _change_tensors(tensors):
+    names = sorted(tensors)
+    del tensors[names[0]]
+    tensors["model.extra.weight"] = torch.zeros(2)
+    tensors[names[1]] = torch.zeros(3, 3)
+
+
+def _only_bin(content):
+    def damage(folder):
+        for path in folder.glob("model*"):
+            path.unlink()
+        torch.save(content(folder), folder / "pytorch_model.bin")
+
+    return damage
+
+
+def _truncate(folder):
+    data = _shard(folder).read_bytes()
+    _shard(folder).write_bytes(data[:-1])
+
+
+def _break_header(folder):
+    data = bytearray(_shard(folder).read_bytes())
+    data[12] = 0xFF
+    _shard(folder).write_bytes(data)
+
+
+BAD = {
+    "no config": (lambda f: (f / "config.json").unlink(), "config.json: No such file"),
+    "config no JSON": (lambda f: (f / "config.json").write_text("{"), "config.json is not JSON"),
+    "another model": (_rewrite(model_type="gpt2"), "model_type = 'gpt2'; only llada and llama"),
+    "another block": (_rewrite(block_type="sequential"), "block_type = 'sequential'; only 'llama'"),
+    "biases": (_rewrite(include_bias=True), "include_bias = True; only False"),
+    "bad sizes": (_rewrite(n_heads=5), "do not divide each other"),
+    "missing shard": (lambda f: _shard(f).unlink(), "names model-00001-of-00002.safetensors"),
+    "truncated": (_truncate, "model-00001-of-00002.safetensors is truncated or damaged"),
+    "empty": (lambda f: _shard(f).write_bytes(b""), "is truncated or damaged"),
+    "header": (_break_header, "model-00001-of-00002.safetensors is truncated or damaged"),
+    "index": (
+        lambda f: (f / "model.safetensors.index.json").write_text("[]"),
+        "index.json is damaged",
+    ),
+    "tensors": (
+        _with_tensors(_change_tensors),
+        r"missing: model.transformer.blocks.0.attn_norm.weight; unexpected: model.extra.weight; "
+        r"of another shape: .* \(3, 3\) instead of",
+    ),
+    "more layers": (_rewrite(n_layers=4), r"missing: .*blocks.3.attn_norm.weight"),
+    "code": (
+        _only_bin(lambda f: Exploit(f / "executed")),
+        r"holds code \(.*open\), which is never",
+    ),
+    "no torch file": (
+        lambda f: (_only_bin(lambda _: {})(f), (f / "pytorch_model.bin").write_bytes(b"x" * 99)),
+        "truncated, damaged or no file of torch.save",
+    ),
+    "no weights": (lambda f: [p.unlink() for p in f.glob("model*")], "holds no weights"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_what_cannot_be_converted_is_named_and_leaves_nothing(tmp_path, kind):
+    damage, message = BAD[kind]
+    sizes = Sizes(layers=1)
+    source = torch_llada.save(tmp_path / "source", sizes, torch_llada.random_state(sizes))
+    damage(source)
+    with pytest.raises(UserError, match=message) as error:
+        import_model(source, tmp_path / "out")
+    assert "\n" not in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+    assert not (source / "executed").exists()
+
+
+def test_an_output_folder_that_holds_files_is_left_alone(tmp_path):
+    sizes = Sizes(layers=1)
+    source = torch_llada.save(tmp_path / "source", sizes, torch_llada.random_state(sizes))
+    with pytest.raises(UserError, match="exists already"):
+        import_model(source, source)
+    assert {path.suffix for path in source.iterdir()} == {".json", ".safetensors"}
+
+
+def test_a_damaged_base_is_named(tmp_path):
+    sizes = Sizes(layers=1)
+    source = torch_llada.save(tmp_path / "source", sizes, torch_llada.random_state(sizes))
+    import_model(source, tmp_path / "base")
+    base = open_base(tmp_path / "base")
+    next((tmp_path / "base" / "params" / "head.kernel").glob("0*")).unlink()
+    with pytest.raises(UserError, match="cannot be read"):
+        restored(base)
+    (tmp_path / "base" / "base.json").write_text("{}")
+    with pytest.raises(UserError, match=r"base\.json is damaged"):
+        open_base(tmp_path / "base")
+    with pytest.raises(UserError, match="no converted model"):
+        open_base(tmp_path)

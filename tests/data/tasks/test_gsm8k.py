@@ -1,0 +1,68 @@
+"""Questions are given, answers are not; whatever is wrong with the files is named."""
+
+import json
+
+import numpy as np
+import pytest
+
+from flexmdm_jax.data.records import TRAIN, VALIDATION, read_sequences
+from flexmdm_jax.data.tasks.gsm8k import Gsm8kConfig, final_number
+from flexmdm_jax.data.tokenizers import ByteTokenizer
+from flexmdm_jax.errors import UserError
+
+
+def write_files(folder, count=3):
+    folder.mkdir()
+    for name in ("train", "test"):
+        lines = [
+            {
+                "question": f"What is {i} + {name}?",
+                "answer": f"It is <<{i}+1={i + 1}>>{i}.\n#### {i}",
+            }
+            for i in range(count)
+        ]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (folder / f"{name}.jsonl").write_text(text)
+    return folder
+
+
+def test_questions_are_fixed_and_answers_are_not(tmp_path):
+    data = write_files(tmp_path / "files")
+    dataset = Gsm8kConfig(str(data), 128).write(tmp_path / "data", ByteTokenizer({}))
+    assert dataset.task == {"kind": "gsm8k"}
+    for split, name in ((TRAIN, "train"), (VALIDATION, "test")):
+        for i, sequence in enumerate(read_sequences(dataset, split)):
+            fixed, free = (
+                bytes(sequence.tokens[:-1][sequence.fixed[:-1] == b].tolist()) for b in (1, 0)
+            )
+            assert fixed.decode() == f"Question: What is {i} + {name}?\nAnswer:"
+            assert free.decode() == f" It is {i}.\n#### {i}"
+            assert not sequence.fixed[-1]
+            assert np.all(np.diff(sequence.fixed.astype(int)) <= 0), "the question comes first"
+
+
+def test_what_is_wrong_is_named(tmp_path):
+    data = write_files(tmp_path / "files")
+    with pytest.raises(UserError, match="example 1 of train takes 53 slots, more than max_length"):
+        Gsm8kConfig(str(data), 50).write(tmp_path / "out", ByteTokenizer({}))
+    with pytest.raises(UserError, match="no file matches"):
+        Gsm8kConfig(str(tmp_path / "nowhere")).write(tmp_path / "out", ByteTokenizer({}))
+    (data / "test.jsonl").write_text('{"question": "?"}\n')
+    with pytest.raises(UserError, match="line 1: no field 'answer'"):
+        Gsm8kConfig(str(data), 128).write(tmp_path / "out", ByteTokenizer({}))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("answer", "number"),
+    [
+        ("So 5.\n#### 5", "5"),
+        ("#### 1,234,567", "1234567"),
+        ("#### -3\nno: #### $4.50", "4.50"),
+        ("#### .5", ".5"),
+        ("five", None),
+        ("####", None),
+    ],
+)
+def test_the_last_number_after_four_signs_counts(answer, number):
+    assert final_number(answer) == number

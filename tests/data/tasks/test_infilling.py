@@ -1,0 +1,78 @@
+"""Spans are uniform, new in every epoch, and the text around them is kept."""
+
+import collections
+
+import numpy as np
+import pytest
+import tiny
+
+from flexmdm_jax.data.pipeline import arrange_for, train_batches
+from flexmdm_jax.data.records import Sequence
+from flexmdm_jax.data.tasks.infilling import InfillingConfig, choose_for, fix_around_span
+from flexmdm_jax.data.tokenizers import ByteTokenizer
+from flexmdm_jax.schedules import Immediate, Linear
+
+
+def test_every_span_is_equally_likely():
+    sequence = Sequence(np.arange(5), np.zeros(5, bool))
+    n = 3000
+    counts = collections.Counter(
+        tuple(np.flatnonzero(~fix_around_span(sequence, i, seed=1).fixed).tolist())
+        for i in range(n)
+    )
+    # END, the last token, is never fixed here; the pipeline fixes it for FlexMDM.
+    expected = {(*range(a, b), 4) for a in range(4) for b in range(a + 1, 5)}
+    assert set(counts) == expected
+    for count in counts.values():
+        assert count == pytest.approx(n / 10, abs=5 * (n * 0.1 * 0.9) ** 0.5)
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    texts = tiny.texts(12)
+    (tmp_path / "texts.jsonl").write_text("".join(f'{{"code": "{text}"}}\n' for text in texts))
+    task = InfillingConfig(f"jsonl:{tmp_path}/texts.jsonl#code", tiny.LENGTH, 0.3)
+    return task.write(tmp_path / "data", ByteTokenizer({}))
+
+
+def _rows(dataset, insertion, length, num_batches):
+    batches = train_batches(
+        dataset,
+        length=length,
+        batch_size=4,
+        seed=3,
+        arrange=arrange_for(insertion),
+        choose=choose_for(dataset.task, insertion, seed=3),
+    )
+    for _ in range(num_batches):
+        batch = next(batches)
+        yield from ({name: values[row] for name, values in batch.items()} for row in range(4))
+
+
+def test_flexmdm_keeps_both_sides_in_place_and_chooses_anew_in_every_epoch(dataset):
+    spans = collections.defaultdict(set)
+    for row in _rows(dataset, Linear(), tiny.LENGTH, 30):
+        real = row["segment_ids"] > 0
+        tokens, fixed = row["tokens"][real], row["fixed"][real]
+        assert fixed[-1], "END is given"
+        free = np.flatnonzero(~fixed)
+        np.testing.assert_array_equal(np.diff(free), 1)
+        spans[bytes(tokens[:-1].tolist())].add((free[0], free[-1]))
+    longest = max(spans, key=len)
+    assert len(spans[longest]) > 3
+
+
+def test_mdm_is_told_both_sides_first(dataset):
+    texts = {
+        bytes(row["tokens"][row["segment_ids"] > 0][:-1].tolist()).decode()
+        for row in _rows(dataset, Linear(), tiny.LENGTH, 10)
+    }
+    for row in _rows(dataset, Immediate(), 80, 5):
+        given = bytes(row["tokens"][row["fixed"]].tolist()).decode()
+        rest = row["tokens"][~row["fixed"]]
+        prefix, _, suffix = (
+            given.removeprefix("<prefix>").removesuffix("</suffix>").partition("</prefix><suffix>")
+        )
+        span = bytes(rest[rest != 257].tolist()).decode()
+        assert span
+        assert prefix + span + suffix in texts
