@@ -27,7 +27,7 @@ def run(main: Callable[[Sequence[str]], None], commands: Sequence[str] = ()) -> 
     sys.unraisablehook = _report_unraisable
     app.define_help_flags()
     try:
-        _run(main)
+        _run(main, commands)
     except Exception:
         if not jax.distributed.is_initialized():
             raise
@@ -36,7 +36,7 @@ def run(main: Callable[[Sequence[str]], None], commands: Sequence[str] = ()) -> 
         raise
 
 
-def _run(main: Callable[[Sequence[str]], None]) -> None:
+def _run(main: Callable[[Sequence[str]], None], commands: Sequence[str]) -> None:
     try:
         arguments = flags.FLAGS(_checked(sys.argv))
         if commands and (len(arguments) < 2 or arguments[1] not in commands):
