@@ -27,6 +27,8 @@ _STEPS = flags.DEFINE_multi_integer("steps", [256], "Steps of the sampler; sever
 _RULE = flags.DEFINE_multi_string(
     "rule", ["exact_rate"], "As for sampling; several for tasks, such as adaptive."
 )
+_INSERTIONS = flags.DEFINE_string("insertions", "poisson", "poisson (the paper's) or binomial.")
+_TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "Divides logits; 0 takes the likeliest.")
 _SEQUENCES = flags.DEFINE_integer("num_sequences", 1024, "Held-out sequences to score.")
 _TIMES = flags.DEFINE_integer("num_times", 32, "Times per sequence in the likelihood bound.")
 _SEED = flags.DEFINE_integer("seed", 0, "Decides all noise.")
@@ -52,7 +54,16 @@ def _request() -> Request:
         "bin_width": _BIN.value,
     }
     cli.require_positive(steps=min(_STEPS.value), **counts)
-    return Request(steps=tuple(_STEPS.value), rules=tuple(_RULE.value), seed=_SEED.value, **counts)
+    if _TEMPERATURE.value < 0:
+        raise UserError(f"--temperature={_TEMPERATURE.value}: must not be negative")
+    return Request(
+        steps=tuple(_STEPS.value),
+        rules=tuple(_RULE.value),
+        insertions=_INSERTIONS.value,
+        temperature=_TEMPERATURE.value,
+        seed=_SEED.value,
+        **counts,
+    )
 
 
 def _open_runs() -> dict[str, Run]:

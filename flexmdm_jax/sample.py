@@ -12,7 +12,7 @@ from flexmdm_jax import cli
 from flexmdm_jax.config import parse_strategy
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import new_file, write_atomically
-from flexmdm_jax.sampling import RULES, SamplerConfig
+from flexmdm_jax.sampling import INSERTION_RULES, RULES, SamplerConfig
 from flexmdm_jax.training.runs import generate_texts, open_run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A trained run.")
@@ -29,6 +29,7 @@ _RULE = flags.DEFINE_string(
     "exact_rate, tau_leaping (the paper's) or adaptive:confidence=top_prob,window_size=64 "
     "(top_prob, margin, entropy, leftmost).",
 )
+_INSERTIONS = flags.DEFINE_string("insertions", "poisson", "poisson (the paper's) or binomial.")
 _TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "Divides logits; 0 takes the likeliest.")
 _TOP_K = flags.DEFINE_integer("top_k", 0, "Draw among the k likeliest tokens; 0 for all.")
 _TOP_P = flags.DEFINE_float("top_p", 1.0, "Draw among the tokens that reach this probability.")
@@ -43,6 +44,7 @@ def _sampler() -> SamplerConfig:
         return SamplerConfig(
             steps=_STEPS.value,
             rule=parse_strategy(_RULE.value, RULES, "rule"),
+            insertions=parse_strategy(_INSERTIONS.value, INSERTION_RULES, "insertion rule"),
             temperature=_TEMPERATURE.value,
             top_k=_TOP_K.value,
             top_p=_TOP_P.value,

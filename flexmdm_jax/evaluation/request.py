@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 
 from flexmdm_jax.config import parse_strategy
-from flexmdm_jax.sampling import RULES, SamplerConfig
+from flexmdm_jax.sampling import INSERTION_RULES, RULES, SamplerConfig
 from flexmdm_jax.sampling.batches import default_buckets
 
 
@@ -16,6 +16,8 @@ class Request:
       num: Samples for each way of sampling.
       steps: Steps of the sampler; each number is tried.
       rules: Unmasking rules, written as for sampling; each is tried.
+      insertions: The insertion rule.
+      temperature: Divides the logits; 0 takes the most likely token.
       num_sequences: Held-out sequences to score.
       num_times: Times per sequence in the likelihood bound.
       bin_width: Lengths to a bin.
@@ -26,6 +28,8 @@ class Request:
     num: int
     steps: tuple[int, ...]
     rules: tuple[str, ...]
+    insertions: str
+    temperature: float
     num_sequences: int
     num_times: int
     bin_width: int
@@ -41,6 +45,7 @@ class Request:
         Raises:
           UserError: If a rule is unknown.
         """
+        insertions = parse_strategy(self.insertions, INSERTION_RULES, "insertion rule")
         for rule in self.rules:
             for steps in self.steps:
                 yield (
@@ -48,6 +53,8 @@ class Request:
                     SamplerConfig(
                         steps=steps,
                         rule=parse_strategy(rule, RULES, "rule"),
+                        insertions=insertions,
+                        temperature=self.temperature,
                         length_buckets=default_buckets(length),
                     ),
                 )

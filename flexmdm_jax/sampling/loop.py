@@ -11,12 +11,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from flexmdm_jax.posterior import map_slots, posterior_logits
 from flexmdm_jax.sampling.canvas import Canvas, insert_masks
+from flexmdm_jax.sampling.insertions import InsertionRule, Poisson
 from flexmdm_jax.sampling.steps import (
     CONFIDENCES,
     Draw,
     ExactRate,
     UnmaskingRule,
-    draw_insertions,
 )
 from flexmdm_jax.schedules import Schedule
 from flexmdm_jax.types import Denoiser, Encoding, HostOrDevice, RowKeys, Vocabulary
@@ -29,6 +29,7 @@ class SamplerConfig:
     Attributes:
       steps: Calls of the network; the time grid is uniform.
       rule: Which masks each step unmasks.
+      insertions: How many masks each step inserts.
       temperature: Divides the logits; 0 takes the most likely token.
       top_k: Draw among the k most likely tokens only; 0 for all.
       top_p: Draw among the most likely tokens that together reach this probability.
@@ -41,6 +42,7 @@ class SamplerConfig:
 
     steps: int = 256
     rule: UnmaskingRule = ExactRate()
+    insertions: InsertionRule = Poisson()
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
@@ -172,7 +174,7 @@ def generate(
         canvas = canvas.replace(tokens=jnp.where(choice.slots, choice.tokens, canvas.tokens))
         if insertion.inserts:
             leap = jnp.where(now.finish, 0.0, insertion.leap(now.t, now.t_next))
-            inserted = draw_insertions(insert_keys, canvas, encoding.gaps, leap)
+            inserted = sampler.insertions.draw(insert_keys, canvas, encoding.gaps, leap)
             canvas = insert_masks(canvas, inserted.counts, vocabulary)
             truncated |= inserted.overflow
         return (canvas, truncated), canvas.tokens if sampler.trace else None

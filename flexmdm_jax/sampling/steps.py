@@ -1,4 +1,4 @@
-"""One leap in time: which masks are unmasked, to what, and how many masks are inserted."""
+"""One leap in time: which masks are unmasked, and to what."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,9 +7,8 @@ from typing import ClassVar, Protocol, runtime_checkable
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int
 
-from flexmdm_jax.sampling.canvas import Canvas
 from flexmdm_jax.schedules import Schedule
 from flexmdm_jax.types import RowKeys
 
@@ -174,45 +173,3 @@ class Adaptive:
 
 
 RULES = {"exact_rate": ExactRate, "tau_leaping": TauLeaping, "adaptive": Adaptive}
-
-
-@flax.struct.dataclass
-class Insertions:
-    """How many masks go before each slot.
-
-    Attributes:
-      counts: Masks to insert before each slot; they fit the buffer.
-      overflow: True where more were proposed than fit.
-    """
-
-    counts: Int[Array, "b l"]
-    overflow: Bool[Array, "b"]
-
-
-def draw_insertions(
-    keys: RowKeys, canvas: Canvas, gaps: Float[Array, "b l"], leap: Scalar
-) -> Insertions:
-    """Returns the insertions of one step: independent Poisson(leap · gap) counts in the open gaps.
-
-    Drawn as their Poisson total, each proposal placed in a gap with probability proportional to
-    its rate (Poisson splitting); where the buffer would overflow, only as many proposals as fit
-    are placed, which leaves a uniformly random subset of them.
-    """
-    length = canvas.tokens.shape[1]
-    open_gap = (canvas.segment_ids > 0) & ~canvas.closed
-    rates = jnp.where(open_gap, leap * gaps.astype(jnp.float32), 0.0)
-    room = length - jnp.sum(canvas.segment_ids > 0, axis=1)
-
-    def row(key: Key[Array, ""], rates: Float[Array, "l"], room: Int[Array, ""]):
-        total_key, place_key = jax.random.split(key)
-        cumulative = jnp.cumsum(rates)
-        total = jax.random.poisson(total_key, cumulative[-1])
-        point = jax.random.uniform(place_key, (length,)) * cumulative[-1]
-        place = jnp.searchsorted(cumulative, point, side="right")
-        placed = jnp.arange(length) < jnp.minimum(total, room)
-        counts = jnp.zeros(length, jnp.int32).at[place].add(placed, mode="drop")
-        # Rounding in the cumulative sum must never put a mask into a closed gap.
-        return jnp.where(rates > 0, counts, 0), total > room
-
-    counts, overflow = jax.vmap(row)(keys, rates, room)
-    return Insertions(counts=counts, overflow=overflow)

@@ -28,6 +28,8 @@ REQUEST = Request(
     num=5,
     steps=(2,),
     rules=("exact_rate", "adaptive:confidence=margin"),
+    insertions="binomial",
+    temperature=0.5,
     num_sequences=8,
     num_times=2,
     bin_width=4,

@@ -14,6 +14,7 @@ from scipy import integrate
 from flexmdm_jax.sampling import (
     CONFIDENCES,
     Adaptive,
+    Binomial,
     ExactRate,
     SamplerConfig,
     TauLeaping,
@@ -102,6 +103,14 @@ def test_unconditional_samples_follow_the_data(rule):
     oracle = flexmdm_oracle(P1)
     check_converges(
         P1, lambda n: draw(oracle, flexmdm_canvas(), steps=n, rule=RULES[rule]), (16, 64, 256)
+    )
+
+
+def test_binomial_insertions_follow_the_data():
+    oracle = flexmdm_oracle(P1)
+    sampler = {"rule": RULES["exact_rate"], "insertions": Binomial()}
+    check_converges(
+        P1, lambda n: draw(oracle, flexmdm_canvas(), steps=n, **sampler), (8, 32, STEPS)
     )
 
 

@@ -1,5 +1,7 @@
 """One leap: Poisson insertions into open gaps, confidences, and the rules' choices."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,8 @@ import pytest
 from scipy import special, stats
 
 from flexmdm_jax.sampling import CONFIDENCES, Adaptive, ExactRate, TauLeaping, empty_canvas, protect
-from flexmdm_jax.sampling.steps import Draw, UnmaskingRule, draw_insertions
+from flexmdm_jax.sampling.insertions import Binomial, Poisson
+from flexmdm_jax.sampling.steps import Draw, UnmaskingRule
 from flexmdm_jax.schedules import Linear, Polynomial
 from flexmdm_jax.types import Vocabulary
 
@@ -26,13 +29,13 @@ def canvas_of(length, num=NUM_ROWS):
     return empty_canvas(jnp.full((num, 3), 4), jnp.full(num, 3), length, V)
 
 
-def insertions(canvas, leap=LEAP, gaps=GAPS):
+def insertions(canvas, leap=LEAP, gaps=GAPS, rule=Poisson()):  # noqa: B008
     num, length = canvas.tokens.shape
     # NaN at padding: nobody may look at it.
     row = np.full(length, np.nan)
     row[: len(gaps)] = gaps
     gaps = jnp.broadcast_to(jnp.asarray(row, jnp.float32)[None, :], (num, length))
-    return jax.jit(draw_insertions)(keys_of(num), canvas, gaps, jnp.float32(leap))
+    return jax.jit(rule.draw)(keys_of(num), canvas, gaps, jnp.float32(leap))
 
 
 def chi_square(counts, chances, total):
@@ -62,6 +65,41 @@ def test_insertions_are_independent_poisson_counts():
     laws = [stats.poisson.pmf(np.arange(10), rates[i]) for i in (1, 2)]
     law = np.outer(*laws).ravel()
     assert chi_square(np.pad(pair, (0, 100 - len(pair))), law, NUM_ROWS) > 1e-4
+
+
+def test_binomial_insertions_of_known_gaps_never_exceed_them():
+    known = np.array([2.0, 0.0, 5.0, 1.0])
+    drawn = insertions(canvas_of(40), gaps=known, rule=Binomial())
+    counts = np.asarray(drawn.counts)
+    assert not drawn.overflow.any()
+    assert not np.any(counts[:, 4:])
+    for gap, missing in enumerate(known.astype(int)):
+        seen = np.bincount(counts[:, gap], minlength=missing + 1)
+        law = stats.binom.pmf(np.arange(missing + 1), missing, LEAP)
+        assert len(seen) == missing + 1
+        assert missing == 0 or chi_square(seen, law, NUM_ROWS) > 1e-4
+
+
+def test_binomial_insertions_have_the_rates_of_the_gaps():
+    counts = np.asarray(insertions(canvas_of(40), leap=0.02, rule=Binomial()).counts)[:, :4]
+    error = np.sqrt(0.02 * GAPS / NUM_ROWS)
+    np.testing.assert_array_less(np.abs(counts.mean(axis=0) - 0.02 * GAPS), 4 * error)
+    # Independent: the covariance of two gaps vanishes.
+    assert abs(np.cov(counts[:, 1], counts[:, 2])[0, 1]) < 4 * 0.02 * 3 / np.sqrt(NUM_ROWS)
+
+
+def test_binomial_overflow_keeps_a_uniformly_random_subset():
+    """All nine missing tokens are proposed, two fit: each of them is as likely as any other."""
+    known = np.array([2.0, 1.0, 5.0, 1.0])
+    drawn = insertions(canvas_of(6), leap=1.0, gaps=known, rule=Binomial())
+    counts = np.asarray(drawn.counts)
+    assert drawn.overflow.all()
+    assert (counts.sum(axis=1) == 2).all()
+    law = stats.multivariate_hypergeom([2, 1, 5, 1], 2)
+    states = [state for state in itertools.product(range(3), repeat=4) if sum(state) == 2]
+    states = [state for state in states if law.pmf(state) > 0]
+    seen = np.array([(counts[:, :4] == state).all(axis=1).sum() for state in states])
+    assert chi_square(seen, [law.pmf(state) for state in states], NUM_ROWS) > 1e-4
 
 
 @pytest.mark.parametrize("room", [1, 2])
