@@ -155,7 +155,7 @@ def test_evaluation_compares_runs(home, tmp_path):
     assert (tmp_path / "results" / "lengths.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("verb", ["prepare", "train", "sample", "evaluate"])
+@pytest.mark.parametrize("verb", ["prepare", "train", "sample", "evaluate", "convert"])
 def test_every_command_explains_itself(verb):
     result = run(verb, "--help")
     source = (ROOT / "flexmdm_jax" / f"{verb}.py").read_text()
