@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -105,6 +105,19 @@ def state_shardings(mesh: Mesh, abstract_state):
 
     names = meta.get_partition_spec(abstract_state)
     return jax.tree.map(fit, meta.unbox(abstract_state), names)
+
+
+def spread_rows(mesh: Mesh, fn: Callable) -> Callable:
+    """Returns fn(params, *rows) jitted, each device doing its rows; every device gets all results.
+
+    So every process of a run can read them.
+    """
+
+    def run(params, *rows):
+        rows = jax.lax.with_sharding_constraint(rows, batch_sharding(mesh))
+        return jax.lax.with_sharding_constraint(fn(params, *rows), replicated(mesh))
+
+    return jax.jit(run)
 
 
 def gathered(params, shardings):

@@ -13,8 +13,8 @@ from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 BATCH_AXES = ("data", "fsdp")
 TENSOR_AXIS = "tensor"
 
-# For structures that live in NumPy on the host as well as on devices, or as shapes alone.
-HostOrDevice = Array | np.ndarray | jax.ShapeDtypeStruct
+# For structures that live in NumPy on the host as well as on devices.
+HostOrDevice = Array | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)

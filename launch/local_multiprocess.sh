@@ -45,7 +45,7 @@ await_all() {
   local left=$NUM code
   while ((left > 0)); do
     code=0
-    wait -n "${PIDS[@]}" || code=$?
+    wait -n || code=$?
     if ((STOPPING && code > 128)); then
       # The wait was interrupted by the signal, or a process had not begun to listen for it.
       jobs -rp | grep -q . || return 0

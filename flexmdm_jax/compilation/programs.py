@@ -13,7 +13,7 @@ from flexmdm_jax.compilation.topology import Topology
 from flexmdm_jax.config import Config
 from flexmdm_jax.sampling import SamplerConfig
 from flexmdm_jax.sampling.batches import default_buckets, make_generate, start_canvas
-from flexmdm_jax.sharding import batch_sharding
+from flexmdm_jax.sharding import batch_sharding, spread_rows
 from flexmdm_jax.training.optimizer import make_optimizer
 from flexmdm_jax.training.state import Setup, TrainState, init_state, sharded_shapes
 from flexmdm_jax.training.step import make_train_step
@@ -126,6 +126,7 @@ def lower_sampling(experiment: Experiment):
     make_keys = lambda: fold_in_rows(jax.random.key(0), jnp.arange(experiment.rows))  # noqa: E731
     canvas, keys = _batch_shapes(lambda: (make_canvas(), make_keys()), setup.mesh)
     generate = make_generate(setup.denoiser, sampler, setup.laws, setup.num_groups)
+    generate = spread_rows(setup.mesh, generate)
     with jax.set_mesh(setup.mesh):
         return generate.lower(experiment.state.ema, canvas, keys)
 

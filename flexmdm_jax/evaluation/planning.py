@@ -19,6 +19,7 @@ from flexmdm_jax.evaluation.request import Report, Request
 from flexmdm_jax.sampling import SamplerConfig
 from flexmdm_jax.sampling.batches import make_generate, sample_canvases
 from flexmdm_jax.sampling.canvas import Canvas
+from flexmdm_jax.sharding import spread_rows
 from flexmdm_jax.training.runs import Run
 
 COLUMNS = {
@@ -81,6 +82,7 @@ def solve(
     setup = run.setup
     rows = setup.round_up(min(batch_size, len(prompts)))
     generate = make_generate(setup.denoiser, sampler, setup.laws, setup.num_groups)
+    generate = spread_rows(setup.mesh, generate)
     batches = list(
         sample_canvases(
             generate,

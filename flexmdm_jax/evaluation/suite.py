@@ -19,6 +19,7 @@ from flexmdm_jax.sampling.batches import (
     sample_batches,
     start_canvas,
 )
+from flexmdm_jax.sharding import spread_rows
 from flexmdm_jax.training.state import Setup
 
 
@@ -66,9 +67,11 @@ class Evaluator:
         groups = setup.num_groups
         rows = setup.round_up(config.batch_size)
         self._config = dataclasses.replace(config, batch_size=rows)
-        self._scorer = make_scorer(setup.denoiser, setup.laws, config.num_times, groups)
+        scorer = make_scorer(setup.denoiser, setup.laws, config.num_times, groups)
+        self._scorer = spread_rows(setup.mesh, scorer)
         default = SamplerConfig(steps=config.num_steps, length_buckets=default_buckets(max_length))
-        self._generate = make_generate(setup.denoiser, sampler or default, setup.laws, groups)
+        generate = make_generate(setup.denoiser, sampler or default, setup.laws, groups)
+        self._generate = spread_rows(setup.mesh, generate)
 
     def score(self, params: Any) -> Score:
         """Returns the likelihood bound of held-out sequences."""

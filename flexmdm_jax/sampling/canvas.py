@@ -4,7 +4,7 @@ import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from flexmdm_jax.types import HostOrDevice, Vocabulary
+from flexmdm_jax.types import Vocabulary
 
 
 @flax.struct.dataclass
@@ -17,9 +17,9 @@ class Canvas:
       closed: True where the gap immediately before the slot never receives an insertion.
     """
 
-    tokens: Int[HostOrDevice, "b l"]
-    segment_ids: Int[HostOrDevice, "b l"]
-    closed: Bool[HostOrDevice, "b l"]
+    tokens: Int[Array, "b l"]
+    segment_ids: Int[Array, "b l"]
+    closed: Bool[Array, "b l"]
 
 
 def _padded(

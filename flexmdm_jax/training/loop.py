@@ -185,7 +185,7 @@ class _Run:
         flops = self._setup.model.flops(mean["num_slots"], mean["num_pairs"], mean["num_masks"])
         # The backward pass costs twice the forward pass.
         flops_per_second = 3 * flops * rate
-        devices = self._setup.mesh.devices.flatten()
+        devices = self._setup.mesh.devices.flatten().tolist()
         tokens_per_second = mean["num_tokens"] * rate
         kept = ("loss", "unmasking_loss", "insertion_loss", "grad_norm", "learning_rate")
         line = {

@@ -18,7 +18,7 @@ from flexmdm_jax.sampling.batches import (
     sample_batches,
     start_canvas,
 )
-from flexmdm_jax.sharding import make_mesh
+from flexmdm_jax.sharding import make_mesh, spread_rows
 from flexmdm_jax.training.checkpoints import Checkpoints
 from flexmdm_jax.training.frozen import load_frozen
 from flexmdm_jax.training.state import Setup, init_state, sharded_shapes
@@ -137,6 +137,7 @@ def generate_texts(
     except ValueError as error:
         raise UserError(str(error)) from None
     generate = make_generate(setup.denoiser, sampler, setup.laws, setup.num_groups)
+    generate = spread_rows(setup.mesh, generate)
     for batch in sample_batches(generate, run.params, canvas, num=num, seed=seed):
         for row, count, truncated in zip(batch.tokens, batch.lengths, batch.truncated, strict=True):
             tokens = row[:count].tolist()

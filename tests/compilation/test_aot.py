@@ -5,6 +5,7 @@ import json
 import math
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 import tiny
@@ -21,6 +22,14 @@ from flexmdm_jax.types import Vocabulary
 
 VOCABULARY = Vocabulary(512, 510, 511)
 LENGTH, LAYERS = 256, 3
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unchecked_shapes():
+    """JAX lowers with placeholders where arrays will be, which checks of shapes would refuse."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def _experiment(topology="v5e-4", rows=2, mesh=MeshConfig(1, -1, 1), **model):  # noqa: B008

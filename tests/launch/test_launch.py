@@ -227,6 +227,30 @@ def test_local_processes_know_each_other(shell):
     assert commands == [[*common, *where, f"--process_id={number}"] for number in range(3)]
 
 
+WORKERS = """#!/bin/bash
+# Process 0 ends at once, process 1 when process 0 has, or else never.
+folder=$(dirname "$0")
+case "$*" in
+  *--process_id=0*) echo > "$folder/done"; exit {first} ;;
+  *) until [ -e "$folder/done" ]; do :; done; [ {first} = 0 ] && exit {second}; exec sleep 1000 ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "status", "restarts"),
+    [(0, 0, 0, 0), (2, 0, 2, 0), (0, 2, 2, 0), (137, 0, 2, 1), (0, 1, 2, 1)],
+)
+def test_local_processes_end_together(shell, tmp_path, first, second, status, restarts):
+    """Through, refused, killed: restarted once as allowed, unless there is no use."""
+    worker = tmp_path / "worker"
+    worker.write_text(WORKERS.format(first=first, second=second))
+    worker.chmod(0o755)
+    environment = {"PYTHON": str(worker), "MAX_RESTARTS": "1"}
+    result = shell.run("local_multiprocess.sh", "2", status=status, **environment)
+    assert result.stderr.count("all start again") == restarts
+
+
 @pytest.mark.parametrize(
     ("script", "arguments", "environment", "message"),
     [

@@ -68,14 +68,6 @@ def test_result_does_not_depend_on_accumulation(tiny_config, tiny_dataset, metho
         assert a["num_masks"] == b["num_masks"], "noise differs"
 
 
-def test_result_does_not_depend_on_the_mesh(tiny_config, tiny_dataset):
-    spread, spread_metrics = _run(_with(tiny_config, "mesh", data=4, fsdp=2), tiny_dataset)
-    whole, whole_metrics = _run(_with(tiny_config, "mesh", data=1, fsdp=1, tensor=8), tiny_dataset)
-    _close(spread.params, whole.params)
-    for a, b in zip(spread_metrics, whole_metrics, strict=True):
-        assert a["num_masks"] == b["num_masks"], "noise differs"
-
-
 def test_parameters_are_spread_over_the_mesh(tiny_config, tiny_dataset):
     _, state, _ = _prepare(_with(tiny_config, "mesh", data=2, fsdp=2, tensor=2), tiny_dataset)
     kernel = state.params["blocks"]["mlp_in"]["kernel"]
