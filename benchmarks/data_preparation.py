@@ -10,7 +10,6 @@ import gzip
 import json
 import os
 import pathlib
-import resource
 import subprocess
 import sys
 import tempfile
@@ -48,22 +47,27 @@ def cpu_seconds(work) -> float:
     return time.process_time() - started
 
 
-def child(*arguments: str) -> None:
-    """Prepares in a process of its own, so that its memory can be told."""
-    subprocess.run([sys.executable, "-m", "benchmarks.data_preparation", *arguments], check=True)
+def peak_memory(tokenizer_dir: str, corpus: str, out: str) -> str:
+    """Prepares in a process of its own and returns the most memory it has held."""
+    command = [sys.executable, "-m", "benchmarks.data_preparation", "--only", corpus, out]
+    command += ["--tokenizer_dir", tokenizer_dir]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return done.stdout.strip()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokenizer_dir", required=True)
-    parser.add_argument("--only", nargs=2, metavar=("CORPUS", "OUT"), help="prepare, print nothing")
+    parser.add_argument("--only", nargs=2, metavar=("CORPUS", "OUT"), help="print the peak memory")
     arguments = parser.parse_args()
     if arguments.only:
         prepare(*arguments.only, arguments.tokenizer_dir)
+        status = pathlib.Path("/proc/self/status").read_text().splitlines()
+        print(next(line for line in status if line.startswith("VmHWM")).split(maxsplit=1)[1])
         return
     with tempfile.TemporaryDirectory() as folder:
         where = pathlib.Path(folder)
-        megabytes = write_corpus(where / "1.jsonl", copies=100)
+        megabytes = write_corpus(where / "1.jsonl", copies=30)
         tokenizer = make_tokenizer("gpt2", [], pathlib.Path(arguments.tokenizer_dir))
         texts = list(read_documents(f"jsonl:{where}/1.jsonl"))
         rates = {"tiktoken, documents": [], "preparation": []}
@@ -80,13 +84,10 @@ def main() -> None:
             print(f"{name}: {', '.join(f'{rate:.1f}' for rate in values)} MB per CPU second")
         best = {name: max(values) for name, values in rates.items()}
         print(f"ratio of the best: {best['preparation'] / best['tiktoken, documents']:.2f}")
-        for copies in (10, 100):
+        for copies in (4, 40):
             size = write_corpus(where / "c.jsonl", copies)
-            before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-            options = ("--tokenizer_dir", arguments.tokenizer_dir)
-            child(*options, "--only", f"{where}/c.jsonl", f"{where}/{copies}")
-            peak = max(before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-            print(f"peak memory, {size:.0f} MB of text: {peak / 1024:.0f} MiB")
+            peak = peak_memory(arguments.tokenizer_dir, f"{where}/c.jsonl", f"{where}/{copies}")
+            print(f"peak memory, {size:.0f} MB of text: {peak}")
 
 
 if __name__ == "__main__":

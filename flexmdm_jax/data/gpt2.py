@@ -84,8 +84,8 @@ class GPT2Tokenizer:
         return self._files
 
 
-# Calls of tiktoken cost microseconds each, but searching very long texts costs more.
-_TEXTS_AT_A_TIME = 128
+# Calls of tiktoken cost more than most paragraphs.
+_TEXTS_AT_A_TIME = 1024
 
 
 def _gpt2_alphabet() -> dict[str, int]:
