@@ -38,15 +38,15 @@ class GPT2Tokenizer:
         self._size = len(ranks)
         self._separator = ranks.pop(self._SEPARATOR)
         alphabet = _gpt2_alphabet()
+        pieces = {bytes(map(alphabet.__getitem__, token)): rank for token, rank in ranks.items()}
         self._encoding = tiktoken.Encoding(
             name="gpt2",
             pat_str=_GPT2_PATTERN,
-            mergeable_ranks={
-                bytes(alphabet[char] for char in token): rank for token, rank in ranks.items()
-            },
+            mergeable_ranks=pieces,
             special_tokens={self._SEPARATOR: self._separator},
         )
-        self._widths = _token_widths(self._encoding, self._size)
+        self._widths = np.zeros(self._size, np.int64)
+        self._widths[list(pieces.values())] = [len(piece) for piece in pieces]
         self.vocabulary = Vocabulary(size=self._size + 2, mask=self._size, end=self._size + 1)
 
     def encode(self, text: str) -> list[int]:
@@ -84,14 +84,8 @@ class GPT2Tokenizer:
         return self._files
 
 
-# Calls of tiktoken cost microseconds each, but searching very long texts costs more.
-_TEXTS_AT_A_TIME = 128
-
-
-def _token_widths(encoding, size: int) -> np.ndarray:
-    """Returns the bytes of each token."""
-    widths = [len(encoding.decode_single_token_bytes(token)) for token in range(size)]
-    return np.asarray(widths, np.int64)
+# Calls of tiktoken cost more than most paragraphs.
+_TEXTS_AT_A_TIME = 1024
 
 
 def _gpt2_alphabet() -> dict[str, int]:

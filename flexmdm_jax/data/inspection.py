@@ -28,8 +28,9 @@ def report(dataset: Dataset, *, examples: int = 5, seed: int = 0) -> str:
 def summary(dataset: Dataset) -> str:
     """Returns source, counts and lengths of a dataset as text."""
     metadata = dataset.metadata
+    origin = f"source: {metadata.get('source')} (split: {metadata.get('split')})"
     lines = [
-        f"source: {metadata.get('source')} (split: {metadata.get('split')})",
+        f"task: {dataset.task}" if dataset.task else origin,
         f"tokenizer: {metadata['tokenizer']['kind']} {dataset.tokenizer_sha256[:16]}, "
         f"{dataset.vocabulary.size:,} ids",
     ]

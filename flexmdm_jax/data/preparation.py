@@ -284,7 +284,7 @@ def _save_metadata(work: Work) -> None:
     """Writes dataset.json once all shards are there."""
     results = [json.loads(work.result(number).read_text()) for number in range(len(work.units))]
     names = results[0]["counts"]
-    tokenizer = load_tokenizer(work.folder / _DATASET / TOKENIZER)
+    tokenizer = _load_once(work.folder / _DATASET / TOKENIZER)
     save_dataset(
         work.folder / _DATASET,
         [result["splits"] for result in results],

@@ -12,11 +12,11 @@ from flexmdm_jax.errors import UserError
 
 
 def processes(workers: int) -> Runner:
-    """Returns a runner with a progress bar: this process if workers is 1, else so many others."""
+    """Returns a runner with a progress bar: so many processes, or this one for one unit."""
 
     def run(work: Work, numbers: list[int]) -> None:
         with tqdm(total=len(work.units), initial=len(work.units) - len(numbers), **_BAR) as bar:
-            if workers == 1:
+            if workers == 1 or len(numbers) <= 1:
                 for number in numbers:
                     _advance(bar, work.run(number))
             else:
@@ -35,7 +35,7 @@ def _advance(bar: tqdm, counts: dict[str, int]) -> None:
 
 def _run_pool(work: Work, numbers: list[int], workers: int, bar: tqdm) -> None:
     pool = concurrent.futures.ProcessPoolExecutor(
-        min(workers, max(len(numbers), 1)),
+        min(workers, len(numbers)),
         # A process that has started JAX must not be forked.
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_start_worker,

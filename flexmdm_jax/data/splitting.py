@@ -96,6 +96,10 @@ class ByParagraph:
         """Yields (paragraph, tokens) of the pieces of documents in order."""
         texts = [paragraph for document in documents for paragraph in paragraphs(document)]
         for text, tokens in zip(texts, tokenizer.encode_batch(texts), strict=True):
+            if len(tokens) <= maximum:  # nearly all: one comparison instead of a generator
+                if len(tokens):
+                    yield text, tokens
+                continue
             for start, stop in cut(len(tokens), (), maximum):
                 yield text, tokens[start:stop]
 
