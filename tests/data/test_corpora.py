@@ -1,6 +1,7 @@
 """Sources: every document once, however a corpus is cut, and bad text named."""
 
 import gzip
+import itertools
 import json
 
 import pyarrow
@@ -151,7 +152,7 @@ def test_units_of_work_keep_the_order_of_parts():
     assert [len(unit) for unit in units] == [2, 1, 4]
 
 
-DAMAGED = gzip.compress(LINES.encode() * 100)
+DAMAGED = gzip.compress(LINES.encode() * 100, mtime=0)
 
 
 @pytest.mark.parametrize(
@@ -170,6 +171,7 @@ DAMAGED = gzip.compress(LINES.encode() * 100)
         ("x.jsonl.zst", b"no zst", r"x\.jsonl\.zst: damaged after line 0"),
         ("x.parquet", b"PAR1 or not", r"x\.parquet: not a Parquet file"),
     ],
+    ids=itertools.count(),
 )
 def test_bad_text_is_named(tmp_path, name, content, message):
     (tmp_path / name.partition("#")[0]).write_bytes(content)
