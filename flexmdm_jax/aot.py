@@ -15,7 +15,7 @@ from flexmdm_jax import cli
 from flexmdm_jax.compilation.programs import PROGRAMS, Experiment
 from flexmdm_jax.compilation.report import report, search
 from flexmdm_jax.compilation.topology import find_topology
-from flexmdm_jax.config import read_config
+from flexmdm_jax.config import Config, read_config
 from flexmdm_jax.data.records import open_dataset
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import new_file, write_atomically
@@ -28,17 +28,26 @@ _ROWS = flags.DEFINE_integer("per_device_batch", 0, "Rows per chip; 0 spreads th
 _SEARCH = flags.DEFINE_bool("search", False, "Find the largest per_device_batch that fits.")
 _PROGRAMS = flags.DEFINE_list("programs", list(PROGRAMS), "train, sample or both.")
 _VOCABULARY = flags.DEFINE_integer(
-    "vocabulary_size", 50_259, "Where the dataset is not there to ask; GPT-2's with MASK and END."
+    "vocabulary_size",
+    0,
+    "If the dataset is not there to ask; 0: GPT-2's with MASK and END, LLaDA's.",
 )
 _JSON = flags.DEFINE_string("json", None, "Also write the figures to this file.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace --json if it exists.")
 
+_GPT2_ROWS = 50_259
 
-def _vocabulary(path: str) -> Vocabulary:
-    if pathlib.Path(path).exists():
-        return open_dataset(path).vocabulary
-    cli.require_positive(vocabulary_size=_VOCABULARY.value - 2)
-    return Vocabulary(_VOCABULARY.value, _VOCABULARY.value - 2, _VOCABULARY.value - 1)
+
+def _vocabulary(config: Config) -> Vocabulary:
+    """Returns the dataset's vocabulary; where none is prepared, one of the size it will have."""
+    folders = [*config.data.sets.values(), config.data.path]
+    prepared = [path for path in folders if path and pathlib.Path(path).is_dir()]
+    if prepared:
+        return open_dataset(prepared[0]).vocabulary
+    rows = {"dit": _GPT2_ROWS, "llada": config.model.llada.embedding_size}
+    size = _VOCABULARY.value or rows[config.model.kind]
+    cli.require_positive(vocabulary_size=size - 2)
+    return Vocabulary(size, size - 2, size - 1)
 
 
 def _rows(config, num_shards: int) -> int:
@@ -61,7 +70,7 @@ def main(_):
     config = read_config(_CONFIG.value)
     topology = find_topology(_TOPOLOGY.value)
     mesh = make_mesh(config.mesh, topology.devices)
-    vocabulary = _vocabulary(config.data.path)
+    vocabulary = _vocabulary(config)
     make = lambda rows: Experiment.of(config, vocabulary, mesh, rows)  # noqa: E731
     found = []
     for program in _PROGRAMS.value:

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +56,11 @@ class Experiment:
     def rows(self) -> int:
         """Returns the rows of a batch over all devices."""
         return self.rows_per_chip * self.setup.num_groups
+
+    @property
+    def averaged(self) -> Any:
+        """Returns the shapes of the parameters that are sampled with."""
+        return self.setup.whole(self.state.ema, self.state.frozen)
 
     @property
     def length(self) -> int:
@@ -128,7 +134,7 @@ def lower_sampling(experiment: Experiment):
     generate = make_generate(setup.denoiser, sampler, setup.laws, setup.num_groups)
     generate = spread_rows(setup.mesh, generate)
     with jax.set_mesh(setup.mesh):
-        return generate.lower(experiment.state.ema, canvas, keys)
+        return generate.lower(experiment.averaged, canvas, keys)
 
 
 # Name -> what it lowers.

@@ -117,7 +117,7 @@ def _report(experiment, program: str, topology: Topology, compiled: Compiled) ->
         remat=experiment.config.model.remat,
         rows=experiment.rows_per_chip,
         available=compiled.available or available_memory(topology),
-        parameters=bytes_per_chip(state.params),
+        parameters=bytes_per_chip((state.params, state.frozen)),
         optimizer=bytes_per_chip((state.ema, state.opt_state)) if training else 0,
         temporaries=compiled.temporaries,
         peak=compiled.peak,
@@ -131,17 +131,30 @@ def _report(experiment, program: str, topology: Topology, compiled: Compiled) ->
 
 
 def _analytic_flops(experiment: Experiment, program: str) -> tuple[float, float]:
-    """Returns (operations the model needs, 6 · N · slots + attention), per chip and run."""
-    model, length = experiment.setup.model, experiment.length
+    """Returns (operations the model needs, 6 · N · slots + attention), per chip and run.
+
+    Frozen parameters need no gradient of their own, a third of a trained one's: 4 · N for 6 · N.
+    """
+    model, length, state = experiment.setup.model, experiment.length, experiment.state
     slots = experiment.rows * length
     pairs = experiment.rows * length**2
-    sizes = jax.tree_util.tree_leaves_with_path(experiment.state.params)
-    num = sum(math.prod(x.shape) for path, x in sizes if "embedding" not in _name(path))
-    attention = model.flops(0, pairs, 0)
-    passes = 3 if program == "train" else experiment.config.evaluation.num_steps
+    attention, products = model.flops(0, pairs, 0), model.flops(slots, 0, slots)
+    trained, frozen = (_num_in_products(tree) * 2 * slots for tree in (state.params, state.frozen))
     chips = experiment.setup.mesh.size
-    per_pass = model.flops(slots, pairs, slots)
-    return passes * per_pass / chips, passes * (2 * num * slots + attention) / chips
+    if program != "train":
+        steps = experiment.config.evaluation.num_steps
+        return steps * (products + attention) / chips, steps * (
+            trained + frozen + attention
+        ) / chips
+    gradients = trained if frozen else products
+    needed = 2 * products + gradients + 3 * attention
+    return needed / chips, (3 * trained + 2 * frozen + 3 * attention) / chips
+
+
+def _num_in_products(params) -> int:
+    """Returns how many parameters a slot is multiplied with: all but the token embedding."""
+    sizes = jax.tree_util.tree_leaves_with_path(params)
+    return sum(math.prod(x.shape) for path, x in sizes if "embedding" not in _name(path))
 
 
 def _name(path) -> str:
