@@ -68,7 +68,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 	touch $@
 
 test: install-dev
-	$(TEST) -m pytest -n 2 tests
+	$(TEST) -m pytest -n 2 --dist worksteal tests
 
 # The figures of docs/results.md on samplers and bounds, printed by the tests that check them.
 proofs: install-dev

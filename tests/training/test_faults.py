@@ -16,7 +16,7 @@ import tiny
 
 from flexmdm_jax.config import read_config
 from flexmdm_jax.sharding import make_mesh
-from flexmdm_jax.training import loop
+from flexmdm_jax.training.feed import DeviceBatches
 from flexmdm_jax.training.loop import train
 from flexmdm_jax.training.runs import open_run
 from flexmdm_jax.training.state import Setup
@@ -147,9 +147,9 @@ def test_the_data_goes_on_with_another_number_of_hosts(ended, tiny_dataset, monk
     """Two processes saved; one goes on, with the very next examples."""
     _, workdir, last = ended
     seen = []
-    original = loop._to_devices
-    record = lambda *args: seen.append(original(*args)) or seen[-1]  # noqa: E731
-    monkeypatch.setattr(loop, "_to_devices", record)
+    take = DeviceBatches.__next__
+    record = lambda batches: seen.append(take(batches)) or seen[-1]  # noqa: E731
+    monkeypatch.setattr(DeviceBatches, "__next__", record)
     values = json.loads((workdir / "experiment.json").read_text())["config"]
     values["training"]["num_steps"] = last + 2
     config = read_config(values)
