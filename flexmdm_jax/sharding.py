@@ -117,18 +117,3 @@ def spread_rows(mesh: Mesh, fn: Callable) -> Callable:
         return jax.lax.with_sharding_constraint(fn(params, *rows), replicated(mesh))
 
     return jax.jit(run)
-
-
-def gathered(params, shardings):
-    """Returns parameters with the vocabulary head whole along "fsdp", for one step.
-
-    It is used once per chunk of slots, and would be gathered anew for each.
-    """
-
-    def gather(path, x, sharding):
-        if getattr(path[0], "key", None) != "head":
-            return x
-        spec = PartitionSpec(*(None if axis == "fsdp" else axis for axis in sharding.spec))
-        return jax.lax.with_sharding_constraint(x, NamedSharding(sharding.mesh, spec))
-
-    return jax.tree_util.tree_map_with_path(gather, params, shardings)
