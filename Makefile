@@ -93,7 +93,7 @@ bench-attention: install-dev
 	$(TEST) -m benchmarks.attention_tpu
 	$(TEST) -m benchmarks.model_attention
 
-# The largest batches of configs/owt.py by remat; an hour or so of one core.
+# The largest batches of configs/owt.py by remat; hours of one core.
 bench-aot: install-dev
 	for slice in v5e-16 v5p-16; do for remat in none dots full; do \
 		$(RUN) -m flexmdm_jax.aot --config=configs/owt.py --topology=$$slice --programs=train \

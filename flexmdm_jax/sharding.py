@@ -118,19 +118,3 @@ def spread_rows(mesh: Mesh, fn: Callable) -> Callable:
         return jax.lax.with_sharding_constraint(fn(params, *rows), replicated(mesh))
 
     return jax.jit(run)
-
-
-def gathered(params, shardings):
-    """Returns parameters with those outside the layer loop whole along "fsdp", for one step.
-
-    Layers are gathered one at a time, when their turn comes. The vocabulary head is used once per
-    chunk of slots, and would otherwise be gathered anew for each.
-    """
-
-    def gather(path, x, sharding):
-        if any(getattr(key, "key", None) == "blocks" for key in path):
-            return x
-        spec = PartitionSpec(*(None if axis == "fsdp" else axis for axis in sharding.spec))
-        return jax.lax.with_sharding_constraint(x, NamedSharding(sharding.mesh, spec))
-
-    return jax.tree_util.tree_map_with_path(gather, params, shardings)

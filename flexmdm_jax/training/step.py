@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from flexmdm_jax.config import Config, TrainingConfig
 from flexmdm_jax.interpolant import corrupt, stratified_times
 from flexmdm_jax.losses import training_loss
-from flexmdm_jax.sharding import batch_sharding, gathered, replicated
+from flexmdm_jax.sharding import batch_sharding, replicated
 from flexmdm_jax.training.optimizer import learning_rate_schedule, update_ema
 from flexmdm_jax.training.state import Setup, TrainState
 from flexmdm_jax.types import Batch, RowKeys, fold_in_rows
@@ -57,14 +57,11 @@ def make_train_step(
 
     def step(state: TrainState, batch: Batch):
         keys = row_keys(state.rng, state.step, batch.index)
-        frozen = gathered(state.frozen, shardings.frozen)
 
         def loss(params, batch, keys):
-            return loss_of_all(setup.whole(params, frozen), batch, keys)
+            return loss_of_all(setup.whole(params, state.frozen), batch, keys)
 
-        params = gathered(state.params, shardings.params)
-        grads, metrics = _accumulate(loss, params, batch, keys, num_parts, setup)
-        grads = jax.lax.with_sharding_constraint(grads, shardings.params)
+        grads, metrics = _accumulate(loss, state.params, batch, keys, num_parts, setup)
         grad_norm = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
