@@ -54,8 +54,6 @@ def _request() -> Request:
         "bin_width": _BIN.value,
     }
     cli.require_positive(steps=min(_STEPS.value), **counts)
-    if _TEMPERATURE.value < 0:
-        raise UserError(f"--temperature={_TEMPERATURE.value}: must not be negative")
     return Request(
         steps=tuple(_STEPS.value),
         rules=tuple(_RULE.value),
@@ -83,8 +81,9 @@ def main(_):
     request = _request()
     runs = _open_runs()
     first = next(iter(runs.values()))
-    data = first.experiment.config.data
-    dataset = open_data(_DATA.value or data.path, data.sets, {} if _DATA.value else data.mixture)
+    source = first.experiment.config.data
+    mixture = {} if _DATA.value else source.mixture
+    dataset = open_data(_DATA.value or source.path, source.sets, mixture)
     for run in runs.values():
         check_dataset(dataset, run.experiment)
     kind = (dataset.task or {"kind": "text"})["kind"]

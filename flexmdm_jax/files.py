@@ -1,10 +1,12 @@
 """Writing files so that nothing is lost or seen half written."""
 
 import contextlib
+import io
 import pathlib
 import shutil
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 from flexmdm_jax.errors import UserError
 
@@ -36,6 +38,13 @@ def write_atomically(path: pathlib.Path, data: bytes) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def png_of(figure: Any) -> bytes:
+    """Returns a matplotlib figure as a PNG of 150 dots an inch."""
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=150)
+    return png.getvalue()
 
 
 @contextlib.contextmanager

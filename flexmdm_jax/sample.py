@@ -9,10 +9,8 @@ from absl import flags, logging
 from tqdm import tqdm
 
 from flexmdm_jax import cli
-from flexmdm_jax.config import parse_strategy
-from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import new_file, write_atomically
-from flexmdm_jax.sampling import INSERTION_RULES, RULES, SamplerConfig
+from flexmdm_jax.sampling import parse_sampler
 from flexmdm_jax.training.runs import generate_texts, open_run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A trained run.")
@@ -39,21 +37,6 @@ _SUFFIX = flags.DEFINE_string("suffix", "", "FlexMDM only: text to lead up to.")
 _PRINT = flags.DEFINE_integer("print", 0, "Also print this many samples, shortest to longest.")
 
 
-def _sampler() -> SamplerConfig:
-    try:
-        return SamplerConfig(
-            steps=_STEPS.value,
-            rule=parse_strategy(_RULE.value, RULES, "rule"),
-            insertions=parse_strategy(_INSERTIONS.value, INSERTION_RULES, "insertion rule"),
-            temperature=_TEMPERATURE.value,
-            top_k=_TOP_K.value,
-            top_p=_TOP_P.value,
-            block_length=_BLOCK.value,
-        )
-    except ValueError as error:
-        raise UserError(str(error)) from None
-
-
 def _show(records: list[dict]) -> None:
     """Prints samples at equal steps through the lengths."""
     ordered = sorted(records, key=lambda record: record["length"])
@@ -67,11 +50,20 @@ def main(_):
     logging.set_verbosity(logging.WARNING)
     cli.require_positive(num=_NUM.value, steps=_STEPS.value, batch_size=_BATCH.value)
     out = new_file(_OUT.value, _OVERWRITE.value)
+    sampler = parse_sampler(
+        _RULE.value,
+        _INSERTIONS.value,
+        steps=_STEPS.value,
+        temperature=_TEMPERATURE.value,
+        top_k=_TOP_K.value,
+        top_p=_TOP_P.value,
+        block_length=_BLOCK.value,
+    )
     run = open_run(_WORKDIR.value, _BASE.value)
     jax.set_mesh(run.setup.mesh)
     texts = generate_texts(
         run,
-        _sampler(),
+        sampler,
         num=_NUM.value,
         batch_size=_BATCH.value,
         seed=_SEED.value,

@@ -1,6 +1,5 @@
 """What a prepared dataset holds, for people: counts, lengths, examples."""
 
-import io
 import pathlib
 import time
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from flexmdm_jax.data.records import TRAIN, Dataset, read_sequences
 from flexmdm_jax.data.shards import SPLITS, RecordReader
-from flexmdm_jax.files import write_atomically
+from flexmdm_jax.files import png_of, write_atomically
 
 _BAR = 40  # characters of the longest bar
 
@@ -78,21 +77,16 @@ def _bins(lengths: dict[int, int], bins: int) -> tuple[list[int], list[int]]:
 
 def save_picture(dataset: Dataset, path: pathlib.Path) -> pathlib.Path:
     """Returns the path of a PNG with the lengths of both splits, after writing it."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4))
+    figure = Figure(figsize=(7, 4))
+    axes = figure.subplots()
     for split in SPLITS:
         edges, counts = _bins(dataset.lengths[split], 64)
         axes.stairs(np.array(counts) / sum(counts), edges, label=split)
     axes.set(xlabel="tokens, END not counted", ylabel="share of sequences")
     axes.legend()
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=120)
-    pyplot.close(figure)
-    write_atomically(path, png.getvalue())
+    write_atomically(path, png_of(figure))
     return path
 
 

@@ -1,21 +1,15 @@
 """Pictures of the planning task: a path, how it came about, and success by number of steps."""
 
-import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int
 
 from flexmdm_jax.evaluation.maze import Maze
+from flexmdm_jax.files import png_of
 from flexmdm_jax.types import Vocabulary
 
 _PATH, _MASK, _SUBGOAL = "#1f77b4", "#999999", "#d62728"
-
-
-def _png(figure) -> bytes:
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=150)
-    return data.getvalue()
 
 
 def _draw_maze(axes, maze: Maze, subgoals: Int[np.ndarray, "k"]) -> None:
@@ -42,7 +36,7 @@ def draw_path(maze: Maze, subgoals: Int[np.ndarray, "k"], path: Int[np.ndarray, 
     axes.plot(columns, rows, color=_PATH, lw=2.5, marker="o", ms=4)
     verdict = "a solution" if maze.is_solution(path, subgoals) else "not a solution"
     axes.set_title(f"{len(path)} cells, {verdict}")
-    return _png(figure)
+    return png_of(figure)
 
 
 def draw_states(
@@ -75,7 +69,7 @@ def draw_states(
             f"after {step + 1} of {len(states)} steps\n{len(clean)} cells, {len(masked)} masks",
             fontsize=9,
         )
-    return _png(figure)
+    return png_of(figure)
 
 
 def success_curves(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:
@@ -100,4 +94,4 @@ def success_curves(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes
     axes.set_ylim(0, 100)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
-    return _png(figure)
+    return png_of(figure)

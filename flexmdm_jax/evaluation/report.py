@@ -1,9 +1,10 @@
 """Tables and pictures of evaluations."""
 
-import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+
+from flexmdm_jax.files import png_of
 
 # Figures of an evaluation and their headings.
 COLUMNS = {
@@ -57,6 +58,4 @@ def length_histograms(lengths: Mapping[str, Sequence[int] | np.ndarray], bin_wid
         panel.legend(frameon=False)
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel(f"share of sequences per {bin_width} tokens")
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=150)
-    return png.getvalue()
+    return png_of(figure)

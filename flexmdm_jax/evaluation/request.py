@@ -3,8 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Mapping
 
-from flexmdm_jax.config import parse_strategy
-from flexmdm_jax.sampling import INSERTION_RULES, RULES, SamplerConfig
+from flexmdm_jax.sampling import SamplerConfig, parse_sampler
 from flexmdm_jax.sampling.batches import default_buckets
 
 
@@ -43,17 +42,16 @@ class Request:
           length: Slots of the buffer.
 
         Raises:
-          UserError: If a rule is unknown.
+          UserError: If a rule is unknown, or the temperature out of range.
         """
-        insertions = parse_strategy(self.insertions, INSERTION_RULES, "insertion rule")
         for rule in self.rules:
             for steps in self.steps:
                 yield (
                     rule,
-                    SamplerConfig(
+                    parse_sampler(
+                        rule,
+                        self.insertions,
                         steps=steps,
-                        rule=parse_strategy(rule, RULES, "rule"),
-                        insertions=insertions,
                         temperature=self.temperature,
                         length_buckets=default_buckets(length),
                     ),

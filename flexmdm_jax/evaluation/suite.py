@@ -9,6 +9,7 @@ import numpy as np
 from flexmdm_jax.config import EvaluationConfig
 from flexmdm_jax.data.pipeline import arrange_for, validation_batches
 from flexmdm_jax.data.records import TRAIN, VALIDATION, Dataset, read_split
+from flexmdm_jax.data.tasks import PROMPTED_TASKS
 from flexmdm_jax.data.tasks.infilling import choose_for
 from flexmdm_jax.evaluation.lengths import entropy_of_counts, length_distances, token_counts
 from flexmdm_jax.evaluation.perplexity import Score, make_scorer, score_batches, unigram_score
@@ -117,7 +118,7 @@ class Evaluator:
         Where the dataset gives prompts, samples from nothing would answer a question nobody asked,
         and only the first is put.
         """
-        if self._dataset.task and "separator" in self._dataset.task:
+        if self._dataset.task and self._dataset.task["kind"] in PROMPTED_TASKS:
             return self.score(params).summary()
         figures, _ = self.report(params, bin_width)
         return figures

@@ -3,6 +3,7 @@
 from flexmdm_jax.sampling.canvas import Canvas, empty_canvas, insert_masks, masked_canvas, protect
 from flexmdm_jax.sampling.insertions import INSERTION_RULES, Binomial, Poisson
 from flexmdm_jax.sampling.loop import SamplerConfig, Samples, generate
+from flexmdm_jax.sampling.parsing import parse_sampler
 from flexmdm_jax.sampling.steps import CONFIDENCES, RULES, Adaptive, ExactRate, TauLeaping
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "generate",
     "insert_masks",
     "masked_canvas",
+    "parse_sampler",
     "protect",
 ]

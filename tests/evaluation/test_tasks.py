@@ -14,7 +14,8 @@ from flexmdm_jax.data.records import VALIDATION, read_sequences
 from flexmdm_jax.data.tasks import BracketsConfig, MazeConfig
 from flexmdm_jax.data.tasks.brackets import LENGTH_LAW, entropy
 from flexmdm_jax.errors import UserError
-from flexmdm_jax.evaluation.brackets import evaluate_brackets, length_law_distance
+from flexmdm_jax.evaluation.brackets import LAW_LENGTHS, evaluate_brackets
+from flexmdm_jax.evaluation.lengths import total_variation
 from flexmdm_jax.evaluation.maze import Maze
 from flexmdm_jax.evaluation.planning import Solutions, evaluate_maze, judge
 from flexmdm_jax.evaluation.request import Request
@@ -52,9 +53,9 @@ def _untrained(dataset, method, length):
 
 def test_length_distance_by_hand():
     exact = np.repeat(list(LENGTH_LAW), [1, 4, 4, 1])
-    np.testing.assert_allclose(length_law_distance(exact), 0, atol=1e-12)
-    np.testing.assert_allclose(length_law_distance(np.full(3, 16)), 0.6)
-    np.testing.assert_allclose(length_law_distance(np.array([5, 90])), 1.0)
+    np.testing.assert_allclose(total_variation(exact, LAW_LENGTHS), 0, atol=1e-12)
+    np.testing.assert_allclose(total_variation(np.full(3, 16), LAW_LENGTHS), 0.6)
+    np.testing.assert_allclose(total_variation(np.array([5, 90]), LAW_LENGTHS), 1.0)
 
 
 def test_true_paths_solve_every_prompt(tmp_path):

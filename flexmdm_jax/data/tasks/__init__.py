@@ -9,8 +9,11 @@ from flexmdm_jax.data.tasks.maze import MazeConfig
 SYMBOL_TASKS = {"maze": MazeConfig, "brackets": BracketsConfig}
 TEXT_TASKS = {"gsm8k": Gsm8kConfig, "infilling": InfillingConfig}
 TASKS = SYMBOL_TASKS | TEXT_TASKS
+# Tasks of which each sequence comes with a prompt; nothing is generated from nothing.
+PROMPTED_TASKS = frozenset({"maze", "gsm8k", "infilling"})
 
 __all__ = [
+    "PROMPTED_TASKS",
     "SYMBOL_TASKS",
     "TASKS",
     "TEXT_TASKS",
