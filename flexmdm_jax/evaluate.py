@@ -9,11 +9,12 @@ from absl import flags, logging
 from flexmdm_jax import cli
 from flexmdm_jax.data.records import open_data
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.evaluation.arithmetic import evaluate_gsm8k
 from flexmdm_jax.evaluation.brackets import evaluate_brackets
 from flexmdm_jax.evaluation.planning import evaluate_maze
 from flexmdm_jax.evaluation.report import format_table
 from flexmdm_jax.evaluation.request import Request
-from flexmdm_jax.evaluation.text import evaluate_text
+from flexmdm_jax.evaluation.text import evaluate_likelihood, evaluate_text
 from flexmdm_jax.files import write_atomically
 from flexmdm_jax.training.runs import Run, open_run
 from flexmdm_jax.training.workdir import check_dataset
@@ -22,7 +23,7 @@ _WORKDIR = flags.DEFINE_multi_string("workdir", None, "A trained run; give sever
 _BASE = flags.DEFINE_string("base", "", "A LLaDA's base folder, if not where the runs had it.")
 _DATA = flags.DEFINE_string("data", None, "Prepared dataset; unless told, the first run's own.")
 _OUT = flags.DEFINE_string("out", None, "Folder for results; unless told, the first workdir.")
-_NUM = flags.DEFINE_integer("num", 512, "Samples: texts, strings, or prompts of the maze.")
+_NUM = flags.DEFINE_integer("num", 512, "Samples: texts, strings, or prompts answered.")
 _STEPS = flags.DEFINE_multi_integer("steps", [256], "Steps of the sampler; several for tasks.")
 _RULE = flags.DEFINE_multi_string(
     "rule", ["exact_rate"], "As for sampling; several for tasks, such as adaptive."
@@ -38,8 +39,8 @@ _BIN = flags.DEFINE_integer("bin_width", 4, "Lengths to a bin, in the picture an
 # What a dataset says it is, and the evaluation that fits.
 EVALUATIONS = {
     "text": evaluate_text,
-    "gsm8k": evaluate_text,
-    "infilling": evaluate_text,
+    "gsm8k": evaluate_gsm8k,
+    "infilling": evaluate_likelihood,
     "maze": evaluate_maze,
     "brackets": evaluate_brackets,
 }

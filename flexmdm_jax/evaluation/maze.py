@@ -1,8 +1,6 @@
 """The planning task: how often a generated path is a solution (paper, F.2)."""
 
 import dataclasses
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -107,11 +105,3 @@ def prompt_canvas(
 def path_of(tokens: Int[np.ndarray, "l"], maze: Maze, insertion: Schedule) -> np.ndarray:
     """Returns the path in a generated row without END: MDM's follows its prompt."""
     return tokens if insertion.inserts else tokens[maze.num_subgoals + 1 :]
-
-
-def success_interval(successes: Sequence[bool]) -> dict[str, float]:
-    """Returns the share of successes with its 95% interval (Wilson, 1927)."""
-    num, share, z = len(successes), float(np.mean(successes)), 1.959964
-    centre = (share + z * z / (2 * num)) / (1 + z * z / num)
-    half = z / (1 + z * z / num) * math.sqrt(share * (1 - share) / num + (z / (2 * num)) ** 2)
-    return {"success": share, "success_low": centre - half, "success_high": centre + half}

@@ -1,25 +1,17 @@
 """Runs of the planning task compared: success at several numbers of steps, and pictures of it."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
-import flax.struct
 import numpy as np
+from jaxtyping import Int
 
 from flexmdm_jax.data.records import Dataset
-from flexmdm_jax.evaluation.maze import (
-    Maze,
-    held_out_prompts,
-    path_of,
-    prompt_canvas,
-    success_interval,
-)
+from flexmdm_jax.evaluation.maze import Maze, held_out_prompts, path_of, prompt_canvas
 from flexmdm_jax.evaluation.maze_pictures import draw_path, draw_states, success_curves
+from flexmdm_jax.evaluation.prompted import Completions, complete, success_interval
 from flexmdm_jax.evaluation.request import Report, Request
 from flexmdm_jax.sampling import SamplerConfig
-from flexmdm_jax.sampling.batches import make_generate, sample_canvases
-from flexmdm_jax.sampling.canvas import Canvas
-from flexmdm_jax.sharding import spread_rows
 from flexmdm_jax.training.runs import Run
 
 COLUMNS = {
@@ -32,80 +24,43 @@ COLUMNS = {
 }
 
 
-@flax.struct.dataclass
-class Solutions:
-    """Paths generated for prompts.
-
-    Attributes:
-      paths: Token ids of each path.
-      truncated: Whether the buffer was too small for it.
-      states: Tokens of each row after every step [n, b, l], or None.
-    """
-
-    paths: list[np.ndarray]
-    truncated: np.ndarray
-    states: np.ndarray | None
-
-
-def _canvases(run: Run, prompts: np.ndarray, batch_size: int, maze: Maze) -> Iterator[Canvas]:
-    """Yields the prompts in batches of one size; the last is filled up with its first prompt."""
-    for start in range(0, len(prompts), batch_size):
-        rows = np.arange(start, start + batch_size)
-        yield prompt_canvas(
-            prompts[np.where(rows < len(prompts), rows, start)].astype(np.int32),
-            run.experiment.config.data.max_length,
-            separator=maze.separator,
-            insertion=run.setup.insertion,
-            vocabulary=run.setup.vocabulary,
-        )
-
-
 def solve(
     run: Run,
     maze: Maze,
-    prompts: np.ndarray,
+    prompts: Int[np.ndarray, "n k"],
     sampler: SamplerConfig,
     *,
     batch_size: int,
     seed: int,
-) -> Solutions:
+) -> Completions:
     """Returns a path for every prompt; prompt i's noise depends on (seed, i) alone.
 
     Args:
       run: A trained model.
       maze: What it was trained on.
-      prompts: Subgoals [n, k].
+      prompts: Subgoals.
       sampler: How to sample.
       batch_size: Prompts at a time.
       seed: Decides all noise.
     """
-    setup = run.setup
-    rows = setup.round_up(min(batch_size, len(prompts)))
-    generate = make_generate(setup.denoiser, sampler, setup.laws, setup.num_groups)
-    generate = spread_rows(setup.mesh, generate)
-    batches = list(
-        sample_canvases(
-            generate,
-            run.params,
-            _canvases(run, prompts, rows, maze),
-            num=len(prompts),
-            seed=seed,
+    insertion = run.setup.insertion
+
+    def canvas_of(numbers):
+        return prompt_canvas(
+            prompts[numbers].astype(np.int32),
+            run.experiment.config.data.max_length,
+            separator=maze.separator,
+            insertion=insertion,
+            vocabulary=run.setup.vocabulary,
         )
-    )
-    return Solutions(
-        paths=[
-            path_of(row[:length], maze, setup.insertion)
-            for batch in batches
-            for row, length in zip(batch.tokens, batch.lengths, strict=True)
-        ],
-        truncated=np.concatenate([batch.truncated for batch in batches]),
-        states=np.concatenate([batch.trace for batch in batches], 1) if sampler.trace else None,
-    )
+
+    rows = complete(run, canvas_of, sampler, num=len(prompts), batch_size=batch_size, seed=seed)
+    return rows.replace(tokens=[path_of(row, maze, insertion) for row in rows.tokens])
 
 
-def judge(maze: Maze, prompts: np.ndarray, solutions: Solutions) -> dict[str, float]:
+def judge(maze: Maze, prompts: np.ndarray, solutions: Completions) -> dict[str, float]:
     """Returns the share of prompts solved, with its interval, and that of each criterion."""
-    pairs = list(zip(solutions.paths, prompts, strict=True))
+    pairs = list(zip(solutions.tokens, prompts, strict=True))
     return {
         **success_interval([maze.is_solution(path, subgoals) for path, subgoals in pairs]),
         "valid": float(np.mean([maze.is_valid(path) for path, _ in pairs])),
@@ -142,7 +97,7 @@ def _pictures(runs, maze: Maze, prompts, sampler: SamplerConfig) -> dict[str, by
     run = next(iter(runs.values()))
     sampler = dataclasses.replace(sampler, trace=True)
     solutions = solve(run, maze, prompts[:1], sampler, batch_size=1, seed=0)
-    pictures = {"path.png": draw_path(maze, prompts[0], solutions.paths[0])}
+    pictures = {"path.png": draw_path(maze, prompts[0], solutions.tokens[0])}
     if run.setup.insertion.inserts:
         states = solutions.states[:, 0]
         pictures["states.png"] = draw_states(maze, prompts[0], states, run.setup.vocabulary)

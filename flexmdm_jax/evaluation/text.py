@@ -27,6 +27,16 @@ def evaluator_of(
     return Evaluator(run.setup, dataset, config, length, request.seed, sampler)
 
 
+def evaluate_likelihood(runs: Mapping[str, Run], dataset: Dataset, request: Request) -> Report:
+    """Returns the likelihood bounds of runs alone, for data that is generated around prompts."""
+    rows = {}
+    for label, run in runs.items():
+        print(f"evaluating {label} after {run.step:,} steps", flush=True)
+        rows[label] = evaluator_of(run, dataset, request).score(run.params).summary()
+    columns = {key: heading for key, heading in COLUMNS.items() if key in rows[label]}
+    return Report(rows, columns, {})
+
+
 def evaluate_text(runs: Mapping[str, Run], dataset: Dataset, request: Request) -> Report:
     """Returns the likelihood bounds and length distances of runs, and their length histograms.
 

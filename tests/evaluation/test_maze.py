@@ -10,8 +10,8 @@ from flexmdm_jax.evaluation.maze import (
     held_out_prompts,
     path_of,
     prompt_canvas,
-    success_interval,
 )
+from flexmdm_jax.evaluation.prompted import success_interval
 from flexmdm_jax.schedules import Immediate, Linear
 from flexmdm_jax.types import Vocabulary
 

@@ -7,9 +7,8 @@ import jax
 import matplotlib.image
 import numpy as np
 import pytest
-import tiny
+from untrained import untrained_run
 
-from flexmdm_jax.config import read_config
 from flexmdm_jax.data.records import VALIDATION, read_sequences
 from flexmdm_jax.data.tasks import BracketsConfig, MazeConfig
 from flexmdm_jax.data.tasks.brackets import LENGTH_LAW, entropy
@@ -17,14 +16,10 @@ from flexmdm_jax.errors import UserError
 from flexmdm_jax.evaluation.brackets import LAW_LENGTHS, evaluate_brackets
 from flexmdm_jax.evaluation.lengths import total_variation
 from flexmdm_jax.evaluation.maze import Maze
-from flexmdm_jax.evaluation.planning import Solutions, evaluate_maze, judge
+from flexmdm_jax.evaluation.planning import evaluate_maze, judge
+from flexmdm_jax.evaluation.prompted import Completions
 from flexmdm_jax.evaluation.request import Request
 from flexmdm_jax.evaluation.text import evaluate_text
-from flexmdm_jax.sharding import make_mesh
-from flexmdm_jax.training.optimizer import make_optimizer
-from flexmdm_jax.training.runs import Run
-from flexmdm_jax.training.state import Setup, init_state
-from flexmdm_jax.training.workdir import Experiment
 
 REQUEST = Request(
     num=5,
@@ -38,17 +33,6 @@ REQUEST = Request(
     batch_size=8,
     seed=0,
 )
-
-
-def _untrained(dataset, method, length):
-    """A run as evaluations take it, with parameters as they are initialised."""
-    values = tiny.config(dataset) | {"method": method}
-    values["data"]["max_length"] = length
-    config = read_config(values)
-    setup = Setup.of(config, dataset.vocabulary, make_mesh(config.mesh))
-    make_state, _ = init_state(setup, make_optimizer(config.optimizer, 1), config.seed)
-    experiment = Experiment(config, dataset.vocabulary, dataset.tokenizer_sha256)
-    return Run(experiment, setup, dataset.tokenizer(), 0, make_state().params)
 
 
 def test_length_distance_by_hand():
@@ -66,10 +50,10 @@ def test_true_paths_solve_every_prompt(tmp_path):
     prompts = np.stack([sequence.tokens[sequence.fixed] for sequence in sequences])
     paths = [sequence.tokens[:-1] for sequence in sequences]
     truncated = np.zeros(len(paths), bool)
-    figures = judge(Maze.of(dataset.task), prompts, Solutions(paths, truncated, None))
+    figures = judge(Maze.of(dataset.task), prompts, Completions(paths, truncated, None))
     assert figures["success"] == figures["valid"] == figures["joined"] == 1
     # Each prompt with the path of the next: valid cells that join something else.
-    other = Solutions(paths[1:] + paths[:1], truncated, None)
+    other = Completions(paths[1:] + paths[:1], truncated, None)
     figures = judge(Maze.of(dataset.task), prompts, other)
     assert figures["valid"] == 1
     assert figures["success"] < 0.5
@@ -85,7 +69,10 @@ def test_maze_evaluation_reports_every_way_of_sampling(tmp_path):
     dataset = MazeConfig(size=7, num_pairs=60, num_subgoals=3, validation_fraction=0.2).write(
         tmp_path / "m"
     )
-    runs = {"FlexMDM": _untrained(dataset, "flexmdm", 24), "MDM": _untrained(dataset, "mdm", 24)}
+    runs = {
+        "FlexMDM": untrained_run(dataset, "flexmdm", 24),
+        "MDM": untrained_run(dataset, "mdm", 24),
+    }
     with jax.set_mesh(runs["MDM"].setup.mesh):
         report = evaluate_maze(runs, dataset, REQUEST)
     assert len(report.rows) == 4
@@ -99,7 +86,7 @@ def test_maze_evaluation_reports_every_way_of_sampling(tmp_path):
 
 def test_brackets_evaluation_knows_the_law(tmp_path):
     dataset = BracketsConfig(num_sequences=60, validation_fraction=0.3).write(tmp_path / "b")
-    runs = {"FlexMDM": _untrained(dataset, "flexmdm", 72)}
+    runs = {"FlexMDM": untrained_run(dataset, "flexmdm", 72)}
     one_rule = dataclasses.replace(REQUEST, rules=("exact_rate",))
     with jax.set_mesh(runs["FlexMDM"].setup.mesh):
         report = evaluate_brackets(runs, dataset, one_rule)

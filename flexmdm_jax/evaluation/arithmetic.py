@@ -1,0 +1,136 @@
+"""GSM8K: how often the number that a generated answer ends in is the right one."""
+
+import itertools
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int
+
+from flexmdm_jax.data.records import VALIDATION, Dataset, read_sequences
+from flexmdm_jax.data.tasks.gsm8k import final_number
+from flexmdm_jax.evaluation.prompted import complete, success_interval
+from flexmdm_jax.evaluation.request import Report, Request
+from flexmdm_jax.evaluation.text import evaluator_of
+from flexmdm_jax.sampling import Canvas, SamplerConfig, empty_canvas, masked_canvas, protect
+from flexmdm_jax.schedules import Schedule
+from flexmdm_jax.training.runs import Run
+from flexmdm_jax.types import Vocabulary
+
+COLUMNS = {
+    "success": "correct",
+    "success_low": "95% low",
+    "success_high": "95% high",
+    "answered": "answered",
+    "answer_tokens": "tokens",
+    "truncated": "truncated",
+    "nats_per_sequence": "nats/seq",
+}
+
+
+def question_canvas(
+    questions: list[Int[np.ndarray, "_"]],
+    length: int,
+    *,
+    insertion: Schedule,
+    vocabulary: Vocabulary,
+) -> Canvas:
+    """Returns where answers are grown from: behind their questions, which stay as they are.
+
+    Args:
+      questions: Token ids, one question to a row.
+      length: Slots of the buffer.
+      insertion: α; decides between FlexMDM's canvas and MDM's.
+      vocabulary: Ids of MASK and END.
+
+    Raises:
+      ValueError: If a question leaves no room.
+    """
+    lengths = np.array([len(question) for question in questions], np.int32)
+    fixed = np.zeros((len(questions), lengths.max()), np.int32)
+    for row, question in zip(fixed, questions, strict=True):
+        row[: len(question)] = question
+    if not insertion.inserts:
+        return masked_canvas(jnp.asarray(fixed), jnp.asarray(lengths), length, vocabulary)
+    canvas = empty_canvas(jnp.asarray(fixed), jnp.asarray(lengths), length, vocabulary)
+    return protect(canvas, jnp.zeros_like(lengths), jnp.asarray(lengths))
+
+
+def answer_questions(
+    run: Run,
+    questions: list[Int[np.ndarray, "_"]],
+    sampler: SamplerConfig,
+    *,
+    batch_size: int,
+    seed: int,
+) -> tuple[list[Int[np.ndarray, "_"]], float]:
+    """Returns (token ids of the answers, share of them that the buffer was too small for).
+
+    Args:
+      run: A trained model.
+      questions: Token ids.
+      sampler: How to sample.
+      batch_size: Questions at a time.
+      seed: Decides all noise.
+    """
+    rows = complete(
+        run,
+        lambda numbers: question_canvas(
+            [questions[number] for number in numbers],
+            run.experiment.config.data.max_length,
+            insertion=run.setup.insertion,
+            vocabulary=run.setup.vocabulary,
+        ),
+        sampler,
+        num=len(questions),
+        batch_size=batch_size,
+        seed=seed,
+    )
+    answers = [row[len(q) :] for row, q in zip(rows.tokens, questions, strict=True)]
+    return answers, float(np.mean(rows.truncated))
+
+
+def judge_answers(answers: list[str], truth: list[str]) -> dict[str, float]:
+    """Returns the share of right answers with its 95% interval, and of those that name a number.
+
+    An answer is right if its final number equals that of the true one.
+    """
+    numbers = [_value(answer) for answer in answers]
+    right = [
+        number is not None and number == _value(true)
+        for number, true in zip(numbers, truth, strict=True)
+    ]
+    answered = float(np.mean([number is not None for number in numbers]))
+    return success_interval(right) | {"answered": answered}
+
+
+def _value(answer: str) -> float | None:
+    number = final_number(answer)
+    return None if number is None else float(number)
+
+
+def evaluate_gsm8k(runs: Mapping[str, Run], dataset: Dataset, request: Request) -> Report:
+    """Returns the share of held-out questions answered rightly, for every run and way of sampling.
+
+    The first request.num questions of the held-out split are asked.
+    """
+    sequences = list(itertools.islice(read_sequences(dataset, VALIDATION), request.num))
+    questions = [s.tokens[s.fixed] for s in sequences]
+    rows = {}
+    for label, run in runs.items():
+        print(f"evaluating {label} after {run.step:,} steps", flush=True)
+        decode = lambda tokens: run.tokenizer.decode(tokens.tolist())  # noqa: B023, E731
+        truth = [decode(s.tokens[:-1][~s.fixed[:-1]]) for s in sequences]
+        score = evaluator_of(run, dataset, request).score(run.params).summary()
+        for rule, sampler in request.samplers(run.experiment.config.data.max_length):
+            answers, truncated = answer_questions(
+                run, questions, sampler, batch_size=request.batch_size, seed=request.seed
+            )
+            rows[f"{label}, {rule}, {sampler.steps} steps"] = {
+                **judge_answers([decode(answer) for answer in answers], truth),
+                "answer_tokens": float(np.mean([len(answer) for answer in answers])),
+                "truncated": truncated,
+                "nats_per_sequence": score["nats_per_sequence"],
+                "steps": sampler.steps,
+            }
+    return Report(rows, COLUMNS, {})

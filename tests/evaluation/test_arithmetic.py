@@ -1,0 +1,94 @@
+"""GSM8K: questions stay, answers follow, and only the right number counts."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from untrained import untrained_run
+
+from flexmdm_jax.data.pipeline import arrange_for
+from flexmdm_jax.data.records import VALIDATION, read_sequences
+from flexmdm_jax.data.tasks import Gsm8kConfig
+from flexmdm_jax.data.tokenizers import ByteTokenizer
+from flexmdm_jax.evaluation.arithmetic import evaluate_gsm8k, judge_answers, question_canvas
+from flexmdm_jax.evaluation.prompted import complete
+from flexmdm_jax.evaluation.request import Request
+from flexmdm_jax.sampling import SamplerConfig
+from flexmdm_jax.schedules import Immediate, Linear
+
+REQUEST = Request(
+    num=5,
+    steps=(2, 4),
+    rules=("exact_rate",),
+    insertions="poisson",
+    temperature=1.0,
+    num_sequences=4,
+    num_times=2,
+    bin_width=4,
+    batch_size=8,
+    seed=0,
+)
+LENGTH = 40
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gsm8k")
+    lines = [{"question": f"{'1 + ' * i}1?", "answer": f"#### {i + 1}"} for i in range(3)]
+    for name in ("train", "test"):
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return Gsm8kConfig(str(folder), LENGTH).write(folder / "data", ByteTokenizer({}))
+
+
+@pytest.mark.parametrize("insertion", [Linear(), Immediate()])
+def test_answers_grow_where_training_rows_have_them(dataset, insertion):
+    """At t = 0 a training row holds what is fixed, and for MDM masks: the canvas is the same."""
+    sequences = list(read_sequences(dataset, VALIDATION))
+    vocabulary = dataset.vocabulary
+    canvas = question_canvas(
+        [s.tokens[s.fixed] for s in sequences], LENGTH, insertion=insertion, vocabulary=vocabulary
+    )
+    for i, sequence in enumerate(sequences):
+        row = arrange_for(insertion, dataset.task)(sequence, LENGTH, vocabulary)
+        question = row["tokens"][: sequence.fixed.sum()]
+        free = vocabulary.end if insertion.inserts else vocabulary.mask
+        expected = np.pad(question, (0, LENGTH - len(question)), constant_values=free)
+        np.testing.assert_array_equal(canvas.tokens[i], expected)
+        closed = np.arange(LENGTH) < (len(question) if insertion.inserts else LENGTH)
+        np.testing.assert_array_equal(canvas.closed[i], closed)
+
+
+@pytest.mark.parametrize("method", ["flexmdm", "mdm"])
+def test_every_question_is_answered_and_kept(dataset, method):
+    run = untrained_run(dataset, method, LENGTH)
+    questions = [s.tokens[s.fixed] for s in read_sequences(dataset, VALIDATION)]
+    with jax.set_mesh(run.setup.mesh):
+        rows = complete(
+            run,
+            lambda numbers: question_canvas(
+                [questions[number] for number in numbers],
+                LENGTH,
+                insertion=run.setup.insertion,
+                vocabulary=run.setup.vocabulary,
+            ),
+            SamplerConfig(steps=3),
+            num=len(questions),
+            batch_size=2,
+            seed=0,
+        )
+        report = evaluate_gsm8k({"run": run}, dataset, REQUEST)
+    assert len(rows.tokens) == len(questions)
+    for row, question in zip(rows.tokens, questions, strict=True):
+        np.testing.assert_array_equal(row[: len(question)], question)
+    assert set(report.rows) == {"run, exact_rate, 2 steps", "run, exact_rate, 4 steps"}
+    assert all(figures["success"] == 0 for figures in report.rows.values())
+
+
+def test_only_the_final_number_counts():
+    truth = ["So 4. #### 4", "#### 1,200", "#### 7", "#### 2"]
+    answers = ["It is 5. #### 4.0", "#### 1200", "The answer is 7", "#### 3"]
+    figures = judge_answers(answers, truth)
+    assert figures["success"] == 0.5
+    assert figures["answered"] == 0.75
+    assert figures["success_low"] < 0.5 < figures["success_high"]

@@ -1,0 +1,22 @@
+"""A run as evaluations take it, without training."""
+
+import tiny
+
+from flexmdm_jax.config import read_config
+from flexmdm_jax.data.records import Dataset
+from flexmdm_jax.sharding import make_mesh
+from flexmdm_jax.training.optimizer import make_optimizer
+from flexmdm_jax.training.runs import Run
+from flexmdm_jax.training.state import Setup, init_state
+from flexmdm_jax.training.workdir import Experiment
+
+
+def untrained_run(dataset: Dataset, method: str, length: int) -> Run:
+    """Returns a run of the tiny model with parameters as they are initialised."""
+    values = tiny.config(dataset) | {"method": method}
+    values["data"]["max_length"] = length
+    config = read_config(values)
+    setup = Setup.of(config, dataset.vocabulary, make_mesh(config.mesh))
+    make_state, _ = init_state(setup, make_optimizer(config.optimizer, 1), config.seed)
+    experiment = Experiment(config, dataset.vocabulary, dataset.tokenizer_sha256)
+    return Run(experiment, setup, dataset.tokenizer(), 0, make_state().params)
