@@ -26,10 +26,10 @@ data/demo: | install
 
 # The paper's Table 1 on a small maze, both methods at three difficulties: about 15 minutes a
 # training on one core. Run again, it takes up where it stopped.
-SMALL_MAZE := maze:size=11,extra_doors=0.1,num_pairs=1600,validation_fraction=0.1
-SUBGOALS_easy := 2
-SUBGOALS_medium := 5
-SUBGOALS_hard := 8
+SMALL_MAZE := maze:size=17,extra_doors=0.3,num_pairs=3000,max_stretch=1.2,validation_fraction=0.1
+SUBGOALS_easy := 4
+SUBGOALS_medium := 8
+SUBGOALS_hard := 12
 SWEEP := --steps=16 --steps=32 --steps=64 --steps=128 --steps=256 --steps=512
 
 maze: maze-easy maze-medium maze-hard

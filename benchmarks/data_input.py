@@ -49,7 +49,7 @@ def main() -> None:
     optimizer = make_optimizer(config.optimizer, config.training.num_steps)
     make_state, shardings = init_state(setup, optimizer, config.seed)
     state = jax.jit(make_state, out_shardings=shardings)()
-    step = make_train_step(config, setup, optimizer, shardings)
+    step = make_train_step(config, setup, optimizer, shardings, dataset.mean_length)
     feed = DeviceBatches(batches(), batch_sharding(setup.mesh))
     state, metrics = step(state, next(feed))
     jax.block_until_ready(metrics)

@@ -22,6 +22,8 @@ def get_config() -> ConfigDict:
             "data": {
                 "path": "data/brackets",
                 "max_length": 72,
+                # The lengths there are, with END; the longest keep some room for insertions.
+                "buckets": (17, 33),
                 "prepare": "python -m flexmdm_jax.prepare --source=brackets --out=data/brackets",
             },
             "optimizer": {

@@ -8,4 +8,5 @@ from flexmdm_jax.config import load_config_file
 def get_config() -> ConfigDict:
     config = load_config_file(__file__, "brackets.py")
     config.method = "mdm"
+    config.data.buckets = ()
     return config

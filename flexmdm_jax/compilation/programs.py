@@ -117,7 +117,8 @@ def lower_train_step(experiment: Experiment):
     optimizer = make_optimizer(config.optimizer, config.training.num_steps)
     shardings = jax.tree.map(lambda x: x.sharding, state)
     with jax.set_mesh(setup.mesh):
-        return make_train_step(config, setup, optimizer, shardings).lower(state, batch)
+        step = make_train_step(config, setup, optimizer, shardings, mean_length=experiment.length)
+        return step.lower(state, batch)
 
 
 def lower_sampling(experiment: Experiment):

@@ -83,6 +83,7 @@ class Dataset:
       max_length: Slots of the longest sequence, END included.
       num_sequences: By split.
       lengths: By split, how many sequences have each length (END not counted).
+      mean_length: Of a training example, END not counted.
       shards: By split, the files in the order of their records.
       sets: The datasets that are mixed; a dataset of its own is the only one.
       task: What the task that wrote the dataset says of itself; None for text.
@@ -95,6 +96,7 @@ class Dataset:
     max_length: int
     num_sequences: dict[str, int]
     lengths: dict[str, dict[int, int]]
+    mean_length: float
     shards: dict[str, list[pathlib.Path]]
     sets: list[Share]
     task: dict[str, Any] | None
@@ -255,6 +257,7 @@ def _parse(directory: pathlib.Path, metadata: dict[str, Any]) -> Dataset:
             split: {int(n): count for n, count in splits[split]["lengths"].items()}
             for split in splits
         },
+        mean_length=splits[TRAIN]["tokens"] / splits[TRAIN]["sequences"],
         shards={split: [directory / name for name in splits[split]["shards"]] for split in splits},
         sets=[Share({split: splits[split]["sequences"] for split in splits}, 1.0)],
         task=metadata.get("task"),
@@ -328,6 +331,9 @@ def mix_datasets(datasets: list[Dataset], weights: list[float]) -> Dataset:
             split: sum(dataset.num_sequences[split] for dataset in datasets) for split in SPLITS
         },
         lengths=lengths,
+        mean_length=sum(
+            weight * dataset.mean_length for dataset, weight in zip(datasets, weights, strict=True)
+        ),
         shards={
             split: [shard for dataset in datasets for shard in dataset.shards[split]]
             for split in SPLITS

@@ -90,7 +90,7 @@ def train(
         state = first_state(make_state, shardings)
         state = start_from(config, state, like)
     state = state.replace(frozen=load_frozen(setup, like.frozen))
-    step = make_train_step(config, setup, optimizer, shardings)
+    step = make_train_step(config, setup, optimizer, shardings, dataset.mean_length)
     run = _Run(config.training, setup, workdir, checkpoints, evaluate, profile, int(state.step))
     try:
         with Preemption() as preemption:

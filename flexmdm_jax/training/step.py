@@ -44,12 +44,25 @@ def make_loss(setup: Setup, config: TrainingConfig):
 
 
 def make_train_step(
-    config: Config, setup: Setup, optimizer: optax.GradientTransformation, shardings: TrainState
+    config: Config,
+    setup: Setup,
+    optimizer: optax.GradientTransformation,
+    shardings: TrainState,
+    mean_length: float,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Returns the jitted step (state, batch) -> (state, metrics); the old state is donated.
 
     A step whose loss or gradient is not finite changes nothing but the step number, and its
     metric `finite` is 0.
+
+    Args:
+      config: The experiment.
+      setup: Its model and laws.
+      optimizer: From make_optimizer().
+      shardings: Of the state.
+      mean_length: Tokens of a sequence on average, END not counted. The loss is nats per row
+        divided by it: a batch's own tokens would count a sequence for more the shorter those are
+        that it shares a batch with, and buckets put short ones together.
     """
     loss_of_all = make_loss(setup, config.training)
     learning_rate = learning_rate_schedule(config.optimizer, config.training.num_steps)
@@ -61,7 +74,7 @@ def make_train_step(
         def loss(params, batch, keys):
             return loss_of_all(setup.whole(params, state.frozen), batch, keys)
 
-        grads, metrics = _accumulate(loss, state.params, batch, keys, num_parts, setup)
+        grads, metrics = _accumulate(loss, state.params, batch, keys, num_parts, mean_length)
         grad_norm = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -87,17 +100,16 @@ def make_train_step(
     )
 
 
-def _accumulate(loss, params, batch, keys, num_parts, setup: Setup) -> tuple[Any, Metrics]:
-    """Returns gradients and metrics of the whole batch, computed num_parts parts at a time.
+def _accumulate(loss, params, batch, keys, num_parts, mean_length) -> tuple[Any, Metrics]:
+    """Returns gradients and metrics of the whole batch, computed in num_parts parts.
 
-    Each part counts by its share of tokens, so the result does not depend on the split.
+    Each part counts by its tokens, so the result does not depend on the split.
     """
-    data = (batch.segment_ids > 0) & (batch.tokens != setup.vocabulary.end)
-    num_tokens = jnp.maximum(jnp.sum(data), 1)
+    expected_tokens = batch.tokens.shape[0] * mean_length
 
     def weighted(params, batch, keys):
         value, metrics = loss(params, batch, keys)
-        weight = metrics["num_tokens"] / num_tokens
+        weight = metrics["num_tokens"] / expected_tokens
         metrics = {"loss": value, **metrics}
         scaled = {
             name: metric * (1.0 if name.startswith("num_") else weight)

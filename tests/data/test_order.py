@@ -147,6 +147,8 @@ def test_a_mixture_reads_all_its_sets(dataset, other):
     assert mixed.num_sequences == {TRAIN: COUNT + 100, VALIDATION: 80}
     assert sum(mixed.lengths[TRAIN].values()) == COUNT + 100
     assert len(list(read_split(mixed, VALIDATION))) == 80
+    means = [np.mean([len(x) - 1 for x in read_split(d, TRAIN)]) for d in (dataset, other)]
+    np.testing.assert_allclose(mixed.mean_length, np.mean(means))
     (batch, _), *_ = validation_batches(
         mixed, length=LENGTH, batch_size=20, arrange=padded_row, limit=20
     )

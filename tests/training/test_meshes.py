@@ -62,7 +62,7 @@ def _outcome(values, dataset, mesh, sampling=True):
 
     with jax.set_mesh(mesh):
         state = jax.jit(make_state, out_shardings=shardings)()
-        step = make_train_step(config, setup, optimizer, shardings)
+        step = make_train_step(config, setup, optimizer, shardings, dataset.mean_length)
         losses, noise, noise_of = [], [], jax.jit(noisy)
         for _ in range(STEPS):
             fields = next(rows)

@@ -5,6 +5,7 @@ import copy
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from flexmdm_jax.config import read_config
@@ -22,7 +23,7 @@ def _prepare(values, dataset):
     optimizer = make_optimizer(config.optimizer, config.training.num_steps)
     make_state, shardings = init_state(setup, optimizer, config.seed)
     state = jax.jit(make_state, out_shardings=shardings)()
-    step = make_train_step(config, setup, optimizer, shardings)
+    step = make_train_step(config, setup, optimizer, shardings, dataset.mean_length)
     batches = iter(
         train_batches(
             dataset,
@@ -42,6 +43,21 @@ def _run(values, dataset, num_steps=3):
         state, metrics = step(state, Batch(**next(batches)))
         history.append(jax.device_get(metrics))
     return jax.device_get(state), history
+
+
+def _gradient_of(rows, values, dataset):
+    """The whole effect of one step of plain descent on these rows of the first batch."""
+    config = read_config(values)
+    setup = Setup.of(config, dataset.vocabulary, make_mesh(config.mesh))
+    optimizer = optax.sgd(1.0)
+    make_state, shardings = init_state(setup, optimizer, config.seed)
+    state = jax.jit(make_state, out_shardings=shardings)()
+    step = make_train_step(config, setup, optimizer, shardings, dataset.mean_length)
+    before = jax.device_get(state.params)
+    _, _, batches = _prepare(values, dataset)
+    batch = {name: field[np.array(rows)] for name, field in next(batches).items()}
+    state, _ = step(state, Batch(**batch))
+    return jax.tree.map(lambda x, y: x - y, before, jax.device_get(state.params)), batch
 
 
 def _close(a, b, tolerance=2e-5):
@@ -66,6 +82,17 @@ def test_result_does_not_depend_on_accumulation(tiny_config, tiny_dataset, metho
         np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)
         assert a["num_tokens"] == b["num_tokens"]
         assert a["num_masks"] == b["num_masks"], "noise differs"
+
+
+def test_a_sequence_counts_the_same_in_any_company(tiny_config, tiny_dataset):
+    """What eight rows add to the gradient does not depend on which of them share a batch."""
+    values = _with(tiny_config, "mesh", data=1, fsdp=1, tensor=-1)
+    values["model"] |= {"num_heads": 8}
+    whole, batch = _gradient_of(range(8), values, tiny_dataset)
+    order = np.argsort((batch["segment_ids"] > 0).sum(1))
+    short, _ = _gradient_of(order[:4], values, tiny_dataset)
+    long, _ = _gradient_of(order[4:], values, tiny_dataset)
+    _close(whole, jax.tree.map(lambda x, y: (x + y) / 2, short, long), tolerance=1e-6)
 
 
 def test_parameters_are_spread_over_the_mesh(tiny_config, tiny_dataset):
