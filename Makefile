@@ -9,7 +9,7 @@ PLATFORM := JAX_PLATFORMS=$(or $(JAX_PLATFORMS),cpu)
 RUN := $(KEEP_MEMORY) $(PLATFORM) $(VENV)/bin/python
 TEST := $(PLATFORM) $(VENV)/bin/python
 
-.PHONY: demo maze brackets install install-dev test proofs faults check format bench-attention \
+.PHONY: demo maze brackets retrofit install install-dev test proofs faults check format bench-attention \
 	bench-aot clean
 
 demo: install data/demo
@@ -49,6 +49,29 @@ brackets: install
 	$(RUN) -m flexmdm_jax.train --config=configs/brackets_mdm.py --workdir=runs/brackets_mdm
 	$(RUN) -m flexmdm_jax.evaluate --workdir=runs/brackets --workdir=runs/brackets_mdm \
 		--steps=64 --steps=256 --num=1024
+
+# A tiny LLaDA converted, retrofitted on GSM8K (the folder in FLEXMDM_DATA_DIR), merged, exported and
+# converted once more; the samples before and after must be the same.
+RETROFIT := --num=8 --steps=64 --prefix='Question: What is 2 + 3?' --overwrite
+retrofit: install
+	test -d data/tiny_llada || { \
+		$(RUN) -m benchmarks.tiny_llada --out=data/tiny_llada_source && \
+		$(RUN) -m flexmdm_jax.convert llada --from=data/tiny_llada_source --out=data/tiny_llada; }
+	test -d data/gsm8k_questions || $(RUN) -m flexmdm_jax.prepare --out=data/gsm8k_questions \
+		--source='jsonl:$(FLEXMDM_DATA_DIR)/gsm8k/train.jsonl*#question' --max_length=512 \
+		--tokenizer=sentencepiece:1024
+	test -d data/gsm8k_small || $(RUN) -m flexmdm_jax.prepare --out=data/gsm8k_small \
+		--source=gsm8k:data=$(FLEXMDM_DATA_DIR)/gsm8k,max_length=704 \
+		--tokenizer=sentencepiece:data/gsm8k_questions/tokenizer/sentencepiece.model
+	$(RUN) -m flexmdm_jax.train --config=configs/retrofit.py --workdir=runs/retrofit
+	$(RUN) -m flexmdm_jax.sample --workdir=runs/retrofit $(RETROFIT) --out=runs/retrofit/samples.jsonl
+	rm -rf runs/retrofit_merged runs/retrofit_exported runs/retrofit_base
+	$(RUN) -m flexmdm_jax.convert merge --from=runs/retrofit --out=runs/retrofit_merged
+	$(RUN) -m flexmdm_jax.convert export --from=runs/retrofit_merged/base --out=runs/retrofit_exported
+	$(RUN) -m flexmdm_jax.convert llada --from=runs/retrofit_exported --out=runs/retrofit_base
+	$(RUN) -m flexmdm_jax.sample --workdir=runs/retrofit_merged --base=runs/retrofit_base $(RETROFIT) \
+		--out=runs/retrofit_merged/samples.jsonl
+	cmp runs/retrofit/samples.jsonl runs/retrofit_merged/samples.jsonl && echo "the same samples"
 
 install: $(VENV)/.installed
 
