@@ -31,7 +31,9 @@ class Shape:
     @property
     def bytes(self) -> int:
         """Returns its size in memory, without padding."""
-        bits = _BITS.get(self.dtype) or int(re.sub(r"\D*(\d+).*", r"\1", self.dtype) or 0)
+        bits = _BITS.get(self.dtype)
+        if bits is None:
+            bits = int(re.sub(r"\D*(\d+).*", r"\1", self.dtype))
         return self.size * bits // 8
 
 

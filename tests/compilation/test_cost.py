@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks.tpu_compiler import tpu_mesh
 from flexmdm_jax.compilation.cost import program_cost
-from flexmdm_jax.compilation.hlo import parse_program, trip_count
+from flexmdm_jax.compilation.hlo import Shape, parse_program, trip_count
 
 TURNS, ROWS, WIDTH = 6, 256, 384
 
@@ -135,3 +135,11 @@ def test_turns_that_cannot_be_read_are_an_error():
     main = program.computations["main"]
     with pytest.raises(ValueError, match="turns of loop w is not known"):
         trip_count(program, main, main.instructions["w"])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [("f32", 24), ("bf16", 12), ("pred", 6), ("s4", 3), ("f8e4m3fn", 6), ("token", 0)],
+)
+def test_types_take_their_bytes(dtype, size):
+    assert Shape(dtype, (2, 3)).bytes == size
