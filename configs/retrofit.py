@@ -43,7 +43,7 @@ def get_config() -> ConfigDict:
                 ),
             },
             "optimizer": {
-                "learning_rate": 3e-3,
+                "learning_rate": 1e-3,
                 "group_learning_rates": {"*/lora_?": 3e-3},
                 "warmup_steps": 20,
                 "decay": "cosine",
@@ -53,7 +53,7 @@ def get_config() -> ConfigDict:
             "training": {
                 "num_steps": 200,
                 "batch_size": 8,
-                "time_warp": 2.0,
+                "time_warp": 1.0,
                 "log_every": 20,
                 "evaluate_every": 200,
                 "checkpoint_every": 100,
