@@ -56,9 +56,9 @@ brackets: install
 RETROFIT := --num=8 --steps=64 --prefix="$$(printf 'Question: What is 2 + 3?\nAnswer:')" \
 	--print=2 --overwrite
 retrofit: install
-	test -d data/tiny_llada || { \
-		$(RUN) -m benchmarks.tiny_llada --out=data/tiny_llada_source && \
-		$(RUN) -m flexmdm_jax.convert llada --from=data/tiny_llada_source --out=data/tiny_llada; }
+	test -d data/tiny_llada_source || $(RUN) -m benchmarks.tiny_llada --out=data/tiny_llada_source
+	test -d data/tiny_llada || $(RUN) -m flexmdm_jax.convert llada --from=data/tiny_llada_source \
+		--out=data/tiny_llada
 	test -d data/gsm8k_questions || $(RUN) -m flexmdm_jax.prepare --out=data/gsm8k_questions \
 		--source='jsonl:$(FLEXMDM_DATA_DIR)/gsm8k/train.jsonl*#question' --max_length=512 \
 		--tokenizer=sentencepiece:1024

@@ -1,4 +1,4 @@
-"""Writes a LLaDA of 0.2 million random weights in Hugging Face's form, to try a retrofit on.
+"""Writes a LLaDA of 0.3 million random weights in Hugging Face's form, to try a retrofit on.
 
 python -m benchmarks.tiny_llada --out=data/tiny_llada_source
 """

@@ -1,14 +1,28 @@
-"""A run as evaluations take it, without training."""
+"""A run as evaluations take it, without training, and what to ask of it."""
 
 import tiny
 
 from flexmdm_jax.config import read_config
 from flexmdm_jax.data.records import Dataset
+from flexmdm_jax.evaluation.request import Request
 from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.training.optimizer import make_optimizer
 from flexmdm_jax.training.runs import Run
 from flexmdm_jax.training.state import Setup, init_state
 from flexmdm_jax.training.workdir import Experiment
+
+REQUEST = Request(
+    num=5,
+    steps=(2,),
+    rules=("exact_rate", "adaptive:confidence=margin"),
+    insertions="binomial",
+    temperature=0.5,
+    num_sequences=8,
+    num_times=2,
+    bin_width=4,
+    batch_size=8,
+    seed=0,
+)
 
 
 def untrained_run(dataset: Dataset, method: str, length: int) -> Run:

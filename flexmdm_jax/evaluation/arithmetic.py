@@ -10,9 +10,10 @@ from jaxtyping import Int
 from flexmdm_jax.data.records import VALIDATION, Dataset, read_sequences
 from flexmdm_jax.data.tasks.gsm8k import final_number
 from flexmdm_jax.evaluation.prompted import complete, success_interval
-from flexmdm_jax.evaluation.request import Report, Request
+from flexmdm_jax.evaluation.request import Report, Request, announced
 from flexmdm_jax.evaluation.text import evaluator_of
-from flexmdm_jax.sampling import Canvas, SamplerConfig, empty_canvas, masked_canvas, protect
+from flexmdm_jax.sampling import Canvas, SamplerConfig
+from flexmdm_jax.sampling.batches import prefix_canvas
 from flexmdm_jax.schedules import Schedule
 from flexmdm_jax.training.runs import Run
 from flexmdm_jax.types import Vocabulary
@@ -35,25 +36,18 @@ def question_canvas(
     insertion: Schedule,
     vocabulary: Vocabulary,
 ) -> Canvas:
-    """Returns where answers are grown from: behind their questions, which stay as they are.
-
-    Args:
-      questions: Token ids, one question to a row.
-      length: Slots of the buffer.
-      insertion: α; decides between FlexMDM's canvas and MDM's.
-      vocabulary: Ids of MASK and END.
-
-    Raises:
-      ValueError: If a question leaves no room.
-    """
+    """Returns where answers are grown from, see prefix_canvas(); one question to a row."""
     lengths = np.array([len(question) for question in questions], np.int32)
     fixed = np.zeros((len(questions), lengths.max()), np.int32)
     for row, question in zip(fixed, questions, strict=True):
         row[: len(question)] = question
-    if not insertion.inserts:
-        return masked_canvas(jnp.asarray(fixed), jnp.asarray(lengths), length, vocabulary)
-    canvas = empty_canvas(jnp.asarray(fixed), jnp.asarray(lengths), length, vocabulary)
-    return protect(canvas, jnp.zeros_like(lengths), jnp.asarray(lengths))
+    return prefix_canvas(
+        jnp.asarray(fixed),
+        jnp.asarray(lengths),
+        length,
+        insertion=insertion,
+        vocabulary=vocabulary,
+    )
 
 
 def answer_questions(
@@ -109,6 +103,10 @@ def _value(answer: str) -> float | None:
     return None if number is None else float(number)
 
 
+def _text(run: Run, tokens: Int[np.ndarray, "_"]) -> str:
+    return run.tokenizer.decode(tokens.tolist())
+
+
 def evaluate_gsm8k(runs: Mapping[str, Run], dataset: Dataset, request: Request) -> Report:
     """Returns the share of held-out questions answered rightly, for every run and way of sampling.
 
@@ -117,17 +115,15 @@ def evaluate_gsm8k(runs: Mapping[str, Run], dataset: Dataset, request: Request) 
     sequences = list(itertools.islice(read_sequences(dataset, VALIDATION), request.num))
     questions = [s.tokens[s.fixed] for s in sequences]
     rows = {}
-    for label, run in runs.items():
-        print(f"evaluating {label} after {run.step:,} steps", flush=True)
-        decode = lambda tokens: run.tokenizer.decode(tokens.tolist())  # noqa: B023, E731
-        truth = [decode(s.tokens[:-1][~s.fixed[:-1]]) for s in sequences]
+    for label, run in announced(runs):
+        truth = [_text(run, s.tokens[:-1][~s.fixed[:-1]]) for s in sequences]
         score = evaluator_of(run, dataset, request).score(run.params).summary()
         for rule, sampler in request.samplers(run.experiment.config.data.max_length):
             answers, truncated = answer_questions(
                 run, questions, sampler, batch_size=request.batch_size, seed=request.seed
             )
             rows[f"{label}, {rule}, {sampler.steps} steps"] = {
-                **judge_answers([decode(answer) for answer in answers], truth),
+                **judge_answers([_text(run, answer) for answer in answers], truth),
                 "answer_tokens": float(np.mean([len(answer) for answer in answers])),
                 "truncated": truncated,
                 "nats_per_sequence": score["nats_per_sequence"],

@@ -8,7 +8,7 @@ from flexmdm_jax.data.records import Dataset
 from flexmdm_jax.data.tasks.brackets import LENGTH_LAW, entropy, is_balanced
 from flexmdm_jax.evaluation.lengths import total_variation
 from flexmdm_jax.evaluation.report import length_histograms
-from flexmdm_jax.evaluation.request import Report, Request
+from flexmdm_jax.evaluation.request import Report, Request, announced
 from flexmdm_jax.evaluation.text import evaluator_of
 from flexmdm_jax.training.runs import Run
 
@@ -31,8 +31,7 @@ def evaluate_brackets(runs: Mapping[str, Run], dataset: Dataset, request: Reques
     """
     rows = {"law": {"validity": 1.0, "length_tv": 0.0, "nats_per_sequence": entropy()}}
     lengths = {"law": LAW_LENGTHS}
-    for label, run in runs.items():
-        print(f"evaluating {label} after {run.step:,} steps", flush=True)
+    for label, run in announced(runs):
         score = evaluator_of(run, dataset, request).score(run.params).summary()
         for rule, sampler in request.samplers(run.experiment.config.data.max_length):
             generated = evaluator_of(run, dataset, request, sampler).generate(run.params)

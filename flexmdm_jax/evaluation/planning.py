@@ -10,7 +10,7 @@ from flexmdm_jax.data.records import Dataset
 from flexmdm_jax.evaluation.maze import Maze, held_out_prompts, path_of, prompt_canvas
 from flexmdm_jax.evaluation.maze_pictures import draw_path, draw_states, success_curves
 from flexmdm_jax.evaluation.prompted import Completions, complete, success_interval
-from flexmdm_jax.evaluation.request import Report, Request
+from flexmdm_jax.evaluation.request import Report, Request, announced
 from flexmdm_jax.sampling import SamplerConfig
 from flexmdm_jax.training.runs import Run
 
@@ -77,8 +77,7 @@ def evaluate_maze(runs: Mapping[str, Run], dataset: Dataset, request: Request) -
     maze = Maze.of(dataset.task)
     prompts = held_out_prompts(dataset, request.num, request.seed)
     rows, curves = {}, {}
-    for label, run in runs.items():
-        print(f"evaluating {label} after {run.step:,} steps", flush=True)
+    for label, run in announced(runs):
         for rule, sampler in request.samplers(run.experiment.config.data.max_length):
             solutions = solve(
                 run, maze, prompts, sampler, batch_size=request.batch_size, seed=request.seed

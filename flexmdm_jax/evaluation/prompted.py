@@ -54,11 +54,7 @@ def complete(
     canvases = (canvas_of(numbers) for numbers in _batches(num, rows))
     batches = list(sample_canvases(generate, run.params, canvases, num=num, seed=seed))
     return Completions(
-        tokens=[
-            row[:length]
-            for batch in batches
-            for row, length in zip(batch.tokens, batch.lengths, strict=True)
-        ],
+        tokens=[tokens for batch in batches for tokens in batch.sequences()],
         truncated=np.concatenate([batch.truncated for batch in batches]),
         states=np.concatenate([batch.trace for batch in batches], 1) if sampler.trace else None,
     )

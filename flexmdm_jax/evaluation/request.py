@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from flexmdm_jax.sampling import SamplerConfig, parse_sampler
 from flexmdm_jax.sampling.batches import default_buckets
+from flexmdm_jax.training.runs import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +23,9 @@ class Request:
       bin_width: Lengths to a bin.
       batch_size: Sequences at a time.
       seed: Decides all noise.
+
+    Raises:
+      UserError: If a rule is unknown, or the temperature out of range.
     """
 
     num: int
@@ -35,14 +39,16 @@ class Request:
     batch_size: int
     seed: int
 
+    def __post_init__(self):
+        # What is wrong with a rule is said before anything is loaded or computed.
+        for _ in self.samplers(1):
+            pass
+
     def samplers(self, length: int) -> Iterator[tuple[str, SamplerConfig]]:
         """Yields (rule, sampler) for every rule and number of steps.
 
         Args:
           length: Slots of the buffer.
-
-        Raises:
-          UserError: If a rule is unknown, or the temperature out of range.
         """
         for rule in self.rules:
             for steps in self.steps:
@@ -56,6 +62,13 @@ class Request:
                         length_buckets=default_buckets(length),
                     ),
                 )
+
+
+def announced(runs: Mapping[str, Run]) -> Iterator[tuple[str, Run]]:
+    """Yields (label, run), after a line that says which one is being evaluated."""
+    for label, run in runs.items():
+        print(f"evaluating {label} after {run.step:,} steps", flush=True)
+        yield label, run
 
 
 @dataclasses.dataclass(frozen=True)

@@ -104,11 +104,9 @@ class Evaluator:
                 seed=self._seed,
             )
         )
-        lengths = np.concatenate([batch.lengths for batch in batches])
-        rows = np.concatenate([batch.tokens for batch in batches])
         return Generated(
-            lengths=lengths,
-            tokens=[row[:length] for row, length in zip(rows, lengths, strict=True)],
+            lengths=np.concatenate([batch.lengths for batch in batches]),
+            tokens=[tokens for batch in batches for tokens in batch.sequences()],
             truncated=float(np.mean(np.concatenate([batch.truncated for batch in batches]))),
         )
 

@@ -6,7 +6,7 @@ from flexmdm_jax.config import EvaluationConfig
 from flexmdm_jax.data.records import Dataset
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.evaluation.report import COLUMNS, length_histograms
-from flexmdm_jax.evaluation.request import Report, Request
+from flexmdm_jax.evaluation.request import Report, Request, announced
 from flexmdm_jax.evaluation.suite import Evaluator, data_figures, held_out_lengths
 from flexmdm_jax.sampling import SamplerConfig
 from flexmdm_jax.training.runs import Run
@@ -30,8 +30,7 @@ def evaluator_of(
 def evaluate_likelihood(runs: Mapping[str, Run], dataset: Dataset, request: Request) -> Report:
     """Returns the likelihood bounds of runs alone, for data that is generated around prompts."""
     rows = {}
-    for label, run in runs.items():
-        print(f"evaluating {label} after {run.step:,} steps", flush=True)
+    for label, run in announced(runs):
         rows[label] = evaluator_of(run, dataset, request).score(run.params).summary()
     columns = {key: heading for key, heading in COLUMNS.items() if key in rows[label]}
     return Report(rows, columns, {})
@@ -47,8 +46,7 @@ def evaluate_text(runs: Mapping[str, Run], dataset: Dataset, request: Request) -
         raise UserError("text is evaluated with one --steps and one --rule at a time")
     rows = data_figures(dataset, request.num_sequences, request.bin_width)
     lengths = {"held-out data": held_out_lengths(dataset)}
-    for label, run in runs.items():
-        print(f"evaluating {label} after {run.step:,} steps", flush=True)
+    for label, run in announced(runs):
         ((_, sampler),) = request.samplers(run.experiment.config.data.max_length)
         evaluator = evaluator_of(run, dataset, request, sampler)
         rows[label], generated = evaluator.report(run.params, request.bin_width)

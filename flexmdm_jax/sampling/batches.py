@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Int
 
 from flexmdm_jax.sampling.canvas import Canvas, empty_canvas, masked_canvas, protect
 from flexmdm_jax.sampling.loop import SamplerConfig, Samples, generate
@@ -34,15 +35,39 @@ def start_canvas(
         jnp.asarray([*prefix, *suffix], jnp.int32), (num, len(prefix) + len(suffix))
     )
     lengths = jnp.full(num, fixed.shape[1], jnp.int32)
+    if not suffix:
+        return prefix_canvas(fixed, lengths, length, insertion=insertion, vocabulary=vocabulary)
     if not insertion.inserts:
-        if suffix:
-            raise ValueError("MDM cannot place a suffix: its lengths are fixed; use FlexMDM")
-        return masked_canvas(fixed, lengths, length, vocabulary)
+        raise ValueError("MDM cannot place a suffix: its lengths are fixed; use FlexMDM")
     canvas = empty_canvas(fixed, lengths, length, vocabulary)
     canvas = protect(canvas, jnp.zeros_like(lengths), jnp.full_like(lengths, len(prefix)))
-    if suffix:
-        canvas = protect(canvas, jnp.full_like(lengths, len(prefix) + 1), lengths + 1)
-    return canvas
+    return protect(canvas, jnp.full_like(lengths, len(prefix) + 1), lengths + 1)
+
+
+def prefix_canvas(
+    prefixes: Int[Array, "b p"],
+    lengths: Int[Array, "b"],
+    length: int,
+    *,
+    insertion: Schedule,
+    vocabulary: Vocabulary,
+) -> Canvas:
+    """Returns rows to continue, each from a prefix of its own that stays as it is.
+
+    Args:
+      prefixes: Tokens, left-aligned.
+      lengths: How many of them belong to each row.
+      length: Slots of the buffer.
+      insertion: α; decides between FlexMDM's canvas and MDM's.
+      vocabulary: Ids of MASK and END.
+
+    Raises:
+      ValueError: If the prefixes leave no room.
+    """
+    if not insertion.inserts:
+        return masked_canvas(prefixes, lengths, length, vocabulary)
+    canvas = empty_canvas(prefixes, lengths, length, vocabulary)
+    return protect(canvas, jnp.zeros_like(lengths), lengths)
 
 
 def default_buckets(length: int, smallest: int = 32) -> tuple[int, ...]:

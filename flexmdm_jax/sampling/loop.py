@@ -95,6 +95,10 @@ class Samples:
     truncated: Bool[HostOrDevice, "b"]
     trace: Int[HostOrDevice, "n b l"] | None
 
+    def sequences(self) -> list[Int[np.ndarray, "_"]]:
+        """Returns the tokens of each row without END, of samples that are on the host."""
+        return [row[:count] for row, count in zip(self.tokens, self.lengths, strict=True)]
+
 
 class _Grid(NamedTuple):
     """What each step needs to know, one entry a step."""

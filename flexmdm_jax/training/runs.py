@@ -139,8 +139,8 @@ def generate_texts(
     generate = make_generate(setup.denoiser, sampler, setup.laws, setup.num_groups)
     generate = spread_rows(setup.mesh, generate)
     for batch in sample_batches(generate, run.params, canvas, num=num, seed=seed):
-        for row, count, truncated in zip(batch.tokens, batch.lengths, batch.truncated, strict=True):
-            tokens = row[:count].tolist()
+        for sequence, truncated in zip(batch.sequences(), batch.truncated, strict=True):
+            tokens = sequence.tolist()
             yield {
                 "text": run.tokenizer.decode(tokens),
                 "tokens": tokens,

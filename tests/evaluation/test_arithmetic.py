@@ -1,11 +1,12 @@
 """GSM8K: questions stay, answers follow, and only the right number counts."""
 
+import dataclasses
 import json
 
 import jax
 import numpy as np
 import pytest
-from untrained import untrained_run
+from untrained import REQUEST, untrained_run
 
 from flexmdm_jax.data.pipeline import arrange_for
 from flexmdm_jax.data.records import VALIDATION, read_sequences
@@ -13,22 +14,10 @@ from flexmdm_jax.data.tasks import Gsm8kConfig
 from flexmdm_jax.data.tokenizers import ByteTokenizer
 from flexmdm_jax.evaluation.arithmetic import evaluate_gsm8k, judge_answers, question_canvas
 from flexmdm_jax.evaluation.prompted import complete
-from flexmdm_jax.evaluation.request import Request
 from flexmdm_jax.sampling import SamplerConfig
 from flexmdm_jax.schedules import Immediate, Linear
 
-REQUEST = Request(
-    num=5,
-    steps=(2, 4),
-    rules=("exact_rate",),
-    insertions="poisson",
-    temperature=1.0,
-    num_sequences=4,
-    num_times=2,
-    bin_width=4,
-    batch_size=8,
-    seed=0,
-)
+TWO_STEPS = dataclasses.replace(REQUEST, steps=(2, 4), rules=("exact_rate",))
 LENGTH = 40
 
 
@@ -77,7 +66,7 @@ def test_every_question_is_answered_and_kept(dataset, method):
             batch_size=2,
             seed=0,
         )
-        report = evaluate_gsm8k({"run": run}, dataset, REQUEST)
+        report = evaluate_gsm8k({"run": run}, dataset, TWO_STEPS)
     assert len(rows.tokens) == len(questions)
     for row, question in zip(rows.tokens, questions, strict=True):
         np.testing.assert_array_equal(row[: len(question)], question)

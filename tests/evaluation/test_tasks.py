@@ -7,7 +7,7 @@ import jax
 import matplotlib.image
 import numpy as np
 import pytest
-from untrained import untrained_run
+from untrained import REQUEST, untrained_run
 
 from flexmdm_jax.data.records import VALIDATION, read_sequences
 from flexmdm_jax.data.tasks import BracketsConfig, MazeConfig
@@ -18,21 +18,7 @@ from flexmdm_jax.evaluation.lengths import total_variation
 from flexmdm_jax.evaluation.maze import Maze
 from flexmdm_jax.evaluation.planning import evaluate_maze, judge
 from flexmdm_jax.evaluation.prompted import Completions
-from flexmdm_jax.evaluation.request import Request
 from flexmdm_jax.evaluation.text import evaluate_text
-
-REQUEST = Request(
-    num=5,
-    steps=(2,),
-    rules=("exact_rate", "adaptive:confidence=margin"),
-    insertions="binomial",
-    temperature=0.5,
-    num_sequences=8,
-    num_times=2,
-    bin_width=4,
-    batch_size=8,
-    seed=0,
-)
 
 
 def test_length_distance_by_hand():
