@@ -10,7 +10,7 @@ RUN := $(KEEP_MEMORY) $(PLATFORM) $(VENV)/bin/python
 TEST := $(PLATFORM) $(VENV)/bin/python
 
 .PHONY: demo maze brackets retrofit install install-dev test proofs faults check format bench-attention \
-	bench-aot clean
+	bench-aot bench-scaling clean
 
 demo: install data/demo
 	$(RUN) -m flexmdm_jax.train --config=configs/demo.py --workdir=runs/demo
@@ -118,12 +118,20 @@ bench-attention: install-dev
 	$(TEST) -m benchmarks.attention_tpu
 	$(TEST) -m benchmarks.model_attention
 
-# The largest batches of configs/owt.py by remat; hours of one core.
+# The largest batches of configs/owt.py by remat: about half an hour.
 bench-aot: install-dev
 	for slice in v5e-16 v5p-16; do for remat in none dots full; do \
 		$(RUN) -m flexmdm_jax.aot --config=configs/owt.py --topology=$$slice --programs=train \
 			--search --config.model.remat=$$remat || exit 1; \
 	done; done
+
+# The same rows per chip on 1 to 256 chips; parameters are spread over up to 16 of them.
+bench-scaling: install-dev
+	for chips in 1 4 16 64 256; do \
+		$(RUN) -m flexmdm_jax.aot --config=configs/owt.py --topology=v5e-$$chips --programs=train \
+			--per_device_batch=16 --config.mesh.data=-1 \
+			--config.mesh.fsdp=$$(($$chips < 16 ? $$chips : 16)) || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from flexmdm_jax.interpolant import Interpolant, Times, corrupt, stratified_times
-from flexmdm_jax.posterior import map_slots, posterior_logits
+from flexmdm_jax.posterior import map_slots, posterior_logits, sum_slots
 from flexmdm_jax.schedules import Schedule
 from flexmdm_jax.types import Denoiser, RowKeys, Vocabulary, per_slot
 
@@ -17,38 +17,51 @@ _BOUND_WARP = 2.0
 
 
 @flax.struct.dataclass
-class _SlotTerms:
-    """Per-slot contributions to the loss in nats, zero at padding."""
+class _Terms:
+    """What each slot adds to the loss.
 
-    unmasking: Float[Array, "b l"]
+    Attributes:
+      masked: Slots with a token to predict.
+      unmasking_rate: What -log f counts there, zero elsewhere.
+      hidden: What f is computed from.
+      insertion: Nats for the gap before each slot, zero at padding.
+    """
+
+    masked: Bool[Array, "b l"]
+    unmasking_rate: Float[Array, "b l"]
+    hidden: Float[Array, "b l d"]
     insertion: Float[Array, "b l"]
 
 
-def _slot_terms(
-    denoiser, interpolant, times, *, insertion, unmasking, vocabulary, num_groups
-) -> _SlotTerms:
+def _terms(denoiser, interpolant, times, *, insertion, unmasking, vocabulary) -> _Terms:
     x, t = interpolant, times.t
     encoding = denoiser.encode(x.tokens, x.segment_ids, insertion.at(t))
+    real = x.segment_ids > 0
+    masked = real & (x.tokens == vocabulary.mask)
+    rate = per_slot(unmasking.hazard(t) * times.weight, x.segment_ids)
+    terms = _Terms(
+        masked=masked,
+        unmasking_rate=jnp.where(masked, rate, 0.0),
+        hidden=encoding.hidden,
+        insertion=jnp.zeros(masked.shape),
+    )
+    if not insertion.inserts:
+        return terms
+    gaps = jnp.where(real, jnp.maximum(encoding.gaps, _SMALLEST_GAP), 1.0)
+    divergence = jnp.where(real, gaps - x.gaps * jnp.log(gaps), 0.0)
+    rate = per_slot(insertion.hazard(t) * times.weight, x.segment_ids)
+    return terms.replace(insertion=rate * divergence)
 
-    def negative_log_posterior(chunk):
-        hidden, targets = chunk
+
+def _negative_log_posterior(denoiser, insertion, vocabulary):
+    """Returns (hidden, targets) -> -log f in nats, for any slots."""
+
+    def nats(hidden, targets):
         logits = posterior_logits(denoiser, hidden, insertion=insertion, vocabulary=vocabulary)
         target = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
         return jax.nn.logsumexp(logits, axis=-1) - target
 
-    real = x.segment_ids > 0
-    masked = real & (x.tokens == vocabulary.mask)
-    nll = map_slots(
-        negative_log_posterior, masked, (encoding.hidden, x.targets), num_groups=num_groups
-    )
-    rate = per_slot(unmasking.hazard(t) * times.weight, x.segment_ids)
-    unmasking_terms = jnp.where(masked, rate, 0.0) * nll
-    if not insertion.inserts:
-        return _SlotTerms(unmasking=unmasking_terms, insertion=jnp.zeros_like(nll))
-    gaps = jnp.where(real, jnp.maximum(encoding.gaps, _SMALLEST_GAP), 1.0)
-    divergence = jnp.where(real, gaps - x.gaps * jnp.log(gaps), 0.0)
-    rate = per_slot(insertion.hazard(t) * times.weight, x.segment_ids)
-    return _SlotTerms(unmasking=unmasking_terms, insertion=rate * divergence)
+    return nats
 
 
 def training_loss(
@@ -81,18 +94,25 @@ def training_loss(
       the loss); num_tokens (of x₁), num_slots (of x_t), num_masks, and num_pairs (attended pairs
       of slots), as counts.
     """
-    terms = _slot_terms(
+    terms = _terms(
         denoiser,
         interpolant,
         times,
         insertion=insertion,
         unmasking=unmasking,
         vocabulary=vocabulary,
+    )
+    unmasking_nats = sum_slots(
+        _negative_log_posterior(denoiser, insertion, vocabulary),
+        terms.masked,
+        terms.unmasking_rate,
+        terms.hidden,
+        interpolant.targets,
         num_groups=num_groups,
     )
     counts = _counts(interpolant, vocabulary)
     num_tokens = jnp.maximum(counts["num_tokens"], 1.0)
-    unmasking_loss = jnp.sum(terms.unmasking) / num_tokens
+    unmasking_loss = unmasking_nats / num_tokens
     insertion_loss = jnp.sum(terms.insertion) / num_tokens
     metrics = {"unmasking_loss": unmasking_loss, "insertion_loss": insertion_loss, **counts}
     return unmasking_loss + insertion_loss, metrics
@@ -146,16 +166,24 @@ def nll_bound(
     """
     schedules = {"insertion": insertion, "unmasking": unmasking, "vocabulary": vocabulary}
     num_rows = tokens.shape[0]
+    of_slot = _negative_log_posterior(denoiser, insertion, vocabulary)
 
     def add_time(total, number):
         noise = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, number)))(keys)
         stratum = jnp.full((num_rows, 1), number)
         times = stratified_times(noise[:, 0], stratum, num_times, _BOUND_WARP)
         x = corrupt(noise[:, 1], tokens, segment_ids, fixed, times.t, **schedules)
-        terms = _slot_terms(denoiser, x, times, num_groups=num_groups, **schedules)
+        terms = _terms(denoiser, x, times, **schedules)
+        nats = map_slots(
+            lambda chunk: of_slot(*chunk),
+            terms.masked,
+            (terms.hidden, x.targets),
+            num_groups=num_groups,
+        )
         rate = insertion.hazard(times.t) * times.weight
         entropy_rate = rate * jnp.sum(x.gaps, axis=1, keepdims=True)
-        total += jnp.sum(terms.unmasking + terms.insertion, axis=1) - entropy_rate[:, 0]
+        nats = terms.unmasking_rate * nats + terms.insertion
+        total += jnp.sum(nats, axis=1) - entropy_rate[:, 0]
         return total, None
 
     total, _ = jax.lax.scan(add_time, jnp.zeros(num_rows), jnp.arange(num_times))

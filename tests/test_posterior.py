@@ -1,4 +1,4 @@
-"""map_slots computes what direct application would, and nothing that is not needed."""
+"""map_slots and sum_slots compute what direct application would, and nothing that is not needed."""
 
 import functools
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from oracle import VOCABULARY
 
-from flexmdm_jax.posterior import map_slots, posterior_logits
+from flexmdm_jax.posterior import map_slots, posterior_logits, sum_slots
 from flexmdm_jax.schedules import Immediate, Linear
 from flexmdm_jax.types import Denoiser, per_slot
 
@@ -97,6 +97,76 @@ def test_unchosen_slots_never_reach_fn(which, num_groups):
     run = jax.jit(
         jax.value_and_grad(
             lambda head, x: weighted(mapped(head, x, chosen, chunk_size=7, num_groups=num_groups)),
+            argnums=(0, 1),
+        )
+    )
+    clean, dirty = run(HEAD, X), run(HEAD, poisoned)
+    jax.tree.map(np.testing.assert_array_equal, clean, dirty)
+    assert not np.any(dirty[1][1][~chosen])
+
+
+WEIGHTS = jnp.asarray(RNG.normal(size=(ROWS, LENGTH)), jnp.float32)
+
+
+def own(head):
+    return lambda x, ids: scores(head, x, ids)["own"]
+
+
+def summed(head, weights, x, chosen, **kwargs):
+    return sum_slots(own(head), chosen, weights, x, IDS, **kwargs)
+
+
+@pytest.mark.parametrize(("chunk_size", "num_groups"), [(1024, 1), (5, 1), (1, 2), (4, 4)])
+@pytest.mark.parametrize("which", CHOSEN)
+def test_sum_slots_equals_direct_application(which, chunk_size, num_groups):
+    """Value and gradients with respect to the head, the weights and the features."""
+    chosen = jnp.asarray(CHOSEN[which])
+    divided = functools.partial(summed, chosen=chosen, chunk_size=chunk_size, num_groups=num_groups)
+
+    def at_once(head, weights, x):
+        return jnp.sum(jnp.where(chosen, weights * own(head)(x, IDS), 0))
+
+    def evaluate(fn):
+        run = jax.value_and_grad(lambda *args: 3 * fn(*args) ** 2, argnums=(0, 1, 2))
+        return jax.jit(fn)(HEAD, WEIGHTS, X), jax.jit(run)(HEAD, WEIGHTS, X)
+
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
+    jax.tree.map(close, evaluate(divided), evaluate(at_once))
+
+
+def test_sum_slots_computes_logits_once():
+    """fn and its derivative run once a chunk, where recomputation would run fn twice."""
+    calls = []
+
+    def run(head):
+        def fn(x, ids):
+            jax.debug.callback(lambda _: calls.append(1), x)
+            return own(head)(x, ids)
+
+        return sum_slots(fn, jnp.asarray(CHOSEN["all"]), WEIGHTS, X, IDS, chunk_size=6)
+
+    jax.block_until_ready(jax.jit(jax.grad(run))(HEAD))
+    jax.effects_barrier()
+    assert len(calls) == ROWS * LENGTH // 6
+
+
+def test_what_is_not_trained_gets_no_gradient():
+    """A frozen head costs no array of its size."""
+    chosen = jnp.asarray(CHOSEN["all"])
+    by_features = jax.grad(lambda x, head: summed(head, WEIGHTS, x, chosen, num_groups=2))
+    by_head = jax.grad(lambda head, x: summed(head, WEIGHTS, x, chosen, num_groups=2))
+    sums = f"f32[2,{HEAD.shape[0]},{HEAD.shape[1]}]"
+    assert sums in str(jax.make_jaxpr(by_head)(HEAD, X))
+    assert sums not in str(jax.make_jaxpr(by_features)(X, HEAD))
+
+
+@pytest.mark.parametrize("num_groups", [1, 2])
+def test_unchosen_slots_have_no_part_in_a_sum(num_groups):
+    chosen = jnp.asarray(CHOSEN["some"])
+    poisoned = jnp.where(chosen[:, :, None], X, jnp.nan)
+    run = jax.jit(
+        jax.value_and_grad(
+            lambda head, x: summed(head, WEIGHTS, x, chosen, chunk_size=7, num_groups=num_groups),
             argnums=(0, 1),
         )
     )

@@ -7,6 +7,10 @@ from jax.experimental.pallas import tpu as pltpu
 from flexmdm_jax.attention import tiles
 
 
+class TooManyRowsError(ValueError):
+    """Fewer rows per device would fit, however much memory there is."""
+
+
 @dataclasses.dataclass(frozen=True)
 class BlockSizes:
     """Slots per tile of scores.
@@ -118,7 +122,8 @@ def plan(
       blocks: Tile sizes; None takes the chip's.
 
     Raises:
-      ValueError: If one head's accumulators or the list of tiles do not fit on chip.
+      TooManyRowsError: If the list of tiles does not fit on chip.
+      ValueError: If one head's accumulators do not.
     """
     blocks = blocks or chip.blocks
     # Two heads of 64 fill a register together; without a partner a head fills it alone.
@@ -160,7 +165,7 @@ def _vector_memory(length, kv_features, queries, itemsize, blocks) -> int:
 def _check_scalar_memory(rows, length, blocks, chip):
     needed = 12 * tiles.max_steps(rows, length, blocks.query, blocks.key, flush=True)
     if needed > chip.smem:
-        raise ValueError(
+        raise TooManyRowsError(
             f"the list of tiles of {rows} rows of {length} slots may take {needed >> 10} KiB of "
             f"scalar memory and the chip gives {chip.smem >> 10} KiB; use fewer rows per device"
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from flexmdm_jax.attention.blocks import TooManyRowsError
 from flexmdm_jax.compilation.cost import Collectives, program_cost
 from flexmdm_jax.compilation.hlo import parse_program
 from flexmdm_jax.compilation.programs import (
@@ -99,8 +100,15 @@ class Report:
 
 
 def report(experiment: Experiment, program: str, topology: Topology) -> Report:
-    """Returns the report on a program of an experiment, compiled for the topology's devices."""
-    compiled = compile_program(experiment, program)
+    """Returns the report on a program of an experiment, compiled for the topology's devices.
+
+    Raises:
+      UserError: If attention cannot list the tiles of so many rows.
+    """
+    try:
+        compiled = compile_program(experiment, program)
+    except TooManyRowsError as error:
+        raise UserError(f"{program}, {experiment.rows_per_chip} rows per chip: {error}") from None
     return _report(experiment, program, topology, compiled)
 
 
@@ -161,7 +169,7 @@ def _name(path) -> str:
     return str(getattr(path[0], "key", path[0]))
 
 
-def search(make_experiment, program: str, topology: Topology, most: int = 1024) -> Report:
+def search(make_experiment, program: str, topology: Topology, most: int = 2048) -> Report:
     """Returns the report on the largest number of rows per chip that fits.
 
     Args:
@@ -173,7 +181,14 @@ def search(make_experiment, program: str, topology: Topology, most: int = 1024) 
     Raises:
       UserError: If a single row does not fit.
     """
-    found = largest(lambda rows: compile_program(make_experiment(rows), program), most)
+
+    def compile_rows(rows: int) -> Compiled | None:
+        try:
+            return compile_program(make_experiment(rows), program)
+        except TooManyRowsError:
+            return None
+
+    found = largest(compile_rows, most)
     if found is None:
         raise UserError(
             f"not even one row of {program} fits a chip of {topology.name}; "
@@ -183,8 +198,12 @@ def search(make_experiment, program: str, topology: Topology, most: int = 1024) 
     return _report(make_experiment(rows), program, topology, compiled)
 
 
-def largest(compile_rows: Callable[[int], Compiled], most: int) -> tuple[int, Compiled] | None:
+def largest(
+    compile_rows: Callable[[int], Compiled | None], most: int
+) -> tuple[int, Compiled] | None:
     """Returns the largest number of rows that fits, and what the compiler made of it.
+
+    None of compile_rows is a refusal that does not say what would have been needed.
 
     Numbers of rows are tried eight to an octave: 1 to 16, then every second, every fourth, … A
     number too large is refused within seconds and says what it would have needed, so guesses come
@@ -196,11 +215,12 @@ def largest(compile_rows: Callable[[int], Compiled], most: int) -> tuple[int, Co
     while high - low > 1:
         at = _guess(sizes, low, high, refused)
         compiled = compile_rows(sizes[at])
-        if compiled.fits:
+        if compiled and compiled.fits:
             low, best = at, (sizes[at], compiled)
         else:
             high = at
-            refused[sizes[at]] = compiled.temporaries / compiled.available
+            if compiled:
+                refused[sizes[at]] = compiled.temporaries / compiled.available
     return best
 
 

@@ -11,6 +11,7 @@ import pytest
 import tiny
 from test_entry_points import config_file, refuse, succeed
 
+from flexmdm_jax.attention.blocks import TooManyRowsError
 from flexmdm_jax.chips import CHIPS, chip_of
 from flexmdm_jax.compilation import report as reports
 from flexmdm_jax.compilation.programs import Compiled, Experiment, available_memory, bytes_per_chip
@@ -66,11 +67,9 @@ def test_operations_do_not_depend_on_how_layers_run(plain):
 
 
 def test_operations_are_those_of_the_model_and_what_is_known_to_be_repeated(plain):
-    """The head's logits and attention's scores are computed again in the backward pass."""
-    slots, d = 2 * LENGTH, 128
-    head = 2 * d * VOCABULARY.size * slots
-    scores = LAYERS * 2 * d * 2 * LENGTH**2
-    assert plain.flops == pytest.approx(plain.model_flops + head + scores, rel=0.02)
+    """Attention's scores are computed again in the backward pass; the head's logits are not."""
+    scores = LAYERS * 2 * 128 * 2 * LENGTH**2
+    assert plain.flops == pytest.approx(plain.model_flops + scores, rel=0.02)
 
 
 def test_weak_scaling_leaves_the_work_of_a_chip_as_it_is(plain):
@@ -102,21 +101,50 @@ def test_the_real_sampler_compiles_with_all_its_steps():
     assert sampling.flops == pytest.approx(sampling.model_flops, rel=0.1)
 
 
-@pytest.mark.parametrize("fixed", [0.0, 2.0, 9.5])
-def test_the_search_finds_the_largest_batch_and_seldom_compiles_one_that_fits(fixed):
-    """A compiler for which a row takes 0.3 GiB, of 16."""
+def _search(fixed, refused_unseen):
+    """Returns what is found with a compiler for which a row takes 0.3 GiB of 16, and every try."""
     tried = {}
 
     def compile_rows(rows):
         needed = fixed + 0.3 * rows
-        tried[rows] = fits = needed <= 16
-        return Compiled(fits, int(needed * 2**30), None, None if fits else 16 << 30, "")
+        tried[rows] = fits = needed <= 16 and rows < refused_unseen
+        known = Compiled(fits, int(needed * 2**30), None, None if fits else 16 << 30, "")
+        return known if rows < refused_unseen else None
 
-    rows, _ = reports.largest(compile_rows, 1024)
+    return reports.largest(compile_rows, 2048)[0], tried
+
+
+@pytest.mark.parametrize("refused_unseen", [4096, 2000])
+@pytest.mark.parametrize("fixed", [0.0, 2.0, 9.5])
+def test_the_search_finds_the_largest_batch_and_seldom_compiles_one_that_fits(
+    fixed, refused_unseen
+):
+    rows, tried = _search(fixed, refused_unseen)
     step = 2 ** max(0, rows.bit_length() - 4)
     assert fixed + 0.3 * rows <= 16 < fixed + 0.3 * (rows + step)
-    assert sum(tried.values()) <= 2, "what fits takes minutes to compile"
-    assert len(tried) <= 8
+    assert sum(tried.values()) <= 2 + (refused_unseen < 2048), "what fits takes minutes to compile"
+    assert len(tried) <= 9
+
+
+@pytest.mark.parametrize("limit", [1, 9, 26])
+def test_the_search_finds_a_limit_that_is_not_memory(limit):
+    rows, tried = _search(0.0, limit + 1)
+    assert rows == limit
+    assert len(tried) <= 9
+
+
+def test_more_rows_than_attention_can_list_are_an_error_and_no_find(monkeypatch):
+    def compile_program(rows, program):
+        if rows > 12:
+            raise TooManyRowsError("the list of tiles is too long")
+        return Compiled(True, 1, 1, None, "")
+
+    monkeypatch.setattr(reports, "compile_program", compile_program)
+    monkeypatch.setattr(reports, "_report", lambda rows, *_: rows)
+    assert reports.search(lambda rows: rows, "train", find_topology("v5e-4")) == 12
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=r"train, 65536 rows per chip: .* fewer rows per device"):
+        _report(_experiment("v5e-4", rows=65536))
 
 
 def test_a_model_that_never_fits_is_an_error(monkeypatch):
