@@ -28,7 +28,9 @@ _STEPS = flags.DEFINE_multi_integer("steps", [256], "Steps of the sampler; sever
 _RULE = flags.DEFINE_multi_string(
     "rule", ["exact_rate"], "As for sampling; several for tasks, such as adaptive."
 )
-_INSERTIONS = flags.DEFINE_string("insertions", "poisson", "poisson (the paper's) or binomial.")
+_INSERTIONS = flags.DEFINE_string(
+    "insertions", "poisson", "poisson (the paper's), binomial or binomial:temperature=0."
+)
 _TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "Divides logits; 0 takes the likeliest.")
 _SEQUENCES = flags.DEFINE_integer("num_sequences", 1024, "Held-out sequences to score.")
 _TIMES = flags.DEFINE_integer("num_times", 32, "Times per sequence in the likelihood bound.")

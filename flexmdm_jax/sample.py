@@ -27,7 +27,9 @@ _RULE = flags.DEFINE_string(
     "exact_rate, tau_leaping (the paper's) or adaptive:confidence=top_prob,window_size=64 "
     "(top_prob, margin, entropy, leftmost).",
 )
-_INSERTIONS = flags.DEFINE_string("insertions", "poisson", "poisson (the paper's) or binomial.")
+_INSERTIONS = flags.DEFINE_string(
+    "insertions", "poisson", "poisson (the paper's), binomial or binomial:temperature=0."
+)
 _TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "Divides logits; 0 takes the likeliest.")
 _TOP_K = flags.DEFINE_integer("top_k", 0, "Draw among the k likeliest tokens; 0 for all.")
 _TOP_P = flags.DEFINE_float("top_p", 1.0, "Draw among the tokens that reach this probability.")

@@ -92,13 +92,28 @@ class Binomial(_PerRow):
     Where a gap is known to miss m tokens this is the process's own law at any step size; Poisson
     counts would now and then exceed m, which nothing can mend later. To first order in the leap
     both have the same rates, so both lead to the same law as steps grow.
+
+    Attributes:
+      temperature: 1 rounds up as often as the fraction says; 0 takes the nearest whole number, as
+        a temperature of 0 takes the likeliest token. A gap known to be closed up to a small error
+        then stays closed: at 1, such errors add up over the steps to insertions that are too many.
+
+    Raises:
+      ValueError: If the temperature lies outside [0, 1].
     """
+
+    temperature: float = 1.0
+
+    def __post_init__(self):
+        if not 0 <= self.temperature <= 1:
+            raise ValueError(f"insertion temperature {self.temperature}; it must lie in [0, 1]")
 
     def _draw_row(
         self, key: Key[Array, ""], gaps: Float[Array, "l"], leap: Scalar, room: Int[Array, ""]
     ):
         round_key, insert_key = jax.random.split(key)
-        missing = jnp.floor(gaps + jax.random.uniform(round_key, gaps.shape)).astype(jnp.int32)
+        threshold = 0.5 + self.temperature * (jax.random.uniform(round_key, gaps.shape) - 0.5)
+        missing = jnp.floor(gaps + threshold).astype(jnp.int32)
         last = jnp.cumsum(missing)
         # One number for every missing token; more of them than these could not be held anyway.
         level = jax.random.uniform(insert_key, (2 * len(gaps),))

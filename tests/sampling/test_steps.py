@@ -88,6 +88,34 @@ def test_binomial_insertions_have_the_rates_of_the_gaps():
     assert abs(np.cov(counts[:, 1], counts[:, 2])[0, 1]) < 4 * 0.02 * 3 / np.sqrt(NUM_ROWS)
 
 
+def test_insertions_at_temperature_0_round_to_the_nearest_count():
+    nearly = np.array([2.3, 0.4, 4.6, 0.7])
+    counts = np.asarray(
+        insertions(canvas_of(40), gaps=nearly, rule=Binomial(temperature=0.0)).counts
+    )
+    for gap, missing in enumerate([2, 0, 5, 1]):
+        seen = np.bincount(counts[:, gap], minlength=missing + 1)
+        assert len(seen) == missing + 1
+        law = stats.binom.pmf(np.arange(missing + 1), missing, LEAP)
+        assert missing == 0 or chi_square(seen, law, NUM_ROWS) > 1e-4
+
+
+def test_temperatures_between_round_up_more_seldom_than_the_fraction_says():
+    """At 1/2, a gap of 0.4 counts as missing a token with chance (0.4 - 1/4) / (1/2)."""
+    gaps = np.array([0.4, 0.2, 0.8, 1.4])
+    rule = Binomial(temperature=0.5)
+    counts = np.asarray(insertions(canvas_of(40), leap=1.0, gaps=gaps, rule=rule).counts)[:, :4]
+    chances = np.array([0.3, 0.0, 1.0, 1.3])
+    error = 4 * np.sqrt(0.25 / NUM_ROWS)
+    np.testing.assert_array_less(np.abs(counts.mean(axis=0) - chances), error)
+
+
+@pytest.mark.parametrize("temperature", [-0.1, 1.5])
+def test_a_bad_insertion_temperature_is_refused(temperature):
+    with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
+        Binomial(temperature=temperature)
+
+
 def test_binomial_overflow_keeps_a_uniformly_random_subset():
     """All nine missing tokens are proposed, two fit: each of them is as likely as any other."""
     known = np.array([2.0, 1.0, 5.0, 1.0])
