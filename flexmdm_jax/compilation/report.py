@@ -227,10 +227,13 @@ def largest(
 def _guess(sizes: list[int], low: int, high: int, refused: dict[int, float]) -> int:
     """Returns the position between low and high to try next.
 
-    Memory grows linearly with rows; where a line through two refusals reaches 1 is the limit.
+    Memory grows linearly with rows; where a line through two refusals reaches 1 is the limit. What
+    is refused for another reason is refused at once, so from there it goes down step by step.
     """
-    if len(refused) < 2:
-        return high - 1 if high == len(sizes) else (low + high) // 2
+    if not refused:
+        return high - 1
+    if len(refused) == 1:
+        return (low + high) // 2
     (a, x), (b, y) = sorted(refused.items())[:2]
     limit = a - (x - 1) * (b - a) / (y - x) if y > x else a
     below = [i for i in range(low + 1, high) if sizes[i] <= limit]

@@ -122,15 +122,15 @@ def test_the_search_finds_the_largest_batch_and_seldom_compiles_one_that_fits(
     rows, tried = _search(fixed, refused_unseen)
     step = 2 ** max(0, rows.bit_length() - 4)
     assert fixed + 0.3 * rows <= 16 < fixed + 0.3 * (rows + step)
-    assert sum(tried.values()) <= 2 + (refused_unseen < 2048), "what fits takes minutes to compile"
-    assert len(tried) <= 9
+    assert sum(tried.values()) <= 2, "what fits takes minutes to compile"
+    assert len(tried) <= 10
 
 
 @pytest.mark.parametrize("limit", [1, 9, 26])
 def test_the_search_finds_a_limit_that_is_not_memory(limit):
     rows, tried = _search(0.0, limit + 1)
     assert rows == limit
-    assert len(tried) <= 9
+    assert sum(tried.values()) == 1
 
 
 def test_more_rows_than_attention_can_list_are_an_error_and_no_find(monkeypatch):
