@@ -26,11 +26,11 @@ data/demo: | install
 
 # The paper's Table 1 on a small maze, both methods at three difficulties: 13 to 30
 # minutes a training on one core. Run again, it takes up where it stopped.
-SMALL_MAZE := maze:size=17,extra_doors=0.3,num_pairs=3000,max_stretch=1.2,validation_fraction=0.1
-SUBGOALS_easy := 4
-SUBGOALS_medium := 8
+SMALL_MAZE := maze:size=17,extra_doors=0.3,num_pairs=1250,max_stretch=1.2,validation_fraction=0.2
+SUBGOALS_easy := 6
+SUBGOALS_medium := 9
 SUBGOALS_hard := 12
-SWEEP := --num=256 --insertions=binomial --temperature=0 \
+SWEEP := --num=256 --insertions=binomial:temperature=0 --temperature=0 \
 	--steps=16 --steps=32 --steps=64 --steps=128 --steps=256 --steps=512
 
 maze: maze-easy maze-medium maze-hard
