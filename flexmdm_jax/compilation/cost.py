@@ -223,15 +223,16 @@ def _sent(kind: str, computation: Computation, x: Instruction) -> float:
 
 def _group_size(x: Instruction) -> int:
     """Returns how many chips take part; groups are written out, counted or named by mesh axes."""
-    if match := re.search(r"replica_groups=mesh\[([^\]]*)\] *\{([^}]*)\}", x.attributes):
+    if match := re.search(r"replica_groups=mesh\[([^\]]*)\][^{}]*\{([^}]*)\}", x.attributes):
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
         # An axis, or a part of one: 'name' or 'name':(places before it)size.
         axes = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", match[2])
         return math.prod(int(part or sizes[name]) for name, part in axes)
     if match := re.search(r"replica_groups=\[\d+,(\d+)\]", x.attributes):
         return int(match[1])
-    match = re.search(r"replica_groups=\{\{([\d,]*)\}", x.attributes)
-    return len(match[1].split(",")) if match else 1
+    if match := re.search(r"replica_groups=\{\{([\d,]*)\}", x.attributes):
+        return len(match[1].split(","))
+    raise ValueError(f"the groups of {x.name} cannot be read: {x.attributes[:200]}")
 
 
 def _bytes(program: Program, computation: Computation, x: Instruction) -> float:

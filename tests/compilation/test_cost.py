@@ -143,3 +143,33 @@ def test_turns_that_cannot_be_read_are_an_error():
 )
 def test_types_take_their_bytes(dtype, size):
     assert Shape(dtype, (2, 3)).bytes == size
+
+
+GATHER = """
+ENTRY %main (x: f32[8]) -> f32[32] {
+  %x = f32[8]{0} parameter(0)
+  ROOT %g = f32[32]{0} all-gather(%x), channel_id=1, replica_groups=GROUPS, dimensions={0}
+}
+"""
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        "{{0,1,2,3},{4,5,6,7}}",
+        "[2,4]<=[8]",
+        "[2,4]<=[4,2]T(1,0)",
+        "mesh['data'=2,'fsdp'=4] {'fsdp'}",
+        "mesh['axis_0'=4,'axis_1'=1,'axis_2'=2], device_ids=([2,4]T(1,0)) {'axis_0'}",
+        "mesh['axis_0'=8] {'axis_0':(2)4}",
+    ],
+)
+def test_groups_of_four_send_three_parts_however_they_are_written(groups):
+    moved = program_cost(parse_program(GATHER.replace("GROUPS", groups))).collectives
+    assert moved["all-gather"].count == 1
+    assert moved["all-gather"].bytes == 3 * 32
+
+
+def test_groups_that_cannot_be_read_are_an_error():
+    with pytest.raises(ValueError, match="groups of g cannot be read"):
+        program_cost(parse_program(GATHER.replace("GROUPS", "all_of_them")))
