@@ -2,6 +2,7 @@
 
 import errno
 import importlib.resources
+import json
 import os
 import pathlib
 import sys
@@ -14,6 +15,9 @@ from absl import app, flags, logging
 from flexmdm_jax import hosts
 from flexmdm_jax.config import check_field
 from flexmdm_jax.errors import UserError
+
+# What define_process_flags() defines belongs to the command that calls it, and to its --help.
+flags.disclaim_key_flags()
 
 
 def run(main: Callable[[Sequence[str]], None], commands: Sequence[str] = ()) -> None:
@@ -126,6 +130,38 @@ def _config_path(value: str) -> str:
     if path.parent.name == "configs" and packaged.is_file():
         return str(packaged)
     raise UserError(f"no config file {value}; the shipped ones are in configs/")
+
+
+def define_process_flags() -> Callable[[], None]:
+    """Returns what joins processes that run a command together, having defined its flags.
+
+    To be called once flags are parsed, and before anything that touches a device.
+    """
+    together = flags.DEFINE_bool(
+        "multihost", False, "One of several processes that find each other: Cloud TPU, Slurm, MPI."
+    )
+    coordinator = flags.DEFINE_string("coordinator", "", "Elsewhere: host:port of process 0.")
+    number = flags.DEFINE_integer("num_processes", 0, "With --coordinator: of the run.")
+    process = flags.DEFINE_integer("process_id", -1, "With --coordinator: this one, from 0.")
+    limit = flags.DEFINE_integer("join_time_limit", 300, "Seconds to wait for the others.")
+
+    def join() -> None:
+        require_positive(join_time_limit=limit.value)
+        hosts.join(
+            coordinator.value,
+            number.value,
+            process.value,
+            together=together.value,
+            time_limit=limit.value,
+        )
+
+    return join
+
+
+def shared_flags() -> str:
+    """Returns the values of the command's flags, but for the one that tells processes apart."""
+    own = flags.FLAGS.get_flags_for_module(sys.argv[0])
+    return json.dumps({flag.name: flag.value for flag in own if flag.name != "process_id"})
 
 
 def require_positive(**values: int) -> None:

@@ -6,7 +6,7 @@ import pathlib
 import jax
 from absl import flags, logging
 
-from flexmdm_jax import cli
+from flexmdm_jax import cli, hosts
 from flexmdm_jax.data.records import open_data
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.evaluation.arithmetic import evaluate_gsm8k
@@ -37,6 +37,7 @@ _TIMES = flags.DEFINE_integer("num_times", 32, "Times per sequence in the likeli
 _SEED = flags.DEFINE_integer("seed", 0, "Decides all noise.")
 _BATCH = flags.DEFINE_integer("batch_size", 64, "Sequences at a time.")
 _BIN = flags.DEFINE_integer("bin_width", 4, "Lengths to a bin, in the picture and the TV.")
+_join = cli.define_process_flags()
 
 # What a dataset says it is, and the evaluation that fits.
 EVALUATIONS = {
@@ -82,6 +83,8 @@ def main(_):
     """Runs the command."""
     logging.set_verbosity(logging.WARNING)
     request = _request()
+    _join()
+    hosts.check_agreement({"the command line": cli.shared_flags()})
     runs = _open_runs()
     first = next(iter(runs.values()))
     source = first.experiment.config.data
@@ -93,6 +96,8 @@ def main(_):
     if kind not in EVALUATIONS:
         raise UserError(f"{dataset.directory}: no evaluation for the task {kind!r}")
     report = EVALUATIONS[kind](runs, dataset, request)
+    if jax.process_index() > 0:
+        return
     out = pathlib.Path(_OUT.value or _WORKDIR.value[0])
     results = json.dumps(report.rows, indent=2) + "\n"
     files = {"evaluation.json": results.encode(), **report.pictures}

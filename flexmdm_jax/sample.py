@@ -8,7 +8,7 @@ import numpy as np
 from absl import flags, logging
 from tqdm import tqdm
 
-from flexmdm_jax import cli
+from flexmdm_jax import cli, hosts
 from flexmdm_jax.files import new_file, write_atomically
 from flexmdm_jax.sampling import parse_sampler
 from flexmdm_jax.training.runs import generate_texts, open_run
@@ -37,6 +37,7 @@ _BLOCK = flags.DEFINE_integer("block_length", 0, "MDM only: fill blocks of this 
 _PREFIX = flags.DEFINE_string("prefix", "", "Text to continue.")
 _SUFFIX = flags.DEFINE_string("suffix", "", "FlexMDM only: text to lead up to.")
 _PRINT = flags.DEFINE_integer("print", 0, "Also print this many samples, shortest to longest.")
+_join = cli.define_process_flags()
 
 
 def _show(records: list[dict]) -> None:
@@ -61,6 +62,8 @@ def main(_):
         top_p=_TOP_P.value,
         block_length=_BLOCK.value,
     )
+    _join()
+    hosts.check_agreement({"the command line": cli.shared_flags()})
     run = open_run(_WORKDIR.value, _BASE.value)
     jax.set_mesh(run.setup.mesh)
     texts = generate_texts(
@@ -72,7 +75,10 @@ def main(_):
         prefix=_PREFIX.value,
         suffix=_SUFFIX.value,
     )
-    records = list(tqdm(texts, total=_NUM.value, desc="sample", unit="sample"))
+    others = jax.process_index() > 0
+    records = list(tqdm(texts, total=_NUM.value, desc="sample", unit="sample", disable=others))
+    if others:
+        return
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     write_atomically(out, lines.encode())
     _show(records)

@@ -23,26 +23,7 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Checkpoints and metrics; resumed if it exists.")
 _PROFILE = flags.DEFINE_string("profile", "", "Steps to trace into workdir/profile: first:last.")
 _CACHE = flags.DEFINE_string("compilation_cache", "", "A folder that keeps compiled programs.")
-_TOGETHER = flags.DEFINE_bool(
-    "multihost", False, "One of several processes that find each other: Cloud TPU, Slurm, MPI."
-)
-_COORDINATOR = flags.DEFINE_string("coordinator", "", "Elsewhere: host:port of process 0.")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", 0, "With --coordinator: of the run.")
-_PROCESS = flags.DEFINE_integer("process_id", -1, "With --coordinator: this one, from 0.")
-_JOIN_LIMIT = flags.DEFINE_integer("join_time_limit", 300, "Seconds to wait for the others.")
-
-
-def _join() -> None:
-    cli.require_positive(join_time_limit=_JOIN_LIMIT.value)
-    if _CACHE.value:
-        jax.config.update("jax_compilation_cache_dir", _CACHE.value)
-    hosts.join(
-        _COORDINATOR.value,
-        _NUM_PROCESSES.value,
-        _PROCESS.value,
-        together=_TOGETHER.value,
-        time_limit=_JOIN_LIMIT.value,
-    )
+_join = cli.define_process_flags()
 
 
 def _dataset(config: Config) -> Dataset:
@@ -61,6 +42,8 @@ def main(_):
     """Runs the command."""
     logging.set_verbosity(logging.WARNING)
     config, window = read_config(_CONFIG.value), Window.parse(_PROFILE.value)
+    if _CACHE.value:
+        jax.config.update("jax_compilation_cache_dir", _CACHE.value)
     _join()
     dataset = _dataset(config)
     workdir = pathlib.Path(_WORKDIR.value)

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # A run on a Cloud TPU slice, through queued resources.
 #
-#   launch/tpu_pod.sh [--dry_run] COMMAND NAME [flags of flexmdm_jax.train ...]
+#   launch/tpu_pod.sh [--dry_run] COMMAND NAME [flags of flexmdm_jax.train, or of the verb ...]
 #
 # create   ask for the slice           install  put this repository on every worker
 # train    start or take up the run    logs     follow the output of worker 0
+# sample   generate with the run       evaluate  measure it: both on all workers at once
 # status   what Cloud TPU says         delete   give the slice back
 # all      create, install and train, again and again until the run is through: a slice that was
 #          preempted is asked for anew, and the run goes on from its last checkpoint
@@ -18,7 +19,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 [[ ${1:-} == --dry_run ]] && DRY_RUN=1 && shift
 COMMAND=${1:-} NAME=${2:-}
 [[ $COMMAND && $NAME ]] ||
-  die "usage: $0 [--dry_run] create|install|train|logs|status|delete|all NAME [flags]"
+  die "usage: $0 [--dry_run] create|install|train|sample|evaluate|logs|status|delete|all NAME [flags]"
 shift 2
 require PROJECT "the Google Cloud project"
 require ZONE "the zone of the slice, as us-west4-a"
@@ -27,6 +28,7 @@ ACCELERATOR=${ACCELERATOR:-v5litepod-16}
 RUNTIME=${RUNTIME:-v2-alpha-tpuv5-lite}
 WHERE=("--project=$PROJECT" "--zone=$ZONE")
 POLL=${POLL:-30}
+MOUNT="mountpoint -q bucket || gcsfuse --implicit-dirs $BUCKET bucket"
 
 on_workers() {
   run gcloud compute tpus tpu-vm ssh "$NAME" "${WHERE[@]}" "--worker=$1" "--command=$2"
@@ -53,7 +55,7 @@ install() {
   on_workers all "set -e; mkdir -p flexmdm_jax bucket
 tar xzf flexmdm_jax.tar.gz -C flexmdm_jax
 python3 -m venv env && env/bin/pip install -q -r flexmdm_jax/requirements.txt 'jax[tpu]' ./flexmdm_jax
-mountpoint -q bucket || gcsfuse --implicit-dirs $BUCKET bucket"
+$MOUNT"
 }
 
 train() {
@@ -61,7 +63,7 @@ train() {
   arguments=$(printf '%q ' "--workdir=bucket/runs/$NAME" "$@")
   # Each worker takes its process up again until the run is through (0, and not because it was
   # told to stop) or something needs its owner (2).
-  on_workers all "mountpoint -q bucket || gcsfuse --implicit-dirs $BUCKET bucket
+  on_workers all "$MOUNT
 while true; do
   env/bin/python -m flexmdm_jax.train --multihost --compilation_cache=\$HOME/xla_cache $arguments 2>&1 | tee train.log
   code=\${PIPESTATUS[0]}
@@ -69,6 +71,15 @@ while true; do
   if [ \$code = 0 ] && ! grep -q 'told to stop' train.log; then exit 0; fi
   sleep 10
 done"
+}
+
+# together VERB FLAGS: runs a verb once, by all workers as processes of one run.
+together() {
+  local verb=$1 arguments
+  shift
+  arguments=$(printf '%q ' "--workdir=bucket/runs/$NAME" "$@")
+  on_workers all "$MOUNT
+env/bin/python -m flexmdm_jax.$verb --multihost $arguments"
 }
 
 delete() {
@@ -99,6 +110,7 @@ case $COMMAND in
   create) create ;;
   install) install ;;
   train) train "$@" ;;
+  sample | evaluate) together "$COMMAND" "$@" ;;
   logs) on_workers 0 'tail -n 100 -f train.log' ;;
   status) run gcloud compute tpus queued-resources describe "$NAME" "${WHERE[@]}" ;;
   delete) delete ;;

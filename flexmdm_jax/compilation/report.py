@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 
@@ -66,10 +65,6 @@ class Report:
     flops_of_6n: float
     bytes: float | None
     collectives: dict[str, Collectives]
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns it as JSON stores it."""
-        return dataclasses.asdict(self)
 
     def lines(self) -> list[str]:
         """Returns the rows of its table, as Markdown."""

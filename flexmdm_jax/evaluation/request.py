@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Iterator, Mapping
 
+import jax
+
 from flexmdm_jax.sampling import SamplerConfig, parse_sampler
 from flexmdm_jax.sampling.batches import default_buckets
 from flexmdm_jax.training.runs import Run
@@ -67,7 +69,8 @@ class Request:
 def announced(runs: Mapping[str, Run]) -> Iterator[tuple[str, Run]]:
     """Yields (label, run), after a line that says which one is being evaluated."""
     for label, run in runs.items():
-        print(f"evaluating {label} after {run.step:,} steps", flush=True)
+        if jax.process_index() == 0:
+            print(f"evaluating {label} after {run.step:,} steps", flush=True)
         yield label, run
 
 

@@ -109,6 +109,16 @@ def test_every_worker_installs_and_runs(shell):
     assert words[-3:] == ["--workdir=bucket/runs/run1", *flags]
 
 
+@pytest.mark.parametrize("verb", ["sample", "evaluate"])
+def test_every_worker_takes_part_in_what_is_done_with_a_run(shell, verb):
+    shell.run("tpu_pod.sh", verb, "run1", "--steps=64", "--rule=a b", **POD)
+    [(call, _)] = shell.calls()
+    assert call[4:-1] == ["ssh", "run1", *WHERE, "--worker=all"]
+    words = shlex.split(call[-1].splitlines()[-1])
+    expected = ["env/bin/python", "-m", f"flexmdm_jax.{verb}", "--multihost"]
+    assert words == [*expected, "--workdir=bucket/runs/run1", "--steps=64", "--rule=a b"]
+
+
 WORKER = """
 #!/bin/bash
 n=$(cat count); echo $((n + 1)) > count

@@ -162,12 +162,12 @@ def test_the_data_goes_on_with_another_number_of_hosts(ended, tiny_dataset, monk
         assert sorted(batch.index.tolist()) == list(range(first, first + rows))
 
 
-def _refused(commands):
-    """Starts processes side by side; returns what each says, all having ended with status 2."""
+def _side_by_side(verb, commands):
+    """Runs a command in processes of one run; returns the (status, errors) of each."""
     environment = _environment()
     runs = [
         subprocess.Popen(
-            [sys.executable, "-m", "flexmdm_jax.train", *command, *_where(environment, number)],
+            [sys.executable, "-m", f"flexmdm_jax.{verb}", *command, *_where(environment, number)],
             env=environment,
             stderr=subprocess.PIPE,
             text=True,
@@ -175,8 +175,16 @@ def _refused(commands):
         for number, command in commands
     ]
     said = [run.communicate()[1] for run in runs]
-    assert [run.returncode for run in runs] == [2] * len(runs), said
-    return [[line for line in text.splitlines() if line.startswith("error: ")][-1] for text in said]
+    return [(run.returncode, text) for run, text in zip(runs, said, strict=True)]
+
+
+def _refused(verb, commands):
+    """Returns what each process says, all having ended with status 2."""
+    ends = _side_by_side(verb, commands)
+    assert [status for status, _ in ends] == [2] * len(ends), ends
+    return [
+        [line for line in text.splitlines() if line.startswith("error: ")][-1] for _, text in ends
+    ]
 
 
 def _where(environment, number):
@@ -186,13 +194,28 @@ def _where(environment, number):
 
 def test_hosts_that_disagree_are_told_at_the_start(config_file, tmp_path):
     common = [f"--config={config_file}", f"--workdir={tmp_path / 'w'}"]
-    said = _refused([(0, common), (1, [*common, "--config.seed=4"])])
+    said = _refused("train", [(0, common), (1, [*common, "--config.seed=4"])])
     assert all("the config of process [1] differs from that of process 0" in line for line in said)
     assert not (tmp_path / "w").exists()
 
 
 def test_a_coordinator_that_never_answers_is_given_up(config_file, tmp_path):
     common = [f"--config={config_file}", f"--workdir={tmp_path / 'w'}", "--join_time_limit=1"]
-    [said] = _refused([(1, common)])
+    [said] = _refused("train", [(1, common)])
     assert "after 1 s not all processes had joined" in said
     assert "--join_time_limit" in said
+
+
+@pytest.mark.slow
+def test_two_processes_sample_what_one_does(ended, tmp_path):
+    _, workdir, _ = ended
+    common = [f"--workdir={workdir}", "--num=13", "--steps=4", "--batch_size=8"]
+    alone = [sys.executable, "-m", "flexmdm_jax.sample", *common, f"--out={tmp_path / 'one'}"]
+    subprocess.run(alone, env=_environment(), check=True)
+    together = [*common, f"--out={tmp_path / 'two'}"]
+    ends = _side_by_side("sample", [(0, together), (1, together)])
+    assert [status for status, _ in ends] == [0, 0], ends
+    assert (tmp_path / "two").read_bytes() == (tmp_path / "one").read_bytes()
+    seeds = [(number, [*together, "--overwrite", f"--seed={number}"]) for number in (0, 1)]
+    said = _refused("sample", seeds)
+    assert all("the command line of process [1] differs" in line for line in said)
