@@ -45,7 +45,8 @@ maze-%: install
 		--workdir=runs/maze_small_$*_mdm $(SWEEP) --rule=exact_rate --rule=adaptive
 
 brackets: install
-	test -d data/brackets || $(RUN) -m flexmdm_jax.prepare --source=brackets --out=data/brackets
+	test -d data/brackets || $(RUN) -m flexmdm_jax.prepare \
+		--source=brackets:num_sequences=100000 --out=data/brackets
 	$(RUN) -m flexmdm_jax.train --config=configs/brackets.py --workdir=runs/brackets
 	$(RUN) -m flexmdm_jax.train --config=configs/brackets_mdm.py --workdir=runs/brackets_mdm
 	$(RUN) -m flexmdm_jax.evaluate --workdir=runs/brackets --workdir=runs/brackets_mdm \

@@ -8,9 +8,10 @@ def get_config() -> ConfigDict:
         {
             "method": "flexmdm",
             "seed": 0,
-            # Slow at the end: few tokens are left to insert when the last step comes.
+            # Inserted early, unmasked late: the length is decided before the brackets are, and few
+            # tokens are left to insert when the last step comes.
             "insertion": "sine",
-            "unmasking": "linear",
+            "unmasking": "polynomial:power=3",
             "model": {
                 "hidden_size": 64,
                 "num_layers": 4,
@@ -24,10 +25,13 @@ def get_config() -> ConfigDict:
                 "max_length": 72,
                 # The lengths there are, with END; the longest keep some room for insertions.
                 "buckets": (17, 33),
-                "prepare": "python -m flexmdm_jax.prepare --source=brackets --out=data/brackets",
+                "prepare": (
+                    "python -m flexmdm_jax.prepare --source=brackets:num_sequences=100000 "
+                    "--out=data/brackets"
+                ),
             },
             "optimizer": {
-                "learning_rate": 3e-3,
+                "learning_rate": 5e-3,
                 "warmup_steps": 100,
                 "decay": "cosine",
                 "weight_decay": 0.03,
@@ -35,11 +39,11 @@ def get_config() -> ConfigDict:
                 "ema_decay": 0.995,
             },
             "training": {
-                "num_steps": 6_000,
+                "num_steps": 12_000,
                 "batch_size": 64,
                 "time_warp": 2.0,
                 "log_every": 100,
-                "evaluate_every": 6_000,
+                "evaluate_every": 12_000,
                 "checkpoint_every": 500,
                 "keep_checkpoints": 2,
             },

@@ -8,5 +8,6 @@ from flexmdm_jax.config import load_config_file
 def get_config() -> ConfigDict:
     config = load_config_file(__file__, "brackets.py")
     config.method = "mdm"
+    config.unmasking = "linear"
     config.data.buckets = ()
     return config
