@@ -26,12 +26,15 @@ data/demo: | install
 
 # The paper's Table 1 on a small maze, both methods at three difficulties: 13 to 30
 # minutes a training on one core. Run again, it takes up where it stopped.
-SMALL_MAZE := maze:size=17,extra_doors=0.3,num_pairs=1250,max_stretch=1.2,validation_fraction=0.2
-SUBGOALS_easy := 6
-SUBGOALS_medium := 9
+SMALL_MAZE := maze:size=17,extra_doors=0.3,num_pairs=3000,max_stretch=1.5,validation_fraction=0.1
+SUBGOALS_easy := 8
+SUBGOALS_medium := 10
 SUBGOALS_hard := 12
-SWEEP := --num=256 --insertions=binomial:temperature=0 --temperature=0 \
-	--steps=16 --steps=32 --steps=64 --steps=128 --steps=256 --steps=512
+GREEDY := --num=256 --temperature=0 --insertions=binomial:temperature=0
+SWEEP := --rule=exact_rate --rule=adaptive --steps=16 --steps=32 --steps=64 --steps=128 \
+	--steps=256 --steps=512
+OTHER_RULES := --steps=256 --rule=tau_leaping --rule=adaptive:confidence=margin \
+	--rule=adaptive:confidence=entropy --rule=adaptive:confidence=leftmost
 
 maze: maze-easy maze-medium maze-hard
 
@@ -42,7 +45,8 @@ maze-%: install
 	$(RUN) -m flexmdm_jax.train --config=configs/maze_small_$*_mdm.py \
 		--workdir=runs/maze_small_$*_mdm
 	$(RUN) -m flexmdm_jax.evaluate --workdir=runs/maze_small_$* \
-		--workdir=runs/maze_small_$*_mdm $(SWEEP) --rule=exact_rate --rule=adaptive
+		--workdir=runs/maze_small_$*_mdm $(GREEDY) $(SWEEP)
+	$(RUN) -m flexmdm_jax.evaluate --workdir=runs/maze_small_$*_mdm $(GREEDY) $(OTHER_RULES)
 
 brackets: install
 	test -d data/brackets || $(RUN) -m flexmdm_jax.prepare \
@@ -119,7 +123,7 @@ bench-attention: install-dev
 	$(TEST) -m benchmarks.attention_tpu
 	$(TEST) -m benchmarks.model_attention
 
-# The largest batches of configs/owt.py by remat: about half an hour.
+# The largest batches of configs/owt.py by remat: about a quarter of an hour of one core.
 bench-aot: install-dev
 	for slice in v5e-16 v5p-16; do for remat in none dots full; do \
 		$(RUN) -m flexmdm_jax.aot --config=configs/owt.py --topology=$$slice --programs=train \
