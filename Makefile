@@ -24,8 +24,8 @@ data/demo: | install
 	$(RUN) -m flexmdm_jax.prepare --source=stdlib --tokenizer=sentencepiece:400 \
 		--max_length=64 --validation_fraction=0.15 --out=$@
 
-# The paper's Table 1 on a small maze, both methods at three difficulties: 13 to 30
-# minutes a training on one core. Run again, it takes up where it stopped.
+# The paper's Table 1 on a small maze, both methods at three difficulties: about 20 (FlexMDM) and 40
+# (MDM) minutes a training on one core. Run again, it takes up where it stopped.
 SMALL_MAZE := maze:size=17,extra_doors=0.3,num_pairs=3000,max_stretch=1.5,validation_fraction=0.1
 SUBGOALS_easy := 8
 SUBGOALS_medium := 10
@@ -123,7 +123,7 @@ bench-attention: install-dev
 	$(TEST) -m benchmarks.attention_tpu
 	$(TEST) -m benchmarks.model_attention
 
-# The largest batches of configs/owt.py by remat: about a quarter of an hour of one core.
+# The largest batches of configs/owt.py by remat: about twenty minutes of one core.
 bench-aot: install-dev
 	for slice in v5e-16 v5p-16; do for remat in none dots full; do \
 		$(RUN) -m flexmdm_jax.aot --config=configs/owt.py --topology=$$slice --programs=train \

@@ -1,4 +1,4 @@
-"""The MDM baseline of the small maze with 6 subgoals: prompt, separator and path in one row."""
+"""The MDM baseline of the small maze with 8 subgoals: prompt, separator and path in one row."""
 
 from ml_collections import ConfigDict
 
@@ -10,6 +10,6 @@ def get_config() -> ConfigDict:
     config.method = "mdm"
     config.unmasking = "linear"
     config.data.buckets = ()
-    # Room for the prompt before the path: subgoals and separator.
-    config.data.max_length += 6 + 1
+    # Room for the prompt before the longest path.
+    config.data.max_length = 60
     return config

@@ -10,6 +10,6 @@ def get_config() -> ConfigDict:
     config.method = "mdm"
     config.unmasking = "linear"
     config.data.buckets = ()
-    # Room for the prompt before the path: subgoals and separator.
-    config.data.max_length += 12 + 1
+    # Room for the prompt before the longest path.
+    config.data.max_length = 60
     return config
