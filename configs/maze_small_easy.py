@@ -24,7 +24,7 @@ def get_config(num_subgoals: int = 8) -> ConfigDict:
             "data": {
                 "path": name,
                 "max_length": 48,
-                # Half of the paths take less than 20 slots.
+                # Half of the paths take at most about 20 slots.
                 "buckets": (24, 32),
                 "prepare": (
                     "python -m flexmdm_jax.prepare --source=maze:size=17,extra_doors=0.3,"
