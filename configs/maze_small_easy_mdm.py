@@ -1,4 +1,4 @@
-"""The MDM baseline of the small maze with 6 subgoals: prompt, separator and path in one row."""
+"""The MDM baseline of the small maze with 8 subgoals: prompt, separator and path in one row."""
 
 from ml_collections import ConfigDict
 
@@ -8,6 +8,7 @@ from flexmdm_jax.config import load_config_file
 def get_config() -> ConfigDict:
     config = load_config_file(__file__, "maze_small_easy.py")
     config.method = "mdm"
+    config.unmasking = "linear"
     config.data.buckets = ()
     # Room for the prompt before the longest path.
     config.data.max_length = 60

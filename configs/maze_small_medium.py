@@ -1,4 +1,4 @@
-"""FlexMDM on the small maze with 9 subgoals."""
+"""FlexMDM on the small maze with 10 subgoals."""
 
 from ml_collections import ConfigDict
 
@@ -6,4 +6,4 @@ from flexmdm_jax.config import load_config_file
 
 
 def get_config() -> ConfigDict:
-    return load_config_file(__file__, "maze_small_easy.py", num_subgoals=9)
+    return load_config_file(__file__, "maze_small_easy.py", num_subgoals=10)
