@@ -9,5 +9,7 @@ def get_config() -> ConfigDict:
     config = load_config_file(__file__, "brackets.py")
     config.method = "mdm"
     config.unmasking = "linear"
+    # Nothing is inserted, so the longest string and END fill a row.
+    config.data.max_length = 65
     config.data.buckets = ()
     return config
