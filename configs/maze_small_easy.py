@@ -23,7 +23,7 @@ def get_config(num_subgoals: int = 8) -> ConfigDict:
             },
             "data": {
                 "path": name,
-                "max_length": 48,
+                "max_length": 56,
                 # Half of the paths take at most about 20 slots.
                 "buckets": (24, 32),
                 "prepare": (
@@ -41,11 +41,11 @@ def get_config(num_subgoals: int = 8) -> ConfigDict:
                 "ema_decay": 0.995,
             },
             "training": {
-                "num_steps": 12_000,
+                "num_steps": 9_000,
                 "batch_size": 64,
                 "time_warp": 2.0,
                 "log_every": 100,
-                "evaluate_every": 12_000,
+                "evaluate_every": 9_000,
                 "checkpoint_every": 500,
                 "keep_checkpoints": 2,
             },
