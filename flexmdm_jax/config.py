@@ -1,15 +1,14 @@
-"""Reads a ConfigDict once into frozen dataclasses, with every check and its message."""
+"""What an experiment consists of: frozen dataclasses, read once from a ConfigDict and checked."""
 
 import dataclasses
-import difflib
 import math
 import pathlib
 import runpy
 import typing
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.fields import flatten, nearest, parse_strategy, read_fields
 from flexmdm_jax.schedules import SCHEDULES, Immediate, Schedule
 
 
@@ -41,7 +40,7 @@ class LoraConfig:
         known = ("q", "k", "v", "out", "gate", "up", "down", "head")
         for target in self.targets.split(","):
             if target not in known:
-                raise ValueError(f"targets: {target!r}{_nearest(target, known)}")
+                raise ValueError(f"targets: {target!r}{nearest(target, known)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,7 +273,7 @@ def read_config(values: Any) -> Config:
       UserError: Naming the field that is unknown (and the nearest known one), missing, of the
         wrong type or out of range.
     """
-    return _read(Config, values, "config")
+    return read_fields(Config, values, "config")
 
 
 def check_field(path: str) -> None:
@@ -285,7 +284,7 @@ def check_field(path: str) -> None:
             return
         types = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
         if name not in types:
-            raise UserError(f"unknown config field {known}.{name}{_nearest(name, types)}")
+            raise UserError(f"unknown config field {known}.{name}{nearest(name, types)}")
         kind, known = types[name], f"{known}.{name}"
 
 
@@ -310,98 +309,9 @@ def changed_fields(old: Config, new: Config) -> list[str]:
     changeable = CHANGEABLE
     if old.optimizer.decay != "constant":
         changeable = CHANGEABLE - {"training.num_steps"}
-    before, after = _flatten(old), _flatten(new)
+    before, after = flatten(old), flatten(new)
     return [
         f"{name} was {before[name]!r}, is {after[name]!r}"
         for name in before
         if before[name] != after[name] and name not in changeable
     ]
-
-
-def parse_strategy(text: str, kinds: Mapping[str, type], what: str) -> Any:
-    """Returns the strategy written as `kind` or `kind:name=value,name=value`.
-
-    Args:
-      text: For example `polynomial:power=3`.
-      kinds: Frozen dataclasses by name.
-      what: The word for them in messages.
-
-    Raises:
-      UserError: If the kind or an argument is unknown, or a value does not fit.
-    """
-    name, _, rest = text.partition(":")
-    if name not in kinds:
-        raise UserError(f"unknown {what} {name!r}{_nearest(name, kinds)}")
-    values = {}
-    fields = {field.name: field.type for field in dataclasses.fields(kinds[name])}
-    for part in filter(None, rest.split(",")):
-        key, _, value = part.partition("=")
-        if key not in fields:
-            raise UserError(f"{what} {name!r} has no argument {key!r}{_nearest(key, fields)}")
-        try:
-            values[key] = fields[key](value)
-        except ValueError:
-            raise UserError(f"{what} {text!r}: {value!r} is no {fields[key].__name__}") from None
-    try:
-        return kinds[name](**values)
-    except ValueError as error:
-        raise UserError(f"{what} {text!r}: {error}") from None
-
-
-def _read(kind: type, values: Any, path: str) -> Any:
-    # A ConfigDict has items but is no Mapping.
-    if not hasattr(values, "items"):
-        raise UserError(f"{path} = {values!r}: expected a group of fields")
-    types = typing.get_type_hints(kind)
-    arguments = {}
-    for name, value in values.items():
-        if name not in types:
-            raise UserError(f"unknown config field {path}.{name}{_nearest(name, types)}")
-        arguments[name] = _convert(types[name], value, f"{path}.{name}")
-    for field in dataclasses.fields(kind):
-        defaults = (field.default, field.default_factory)
-        if field.name not in arguments and defaults == (dataclasses.MISSING,) * 2:
-            raise UserError(f"config field {path}.{field.name} is missing")
-    try:
-        return kind(**arguments)
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from None
-
-
-def _convert(kind: Any, value: Any, path: str) -> Any:
-    if dataclasses.is_dataclass(kind):
-        return _read(kind, value, path)
-    if typing.get_origin(kind) is Literal:
-        if value not in typing.get_args(kind):
-            raise UserError(f"{path} = {value!r}{_nearest(str(value), typing.get_args(kind))}")
-        return value
-    if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
-        return tuple(_convert(typing.get_args(kind)[0], item, path) for item in value)
-    if typing.get_origin(kind) is dict and hasattr(value, "items"):
-        kind = typing.get_args(kind)[1]
-        return {name: _convert(kind, item, f"{path}.{name}") for name, item in value.items()}
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is not kind:
-        raise UserError(f"{path} = {value!r}: expected {getattr(kind, '__name__', kind)}")
-    return value
-
-
-def _nearest(name: str, known) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; choose one of {', '.join(known)}" if known else "; it has no fields"
-
-
-def _flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            flat |= _flatten(value, f"{prefix}{field.name}.")
-        else:
-            flat[prefix + field.name] = value
-    return flat

@@ -11,10 +11,10 @@ from flexmdm_jax.config import (
     check_field,
     config_to_dict,
     load_config_file,
-    parse_strategy,
     read_config,
 )
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.fields import parse_strategy
 from flexmdm_jax.sampling import RULES, Adaptive
 from flexmdm_jax.schedules import SCHEDULES, Immediate, Linear, Polynomial
 

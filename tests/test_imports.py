@@ -11,7 +11,7 @@ PACKAGE = "flexmdm_jax"
 # not know each other.
 LAYERS = [
     {"types", "errors"},
-    {"schedules", "files", "chips", "hosts"},
+    {"schedules", "fields", "files", "chips", "hosts"},
     {"interpolant", "posterior", "attention", "data", "config"},
     {"losses", "sampling", "models", "sharding"},
     {"conversion"},

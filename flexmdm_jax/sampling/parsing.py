@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from flexmdm_jax.config import parse_strategy
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.fields import parse_strategy
 from flexmdm_jax.sampling.insertions import INSERTION_RULES
 from flexmdm_jax.sampling.loop import SamplerConfig
 from flexmdm_jax.sampling.steps import RULES

@@ -1,0 +1,112 @@
+"""Frozen dataclasses read from nested dicts or short texts; what does not fit gets one line."""
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from flexmdm_jax.errors import UserError
+
+
+def read_fields(kind: type, values: Any, path: str) -> Any:
+    """Returns a dataclass, its fields read from a dict; dataclasses inside it likewise.
+
+    Args:
+      kind: The dataclass; its own checks raise ValueError.
+      values: Its fields by name: a dict or a ConfigDict.
+      path: What messages call it.
+
+    Raises:
+      UserError: Naming the field that is unknown (and the nearest known one), missing, of the
+        wrong type or out of range.
+    """
+    # A ConfigDict has items but is no Mapping.
+    if not hasattr(values, "items"):
+        raise UserError(f"{path} = {values!r}: expected a group of fields")
+    types = typing.get_type_hints(kind)
+    arguments = {}
+    for name, value in values.items():
+        if name not in types:
+            raise UserError(f"unknown config field {path}.{name}{nearest(name, types)}")
+        arguments[name] = _convert(types[name], value, f"{path}.{name}")
+    for field in dataclasses.fields(kind):
+        defaults = (field.default, field.default_factory)
+        if field.name not in arguments and defaults == (dataclasses.MISSING,) * 2:
+            raise UserError(f"config field {path}.{field.name} is missing")
+    try:
+        return kind(**arguments)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _convert(kind: Any, value: Any, path: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return read_fields(kind, value, path)
+    if typing.get_origin(kind) is Literal:
+        if value not in typing.get_args(kind):
+            raise UserError(f"{path} = {value!r}{nearest(str(value), typing.get_args(kind))}")
+        return value
+    if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
+        return tuple(_convert(typing.get_args(kind)[0], item, path) for item in value)
+    if typing.get_origin(kind) is dict and hasattr(value, "items"):
+        kind = typing.get_args(kind)[1]
+        return {name: _convert(kind, item, f"{path}.{name}") for name, item in value.items()}
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise UserError(f"{path} = {value!r}: expected {getattr(kind, '__name__', kind)}")
+    return value
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns the values of nested dataclasses by their paths, as `model.hidden_size`."""
+    flat = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            flat |= flatten(value, f"{prefix}{field.name}.")
+        else:
+            flat[prefix + field.name] = value
+    return flat
+
+
+def parse_strategy(text: str, kinds: Mapping[str, type], what: str) -> Any:
+    """Returns the strategy written as `kind` or `kind:name=value,name=value`.
+
+    Args:
+      text: For example `polynomial:power=3`.
+      kinds: Frozen dataclasses by name.
+      what: The word for them in messages.
+
+    Raises:
+      UserError: If the kind or an argument is unknown, or a value does not fit.
+    """
+    name, _, rest = text.partition(":")
+    if name not in kinds:
+        raise UserError(f"unknown {what} {name!r}{nearest(name, kinds)}")
+    values = {}
+    fields = {field.name: field.type for field in dataclasses.fields(kinds[name])}
+    for part in filter(None, rest.split(",")):
+        key, _, value = part.partition("=")
+        if key not in fields:
+            raise UserError(f"{what} {name!r} has no argument {key!r}{nearest(key, fields)}")
+        try:
+            values[key] = fields[key](value)
+        except ValueError:
+            raise UserError(f"{what} {text!r}: {value!r} is no {fields[key].__name__}") from None
+    try:
+        return kinds[name](**values)
+    except ValueError as error:
+        raise UserError(f"{what} {text!r}: {error}") from None
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Returns the end of a message about an unknown name: the nearest known one, or all of them."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; choose one of {', '.join(known)}" if known else "; it has no fields"
