@@ -72,11 +72,12 @@ def judge(maze: Maze, prompts: np.ndarray, solutions: Completions) -> dict[str, 
 def evaluate_maze(runs: Mapping[str, Run], dataset: Dataset, request: Request) -> Report:
     """Returns success on held-out prompts for every run and way of sampling, and pictures.
 
-    The pictures show the first run's way through its first prompt, at the last number of steps.
+    The pictures show the first run's way through its first prompt, sampled as it did best.
     """
     maze = Maze.of(dataset.task)
     prompts = held_out_prompts(dataset, request.num, request.seed)
-    rows, curves = {}, {}
+    pictured = next(iter(runs.values()))
+    rows, curves, successes = {}, {}, {}
     for label, run in announced(runs):
         for rule, sampler in request.samplers(run.experiment.config.data.max_length):
             solutions = solve(
@@ -85,15 +86,14 @@ def evaluate_maze(runs: Mapping[str, Run], dataset: Dataset, request: Request) -
             figures = judge(maze, prompts, solutions) | {"steps": sampler.steps}
             rows[f"{label}, {rule}, {sampler.steps} steps"] = figures
             curves.setdefault(f"{label}, {rule}", []).append(figures)
-    return Report(
-        rows,
-        COLUMNS,
-        {"success.png": success_curves(curves)} | _pictures(runs, maze, prompts, sampler),
-    )
+            if run is pictured:
+                successes[sampler] = figures["success"]
+    best = max(successes, key=successes.get)
+    pictures = _pictures(pictured, maze, prompts, best)
+    return Report(rows, COLUMNS, {"success.png": success_curves(curves)} | pictures)
 
 
-def _pictures(runs, maze: Maze, prompts, sampler: SamplerConfig) -> dict[str, bytes]:
-    run = next(iter(runs.values()))
+def _pictures(run: Run, maze: Maze, prompts, sampler: SamplerConfig) -> dict[str, bytes]:
     sampler = dataclasses.replace(sampler, trace=True)
     solutions = solve(run, maze, prompts[:1], sampler, batch_size=1, seed=0)
     pictures = {"path.png": draw_path(maze, prompts[0], solutions.tokens[0])}
