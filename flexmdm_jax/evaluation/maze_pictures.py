@@ -53,7 +53,7 @@ def draw_states(
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(2.6 * panels, 3.1), layout="constrained")
+    figure = Figure(figsize=(2.6 * panels, 3.4), layout="constrained")
     chosen = np.linspace(0, len(states) - 1, panels).round().astype(int)
     for axes, step in zip(figure.subplots(1, panels), chosen, strict=True):
         _draw_maze(axes, maze, subgoals)
