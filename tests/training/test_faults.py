@@ -219,3 +219,21 @@ def test_two_processes_sample_what_one_does(ended, tmp_path):
     seeds = [(number, [*together, "--overwrite", f"--seed={number}"]) for number in (0, 1)]
     said = _refused("sample", seeds)
     assert all("the command line of process [1] differs" in line for line in said)
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_what_one_does(ended, tmp_path):
+    _, workdir, _ = ended
+    common = [f"--workdir={workdir}", "--num=13", "--steps=4", "--batch_size=8"]
+    common += ["--num_sequences=11", "--num_times=2"]
+    alone = [sys.executable, "-m", "flexmdm_jax.evaluate", *common, f"--out={tmp_path / 'one'}"]
+    subprocess.run(alone, env=_environment(), check=True)
+    together = [*common, f"--out={tmp_path / 'two'}"]
+    ends = _side_by_side("evaluate", [(0, together), (1, together)])
+    assert [status for status, _ in ends] == [0, 0], ends
+    one, two = (
+        json.loads((tmp_path / name / "evaluation.json").read_text()) for name in ("one", "two")
+    )
+    assert one.keys() == two.keys()
+    for row, figures in one.items():
+        assert two[row] == pytest.approx(figures, rel=1e-5), row
