@@ -11,14 +11,16 @@ def get_config() -> ConfigDict:
             # Inserted early, unmasked late: the length is decided before the brackets are, and few
             # tokens are left to insert when the last step comes.
             "insertion": "sine",
-            "unmasking": "polynomial:power=3",
+            "unmasking": "polynomial:power=2",
             "model": {
                 "hidden_size": 64,
-                "num_layers": 4,
-                "num_heads": 4,
+                "num_layers": 8,
+                "num_heads": 2,
                 "condition_size": 64,
+                # A length can be read off the distance from the first slot to END.
+                "mark_start": True,
                 "compute_dtype": "float32",
-                "scan_unroll": 4,
+                "scan_unroll": 8,
             },
             "data": {
                 "path": "data/brackets",
@@ -31,17 +33,18 @@ def get_config() -> ConfigDict:
                 ),
             },
             "optimizer": {
-                "learning_rate": 5e-3,
+                "learning_rate": 4e-3,
                 "warmup_steps": 100,
                 "decay": "cosine",
                 "weight_decay": 0.03,
+                "clip_norm": 10.0,
                 "b2": 0.98,
                 "ema_decay": 0.995,
             },
             "training": {
                 "num_steps": 12_000,
                 "batch_size": 64,
-                "time_warp": 2.0,
+                "time_warp": 1.5,
                 "log_every": 100,
                 "evaluate_every": 12_000,
                 "checkpoint_every": 500,

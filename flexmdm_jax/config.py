@@ -75,6 +75,7 @@ class ModelConfig:
     kind: Literal["dit", "llada"] = "dit"
     condition_size: int = 128  # DiT only
     dropout_rate: float = 0.0  # DiT only
+    mark_start: bool = False  # DiT only
     compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     remat: Literal["none", "dots", "full"] = "none"  # what backward computes again
     scan_unroll: int = 1
@@ -91,6 +92,8 @@ class ModelConfig:
             )
         if self.kind == "llada" and self.dropout_rate:
             raise ValueError("dropout_rate is the DiT's; set llada.lora.dropout_rate")
+        if self.kind == "llada" and self.mark_start:
+            raise ValueError("mark_start is the DiT's; LLaDA's weights know no such mark")
         if self.hidden_size % (2 * self.num_heads):
             raise ValueError(
                 f"hidden_size = {self.hidden_size} does not split into {self.num_heads} heads of "

@@ -152,6 +152,8 @@ class DiT(nn.Module):
       hidden_size: Features per slot; num_heads must divide it.
       condition_size: Features of the time embedding.
       insertion_head: Predict gaps; MDM has no such head.
+      mark_start: Tell a segment's first slot from the others. Attention knows distances only, so
+        otherwise nothing but END says where a sequence lies (the paper's network, the default).
       dropout_rate: On the output of attention and of the MLP.
       dtype: Of activations and matrix products; norms, gates and parameters stay float32.
       remat: What the backward pass computes again, a name in REMAT.
@@ -166,6 +168,7 @@ class DiT(nn.Module):
     num_heads: int
     condition_size: int
     insertion_head: bool = True
+    mark_start: bool = False
     dropout_rate: float = 0.0
     dtype: Dtype = jnp.float32
     remat: str = "none"
@@ -181,6 +184,9 @@ class DiT(nn.Module):
             dtype=self.dtype,
             embedding_init=nn.with_logical_partitioning(bias_init(d), ("vocab", "embed")),
         )
+        if self.mark_start:
+            initial = nn.with_logical_partitioning(bias_init(d), ("embed",))
+            self.start = self.param("start", initial, (d,))
         self.time_embedding = TimeEmbedding(self.condition_size)
         block = REMAT[self.remat](Block)
         self.blocks = nn.scan(
@@ -218,6 +224,10 @@ class DiT(nn.Module):
     ) -> Encoding:
         """Returns hidden features and expected gaps; dropout only where keys are given."""
         x = self.embedding(tokens)
+        if self.mark_start:
+            before = jnp.pad(segment_ids, ((0, 0), (1, 0)))[:, :-1]
+            start = self.start.astype(x.dtype)[None, None, :]
+            x = jnp.where((segment_ids != before)[:, :, None], x + start, x)
         condition = self.time_embedding(alpha)
         layers = jnp.arange(self.num_layers)
         x, _ = self.blocks(x, layers, condition, segment_ids, dropout_keys)

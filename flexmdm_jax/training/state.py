@@ -115,6 +115,7 @@ def _dit(config: Config, vocabulary: Vocabulary) -> DiT:
         vocabulary_size=vocabulary.size,
         condition_size=config.model.condition_size,
         insertion_head=config.insertion_schedule.inserts,
+        mark_start=config.model.mark_start,
         dropout_rate=config.model.dropout_rate,
         **_common(config),
     )

@@ -32,9 +32,9 @@ def model(**kwargs):
 
 
 @functools.cache
-def parameters(insertion_head=True):
+def parameters(insertion_head=True, mark_start=False):
     """Returns parameters drawn at random: at initialisation, whole layers are zero."""
-    init = jax.jit(model(insertion_head=insertion_head).init)
+    init = jax.jit(model(insertion_head=insertion_head, mark_start=mark_start).init)
     shapes = nn.unbox(jax.eval_shape(init, jax.random.key(0), TOKENS, SEGMENT_IDS, ALPHA))
     leaves, tree = jax.tree.flatten(shapes["params"])
     rng = np.random.default_rng(0)
@@ -57,7 +57,8 @@ def jitted(**kwargs):
 
 
 def forward(tokens=TOKENS, segment_ids=SEGMENT_IDS, alpha=ALPHA, keys=None, **kwargs):
-    out = jitted(**kwargs)(parameters(), tokens, segment_ids, alpha, keys)
+    params = parameters(mark_start=kwargs.get("mark_start", False))
+    out = jitted(**kwargs)(params, tokens, segment_ids, alpha, keys)
     return tuple(np.asarray(x) for x in out)
 
 
@@ -119,6 +120,8 @@ def plain_dit(tokens, alpha, p):
     """Returns (gaps, logits) of one sequence."""
     condition = plain_condition(alpha, p["time_embedding"])
     x = p["embedding"]["embedding"][tokens]
+    if "start" in p:
+        x = np.concatenate([x[:1] + p["start"], x[1:]])
     for layer in range(SIZES["num_layers"]):
         x = plain_block(x, condition, jax.tree.map(lambda a, i=layer: a[i], p["blocks"]))
 
@@ -141,9 +144,11 @@ def segments():
             yield row, slots, np.asarray(TOKENS[row])[slots], float(ALPHA[row, segment - 1])
 
 
-def test_forward_pass_equals_numpy():
-    params = jax.tree.map(lambda x: np.asarray(x, np.float64), parameters())
-    gaps, logits = forward()
+@pytest.mark.parametrize("mark_start", [False, True])
+def test_forward_pass_equals_numpy(mark_start):
+    params = parameters(mark_start=mark_start)
+    params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+    gaps, logits = forward(mark_start=mark_start)
     for row, slots, tokens, alpha in segments():
         expected_gaps, expected_logits = plain_dit(tokens, alpha, params)
         np.testing.assert_allclose(gaps[row, slots], expected_gaps, rtol=2e-4, atol=2e-4)
@@ -305,6 +310,16 @@ def test_dropout_drops_at_its_rate_and_keeps_the_mean():
     other = np.asarray(dropout(x, keys, salt=1, rate=0.1))
     both = ((out == 0) & (other == 0)).mean()
     assert both == pytest.approx(0.01, abs=4.5 * (0.01 / n) ** 0.5)
+
+
+@pytest.mark.parametrize("mark_start", [False, True])
+def test_only_the_mark_tells_equal_tokens_apart(mark_start):
+    """Attention averages values, and those of equal tokens are equal at any number of them."""
+    tokens, alpha = jnp.full((2, 6), 3), jnp.full((2, 1), 0.5)
+    segment_ids = (jnp.arange(6)[None, :] < jnp.asarray([[4], [6]])).astype(int)
+    gaps, _ = forward(tokens, segment_ids, alpha, mark_start=mark_start)
+    distinct = np.unique(gaps[segment_ids > 0].round(4))
+    assert len(distinct) == (10 if mark_start else 1)
 
 
 def test_rotary_products_depend_on_distance_alone():
