@@ -1,4 +1,4 @@
-"""FlexMDM on balanced brackets, whose lengths follow a known law: minutes on a laptop."""
+"""FlexMDM on balanced brackets, whose lengths follow a known law: half an hour on one core."""
 
 from ml_collections import ConfigDict
 

@@ -18,6 +18,7 @@ from flexmdm_jax.fields import parse_strategy
 from flexmdm_jax.sampling import RULES, Adaptive
 from flexmdm_jax.schedules import SCHEDULES, Immediate, Linear, Polynomial
 
+LLADA = {"kind": "llada", "hidden_size": 64, "num_layers": 1, "num_heads": 32}
 CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
 
 
@@ -78,6 +79,8 @@ def _change(values, path, value):
         ("optimizer.learning_rate", 0.0, "must be positive"),
         ("mesh.data", 0, "sizes are positive"),
         ("model", 3, r"config\.model = 3: expected a group"),
+        ("model", LLADA | {"mark_start": True}, "mark_start is the DiT's"),
+        ("model", LLADA | {"dropout_rate": 0.1}, "dropout_rate is the DiT's"),
     ],
 )
 def test_what_is_wrong_is_named(tiny_config, path, value, message):
