@@ -7,6 +7,7 @@ import numpy as np
 from flexmdm_jax.data.records import Dataset
 from flexmdm_jax.data.tasks.brackets import LENGTH_LAW, entropy, is_balanced
 from flexmdm_jax.evaluation.lengths import total_variation
+from flexmdm_jax.evaluation.prompted import success_interval
 from flexmdm_jax.evaluation.report import length_histograms
 from flexmdm_jax.evaluation.request import Report, Request, announced
 from flexmdm_jax.evaluation.text import evaluator_of
@@ -14,6 +15,8 @@ from flexmdm_jax.training.runs import Run
 
 COLUMNS = {
     "validity": "balanced",
+    "validity_low": "95% low",
+    "validity_high": "95% high",
     "length_tv": "length TV",
     "nats_per_sequence": "nats/seq",
     "truncated": "truncated",
@@ -25,7 +28,7 @@ LAW_LENGTHS = np.repeat(list(LENGTH_LAW), [round(100 * share) for share in LENGT
 
 
 def evaluate_brackets(runs: Mapping[str, Run], dataset: Dataset, request: Request) -> Report:
-    """Returns validity and length distance for every run and way of sampling.
+    """Returns validity, with its interval, and length distance for every run and way of sampling.
 
     The first row is the law itself: its entropy is what the likelihood bound can at best reach.
     """
@@ -35,8 +38,9 @@ def evaluate_brackets(runs: Mapping[str, Run], dataset: Dataset, request: Reques
         score = evaluator_of(run, dataset, request).score(run.params).summary()
         for rule, sampler in request.samplers(run.experiment.config.data.max_length):
             generated = evaluator_of(run, dataset, request, sampler).generate(run.params)
+            balanced = success_interval([is_balanced(tokens) for tokens in generated.tokens])
             rows[f"{label}, {rule}, {sampler.steps} steps"] = {
-                "validity": float(np.mean([is_balanced(tokens) for tokens in generated.tokens])),
+                **{name.replace("success", "validity"): x for name, x in balanced.items()},
                 "length_tv": total_variation(generated.lengths, LAW_LENGTHS),
                 "nats_per_sequence": score["nats_per_sequence"],
                 "truncated": generated.truncated,
