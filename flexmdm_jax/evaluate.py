@@ -31,6 +31,12 @@ _RULE = flags.DEFINE_multi_string(
 _INSERTIONS = flags.DEFINE_string(
     "insertions", "poisson", "poisson (the paper's), binomial or binomial:temperature=0."
 )
+_GRID = flags.DEFINE_string(
+    "grid",
+    "linear",
+    "Times of the steps: linear, sine (closer together towards the end), cosine (at the start) or "
+    "polynomial:power=2.",
+)
 _TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "Divides logits; 0 takes the likeliest.")
 _SEQUENCES = flags.DEFINE_integer("num_sequences", 1024, "Held-out sequences to score.")
 _TIMES = flags.DEFINE_integer("num_times", 32, "Times per sequence in the likelihood bound.")
@@ -62,6 +68,7 @@ def _request() -> Request:
         steps=tuple(_STEPS.value),
         rules=tuple(_RULE.value),
         insertions=_INSERTIONS.value,
+        grid=_GRID.value,
         temperature=_TEMPERATURE.value,
         seed=_SEED.value,
         **counts,

@@ -30,6 +30,12 @@ _RULE = flags.DEFINE_string(
 _INSERTIONS = flags.DEFINE_string(
     "insertions", "poisson", "poisson (the paper's), binomial or binomial:temperature=0."
 )
+_GRID = flags.DEFINE_string(
+    "grid",
+    "linear",
+    "Times of the steps: linear, sine (closer together towards the end), cosine (at the start) or "
+    "polynomial:power=2.",
+)
 _TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "Divides logits; 0 takes the likeliest.")
 _TOP_K = flags.DEFINE_integer("top_k", 0, "Draw among the k likeliest tokens; 0 for all.")
 _TOP_P = flags.DEFINE_float("top_p", 1.0, "Draw among the tokens that reach this probability.")
@@ -56,6 +62,7 @@ def main(_):
     sampler = parse_sampler(
         _RULE.value,
         _INSERTIONS.value,
+        _GRID.value,
         steps=_STEPS.value,
         temperature=_TEMPERATURE.value,
         top_k=_TOP_K.value,

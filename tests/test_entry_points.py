@@ -226,6 +226,7 @@ def test_sampling_refuses(home, tmp_path):
     refuse("--steps=0: must be at least 1", *sample, "--steps=0")
     refuse("temperature = -1", *sample, "--temperature=-1")
     refuse("unknown rule 'adaptiv'; did you mean 'adaptive'", *sample, "--rule=adaptiv")
+    refuse("unknown grid 'sinus'; did you mean 'sine'", *sample, "--grid=sinus")
     refuse("MDM only", *sample, "--block_length=4")
     refuse("leave no room", *sample, "--prefix=" + "a" * 30)
     refuse("no run in /nowhere", "sample", "--workdir=/nowhere", f"--out={tmp_path}/new.jsonl")

@@ -16,6 +16,7 @@ REQUEST = Request(
     steps=(2,),
     rules=("exact_rate", "adaptive:confidence=margin"),
     insertions="binomial",
+    grid="sine",
     temperature=0.5,
     num_sequences=8,
     num_times=2,

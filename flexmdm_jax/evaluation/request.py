@@ -19,6 +19,7 @@ class Request:
       steps: Steps of the sampler; each number is tried.
       rules: Unmasking rules, written as for sampling; each is tried.
       insertions: The insertion rule.
+      grid: The schedule that spaces the steps.
       temperature: Divides the logits; 0 takes the most likely token.
       num_sequences: Held-out sequences to score.
       num_times: Times per sequence in the likelihood bound.
@@ -27,13 +28,14 @@ class Request:
       seed: Decides all noise.
 
     Raises:
-      UserError: If a rule is unknown, or the temperature out of range.
+      UserError: If a rule or the grid is unknown, or the temperature out of range.
     """
 
     num: int
     steps: tuple[int, ...]
     rules: tuple[str, ...]
     insertions: str
+    grid: str
     temperature: float
     num_sequences: int
     num_times: int
@@ -59,6 +61,7 @@ class Request:
                     parse_sampler(
                         rule,
                         self.insertions,
+                        self.grid,
                         steps=steps,
                         temperature=self.temperature,
                         length_buckets=default_buckets(length),

@@ -18,7 +18,7 @@ from flexmdm_jax.sampling.steps import (
     ExactRate,
     UnmaskingRule,
 )
-from flexmdm_jax.schedules import Schedule
+from flexmdm_jax.schedules import Linear, Schedule
 from flexmdm_jax.types import Denoiser, Encoding, HostOrDevice, RowKeys, Vocabulary
 
 
@@ -27,7 +27,9 @@ class SamplerConfig:
     """How to sample.
 
     Attributes:
-      steps: Calls of the network; the time grid is uniform.
+      steps: Calls of the network.
+      grid: Maps equal parts of [0, 1] to the times of the steps, which lie closest where it is
+        flattest: at the end for sine, at the start for cosine.
       rule: Which masks each step unmasks.
       insertions: How many masks each step inserts.
       temperature: Divides the logits; 0 takes the most likely token.
@@ -41,6 +43,7 @@ class SamplerConfig:
     """
 
     steps: int = 256
+    grid: Schedule = Linear()
     rule: UnmaskingRule = ExactRate()
     insertions: InsertionRule = Poisson()
     temperature: float = 1.0
@@ -100,6 +103,10 @@ class Samples:
         return [row[:count] for row, count in zip(self.tokens, self.lengths, strict=True)]
 
 
+# The largest float32 below 1.
+_BEFORE_ONE = np.nextafter(np.float32(1), np.float32(0))
+
+
 class _Grid(NamedTuple):
     """What each step needs to know, one entry a step."""
 
@@ -110,16 +117,17 @@ class _Grid(NamedTuple):
     block: Int[Array, "n"]
 
 
-def _time_grid(steps: int, num_blocks: int) -> _Grid:
-    """Returns a grid that runs from 0 to 1 once per block."""
+def _time_grid(steps: int, num_blocks: int, grid: Schedule) -> _Grid:
+    """Returns times that run from 0 to 1 once per block."""
     parts = np.array_split(np.arange(steps), num_blocks)
     step = np.concatenate([np.arange(len(part)) for part in parts])
     size = np.concatenate([np.full(len(part), len(part)) for part in parts])
     block = np.concatenate([np.full(len(part), number) for number, part in enumerate(parts)])
     return _Grid(
         number=jnp.arange(steps),
-        t=jnp.asarray(step / size, jnp.float32),
-        t_next=jnp.asarray((step + 1) / size, jnp.float32),
+        # A grid flat at its end may round to 1 too early, where no leap starts.
+        t=jnp.clip(grid.at(jnp.asarray(step / size, jnp.float32)), 0.0, _BEFORE_ONE),
+        t_next=grid.at(jnp.asarray((step + 1) / size, jnp.float32)),
         finish=jnp.asarray(step + 1 == size),
         block=jnp.asarray(block),
     )
@@ -184,7 +192,8 @@ def generate(
         return (canvas, truncated), canvas.tokens if sampler.trace else None
 
     start = (canvas, jnp.zeros(canvas.tokens.shape[0], bool))
-    (canvas, truncated), trace = jax.lax.scan(step, start, _time_grid(sampler.steps, num_blocks))
+    times = _time_grid(sampler.steps, num_blocks, sampler.grid)
+    (canvas, truncated), trace = jax.lax.scan(step, start, times)
     lengths = jnp.argmax(_ends(canvas.tokens, vocabulary), axis=1).astype(jnp.int32)
     after_end = jnp.arange(canvas.tokens.shape[1])[None, :] >= lengths[:, None]
     tokens = jnp.where(after_end, vocabulary.end, canvas.tokens)

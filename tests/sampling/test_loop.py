@@ -20,8 +20,8 @@ from flexmdm_jax.sampling import (
     masked_canvas,
     protect,
 )
-from flexmdm_jax.sampling.loop import _sample
-from flexmdm_jax.schedules import Cosine, Immediate, Linear, Sine
+from flexmdm_jax.sampling.loop import _sample, _time_grid
+from flexmdm_jax.schedules import SCHEDULES, Cosine, Immediate, Linear, Sine
 from flexmdm_jax.types import Denoiser, Encoding, Vocabulary
 
 V = Vocabulary(size=12, mask=4, end=9)
@@ -81,11 +81,13 @@ CASES = {
     "overflow": case(gap_scale=3.0),
     "tau_leaping, top_k": case(rule=TauLeaping(), temperature=0.8, top_k=3),
     "top_prob, top_p": case(rule=Adaptive("top_prob"), temperature=1.5, top_p=0.7),
+    "cosine grid": case(grid=Cosine()),
     "margin, window": case(rule=Adaptive("margin", 1.5, 2)),
     "entropy, argmax": case(rule=Adaptive("entropy"), temperature=0.0),
     "leftmost, window": case(rule=Adaptive("leftmost", 2.0, 1), top_k=4, top_p=0.8),
     "mdm": case(mdm=True, rule=Adaptive("top_prob")),
     "mdm, blocks": case(mdm=True, block_length=3),
+    "mdm, blocks, sine grid": case(mdm=True, block_length=3, grid=Sine()),
 }
 
 
@@ -249,14 +251,38 @@ def restricted(logits, top_k, top_p):
     return out
 
 
-def time_grid(steps, num_blocks):
+# How a grid turns the share of the steps that are done into a time.
+GRIDS = {
+    Linear(): lambda share: share,
+    Sine(): lambda share: np.sin(np.pi * share / 2),
+    Cosine(): lambda share: 1 - np.cos(np.pi * share / 2),
+}
+
+
+def time_grid(steps, num_blocks, grid):
     """Yields (number, t, t_next, finish, block): earlier blocks get the odd steps."""
-    number = 0
+    number, at = 0, GRIDS[grid]
     for block in range(num_blocks):
         size = steps // num_blocks + (block < steps % num_blocks)
         for k in range(size):
-            yield number, k / size, (k + 1) / size, k + 1 == size, block
+            yield number, at(k / size), at((k + 1) / size), k + 1 == size, block
             number += 1
+
+
+@pytest.mark.parametrize("grid", [kind() for kind in SCHEDULES.values()])
+def test_however_fine_the_grid_every_leap_is_a_probability(grid):
+    times = _time_grid(20_000, 2, grid)
+    assert (times.t >= 0).all()
+    assert (times.t < 1).all()
+    for half in np.split(np.asarray(times.t), 2):
+        assert half[0] < 1e-6
+        assert (np.diff(half) >= 0).all()
+    assert np.flatnonzero(times.finish).tolist() == [9_999, 19_999]
+    np.testing.assert_allclose(times.t_next[times.finish], 1.0)
+    for schedule in (Linear(), Sine(), Cosine()):
+        leaps = schedule.leap(times.t, times.t_next)
+        assert (leaps >= 0).all()
+        assert (leaps <= 1).all()
 
 
 def plain_loop(name):
@@ -277,7 +303,8 @@ def plain_loop(name):
         )
     size = this.sampler.block_length
     trace = []
-    for now in time_grid(STEPS, -(-this.length // size) if size else 1):
+    num_blocks = -(-this.length // size) if size else 1
+    for now in time_grid(STEPS, num_blocks, this.sampler.grid):
         for row in rows:
             row.step(*now)
         trace.append([row.padded() for row in rows])

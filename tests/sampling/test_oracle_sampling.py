@@ -23,7 +23,7 @@ from flexmdm_jax.sampling import (
     masked_canvas,
     protect,
 )
-from flexmdm_jax.schedules import Immediate, Linear, Polynomial, Sine
+from flexmdm_jax.schedules import Cosine, Immediate, Linear, Polynomial, Sine
 
 NUM_ROWS = 20_000
 LENGTH = 7
@@ -106,6 +106,14 @@ def test_unconditional_samples_follow_the_data(rule):
     )
 
 
+@pytest.mark.slow
+def test_steps_closer_together_towards_the_end_follow_the_data():
+    oracle = flexmdm_oracle(P1)
+    check_converges(
+        P1, lambda n: draw(oracle, flexmdm_canvas(), steps=n, grid=Sine()), (16, 64, 256)
+    )
+
+
 def test_binomial_insertions_follow_the_data():
     oracle = flexmdm_oracle(P1)
     sampler = {"rule": RULES["exact_rate"], "insertions": Binomial()}
@@ -175,6 +183,14 @@ def sine_samples():
 
 def test_other_schedules_lead_to_the_same_law(sine_samples):
     check_converges(P1, lambda _: sine_samples, (STEPS,))
+
+
+@pytest.mark.parametrize("grid", [Sine(), Cosine()])
+def test_every_grid_of_times_leads_to_the_same_law(grid):
+    oracle, laws = flexmdm_oracle(P1), {"insertion": Sine(), "unmasking": Sine()}
+    check_converges(
+        P1, lambda n: draw(oracle, flexmdm_canvas(), steps=n, grid=grid, **laws), (STEPS,)
+    )
 
 
 def test_partial_sequences_on_the_way_have_the_interpolants_marginals(sine_samples):
