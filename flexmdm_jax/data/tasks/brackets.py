@@ -96,10 +96,12 @@ def is_balanced(tokens: Int[np.ndarray, "l"]) -> bool:
 
 def entropy() -> float:
     """Returns the entropy of the law in nats per string, of lengths and strings together."""
-    return sum(
-        share * (math.log(_catalan(length // 2)) - math.log(share))
-        for length, share in LENGTH_LAW.items()
-    )
+    return sum(share * surprise(length) for length, share in LENGTH_LAW.items())
+
+
+def surprise(length: int) -> float:
+    """Returns -log p of each balanced string of a length the law has, in nats."""
+    return math.log(_catalan(length // 2)) - math.log(LENGTH_LAW[length])
 
 
 def _catalan(pairs: int) -> int:

@@ -14,6 +14,7 @@ from flexmdm_jax.data.tasks.brackets import (
     draw_brackets,
     entropy,
     is_balanced,
+    surprise,
 )
 
 
@@ -56,8 +57,11 @@ def _count(length):
 
 
 def test_entropy_is_the_mean_surprise():
-    surprise = [share * -math.log(share / _count(length)) for length, share in LENGTH_LAW.items()]
-    np.testing.assert_allclose(entropy(), sum(surprise), rtol=1e-12)
+    each = {length: -math.log(share / _count(length)) for length, share in LENGTH_LAW.items()}
+    for length, nats in each.items():
+        np.testing.assert_allclose(surprise(length), nats, rtol=1e-12)
+    mean = sum(LENGTH_LAW[length] * nats for length, nats in each.items())
+    np.testing.assert_allclose(entropy(), mean, rtol=1e-12)
 
 
 def test_lengths_follow_the_law(tmp_path):
