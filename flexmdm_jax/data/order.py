@@ -111,8 +111,11 @@ class ByLength:
     """Rows of a batch have about the same length, and only as many slots as that takes.
 
     The order is cut into windows of many batches. In a window, examples are sorted by the shortest
-    bucket that they fit into (those of one bucket keep their order) and cut into batches, whose
-    order is then shuffled. So nothing is lost or repeated, and a window depends on nothing else.
+    bucket that they fit into and cut into batches; the batches are then shuffled, and so are the
+    rows of each. So nothing is lost or repeated, and a window depends on nothing else.
+
+    A row's place in its batch decides the part of [0, 1) its time is drawn from. Left sorted, the
+    longer rows of a batch would only ever be trained at late times and the shorter at early ones.
     """
 
     WINDOW = 16  # batches
@@ -147,5 +150,6 @@ class ByLength:
         records = self._order.records(number * count + np.arange(count))
         buckets = np.searchsorted(self._buckets, self._lengths.of(records))
         sort = np.argsort(buckets, kind="stable").reshape(self.WINDOW, self._size)
-        places = np.random.default_rng((self._seed, number)).permutation(self.WINDOW)
-        return [(records[rows], int(self._buckets[buckets[rows].max()])) for rows in sort[places]]
+        rng = np.random.default_rng((self._seed, number))
+        batches = rng.permuted(sort[rng.permutation(self.WINDOW)], axis=1)
+        return [(records[rows], int(self._buckets[buckets[rows].max()])) for rows in batches]

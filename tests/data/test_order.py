@@ -80,6 +80,20 @@ def test_rows_are_numbered_as_they_are_trained_on(dataset):
         assert batch["index"].tolist() == list(range(number * BATCH, (number + 1) * BATCH))
 
 
+def test_a_rows_place_in_its_batch_says_nothing_about_its_length(dataset):
+    """Else lengths would be trained at times of their own: places decide strata of times."""
+    places = np.arange(BATCH) - (BATCH - 1) / 2
+    product, variance = 0.0, 0.0
+    for batch in itertools.islice(_batches(dataset), 20 * COUNT // BATCH):
+        lengths = batch["segment_ids"].sum(1)
+        deviations = lengths - lengths.mean()
+        product += places @ deviations
+        # Of the product under a random permutation.
+        variance += (places @ places) * (deviations @ deviations) / (BATCH - 1)
+    assert variance > 0
+    assert abs(product) < 4 * np.sqrt(variance)
+
+
 def _joined(shares):
     """The rows of one step over all processes, by their numbers, and their common length."""
     index = np.concatenate([share["index"] for share in shares])
