@@ -3,6 +3,10 @@
 Examples are numbered 0, 1, 2, … without end. Which record example g is, and which examples batch k
 holds, are pure functions of the seed: any process can compute any part of the order, so it depends
 neither on how many processes share it nor on where a run was interrupted.
+
+A row's place in its batch decides the part of [0, 1) its time is drawn from. So what a row holds
+must not depend on its place: rows left sorted by length, or the one row that a rare set has in
+every batch left where it is, would be trained at times of their own.
 """
 
 import pathlib
@@ -35,6 +39,7 @@ class Order:
         self._shares = _rounded(np.array([share.weight for share in dataset.sets]), _BLOCK)
         pattern = spread(self._shares.tolist())
         ends = np.cumsum(self._shares)
+        self.is_mixture = len(sizes) > 1
         # Of each place in a block: which set its example is of, and the how-manieth of it.
         self._set = np.searchsorted(ends, pattern, side="right")
         self._rank = pattern - (ends - self._shares)[self._set]
@@ -72,15 +77,20 @@ def _rounded(weights: np.ndarray, total: int) -> np.ndarray:
 
 
 class InOrder:
-    """Batch k holds the examples k · batch_size onwards, in rows of one length."""
+    """Batch k holds the examples k · batch_size onwards, in rows of one length.
 
-    def __init__(self, order: Order, *, batch_size: int, length: int):
+    The examples of a mixture are evenly spread over them, so their rows are shuffled.
+    """
+
+    def __init__(self, order: Order, *, batch_size: int, length: int, seed: int):
         """Lays out batches of batch_size rows over all processes, of length slots."""
-        self._order, self._size, self._length = order, batch_size, length
+        self._order, self._size, self._length, self._seed = order, batch_size, length, seed
 
     def rows(self, number: int, share: slice) -> tuple[np.ndarray, int]:
         """Returns (records of a share of a batch's rows, slots of its rows)."""
         examples = number * self._size + np.arange(self._size)
+        if self._order.is_mixture:
+            examples = np.random.default_rng((self._seed, number)).permutation(examples)
         return self._order.records(examples[share]), self._length
 
 
@@ -113,9 +123,6 @@ class ByLength:
     The order is cut into windows of many batches. In a window, examples are sorted by the shortest
     bucket that they fit into and cut into batches; the batches are then shuffled, and so are the
     rows of each. So nothing is lost or repeated, and a window depends on nothing else.
-
-    A row's place in its batch decides the part of [0, 1) its time is drawn from. Left sorted, the
-    longer rows of a batch would only ever be trained at late times and the shorter at early ones.
     """
 
     WINDOW = 16  # batches

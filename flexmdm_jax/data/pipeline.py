@@ -186,7 +186,7 @@ def train_batches(
     """
     _check_length(dataset, length)
     order = Order(dataset, seed)
-    layout = InOrder(order, batch_size=batch_size, length=length)
+    layout = InOrder(order, batch_size=batch_size, length=length, seed=seed)
     if buckets:
         if arrange is not padded_row:
             raise UserError("config.data.buckets: MDM fills every row with END; leave them out")

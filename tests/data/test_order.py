@@ -94,6 +94,17 @@ def test_a_rows_place_in_its_batch_says_nothing_about_its_length(dataset):
     assert abs(product) < 4 * np.sqrt(variance)
 
 
+def test_a_rare_set_of_a_mixture_comes_at_every_place_of_a_batch(dataset, other):
+    """Spread evenly, its one row in every batch would always be the same."""
+    mixed = mix_datasets([dataset, other], [1 - 1 / BATCH, 1 / BATCH])
+    places = collections.Counter()
+    for batch in itertools.islice(_batches(mixed, ()), 100 * BATCH):
+        (place,) = np.flatnonzero(np.array(_numbers(batch["tokens"])) >= 1000)
+        places[int(place)] += 1
+    # Five standard deviations of a count.
+    assert all(abs(places[place] - 100) < 47 for place in range(BATCH))
+
+
 def _joined(shares):
     """The rows of one step over all processes, by their numbers, and their common length."""
     index = np.concatenate([share["index"] for share in shares])
