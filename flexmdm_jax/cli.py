@@ -16,7 +16,7 @@ from flexmdm_jax import hosts
 from flexmdm_jax.config import check_field
 from flexmdm_jax.errors import UserError
 
-# What define_process_flags() defines belongs to the command that calls it, and to its --help.
+# What define_…_flags() define belongs to the command that calls them, and to its --help.
 flags.disclaim_key_flags()
 
 
@@ -156,6 +156,26 @@ def define_process_flags() -> Callable[[], None]:
         )
 
     return join
+
+
+def define_sampler_flags() -> Callable[[], dict[str, str | float]]:
+    """Returns what gives the values {flag: value} of the flags it defines: how samples are drawn.
+
+    They are parameters of parse_sampler(). Of rules and steps some commands take several.
+    """
+    holders = (
+        flags.DEFINE_string(
+            "insertions", "poisson", "poisson (the paper's), binomial or binomial:temperature=0."
+        ),
+        flags.DEFINE_string(
+            "grid",
+            "linear",
+            "Times of the steps: linear, sine (closer together towards the end), cosine (at the "
+            "start) or polynomial:power=2.",
+        ),
+        flags.DEFINE_float("temperature", 1.0, "Divides logits; 0 takes the likeliest."),
+    )
+    return lambda: {holder.name: holder.value for holder in holders}
 
 
 def shared_flags() -> str:

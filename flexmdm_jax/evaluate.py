@@ -28,21 +28,12 @@ _STEPS = flags.DEFINE_multi_integer("steps", [256], "Steps of the sampler; sever
 _RULE = flags.DEFINE_multi_string(
     "rule", ["exact_rate"], "As for sampling; several for tasks, such as adaptive."
 )
-_INSERTIONS = flags.DEFINE_string(
-    "insertions", "poisson", "poisson (the paper's), binomial or binomial:temperature=0."
-)
-_GRID = flags.DEFINE_string(
-    "grid",
-    "linear",
-    "Times of the steps: linear, sine (closer together towards the end), cosine (at the start) or "
-    "polynomial:power=2.",
-)
-_TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "Divides logits; 0 takes the likeliest.")
 _SEQUENCES = flags.DEFINE_integer("num_sequences", 1024, "Held-out sequences to score.")
 _TIMES = flags.DEFINE_integer("num_times", 32, "Times per sequence in the likelihood bound.")
 _SEED = flags.DEFINE_integer("seed", 0, "Decides all noise.")
 _BATCH = flags.DEFINE_integer("batch_size", 64, "Sequences at a time.")
 _BIN = flags.DEFINE_integer("bin_width", 4, "Lengths to a bin, in the picture and the TV.")
+_sampling = cli.define_sampler_flags()
 _join = cli.define_process_flags()
 
 # What a dataset says it is, and the evaluation that fits.
@@ -67,10 +58,8 @@ def _request() -> Request:
     return Request(
         steps=tuple(_STEPS.value),
         rules=tuple(_RULE.value),
-        insertions=_INSERTIONS.value,
-        grid=_GRID.value,
-        temperature=_TEMPERATURE.value,
         seed=_SEED.value,
+        **_sampling(),
         **counts,
     )
 

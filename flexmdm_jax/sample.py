@@ -27,22 +27,13 @@ _RULE = flags.DEFINE_string(
     "exact_rate, tau_leaping (the paper's) or adaptive:confidence=top_prob,window_size=64 "
     "(top_prob, margin, entropy, leftmost).",
 )
-_INSERTIONS = flags.DEFINE_string(
-    "insertions", "poisson", "poisson (the paper's), binomial or binomial:temperature=0."
-)
-_GRID = flags.DEFINE_string(
-    "grid",
-    "linear",
-    "Times of the steps: linear, sine (closer together towards the end), cosine (at the start) or "
-    "polynomial:power=2.",
-)
-_TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "Divides logits; 0 takes the likeliest.")
 _TOP_K = flags.DEFINE_integer("top_k", 0, "Draw among the k likeliest tokens; 0 for all.")
 _TOP_P = flags.DEFINE_float("top_p", 1.0, "Draw among the tokens that reach this probability.")
 _BLOCK = flags.DEFINE_integer("block_length", 0, "MDM only: fill blocks of this many slots.")
 _PREFIX = flags.DEFINE_string("prefix", "", "Text to continue.")
 _SUFFIX = flags.DEFINE_string("suffix", "", "FlexMDM only: text to lead up to.")
 _PRINT = flags.DEFINE_integer("print", 0, "Also print this many samples, shortest to longest.")
+_sampling = cli.define_sampler_flags()
 _join = cli.define_process_flags()
 
 
@@ -61,10 +52,8 @@ def main(_):
     out = new_file(_OUT.value, _OVERWRITE.value)
     sampler = parse_sampler(
         _RULE.value,
-        _INSERTIONS.value,
-        _GRID.value,
+        **_sampling(),
         steps=_STEPS.value,
-        temperature=_TEMPERATURE.value,
         top_k=_TOP_K.value,
         top_p=_TOP_P.value,
         block_length=_BLOCK.value,
