@@ -48,16 +48,19 @@ maze-%: install
 		--workdir=runs/maze_small_$*_mdm $(GREEDY) $(SWEEP)
 	$(RUN) -m flexmdm_jax.evaluate --workdir=runs/maze_small_$*_mdm $(GREEDY) $(OTHER_RULES)
 
-# Half an hour (FlexMDM) and more than one hour (MDM) a training on one core.
+# One and a half hours (FlexMDM, 24,000 steps) or a little more (MDM, 12,000) on one core each.
 brackets: install
 	test -d data/brackets || $(RUN) -m flexmdm_jax.prepare \
 		--source=brackets:num_sequences=100000 --out=data/brackets
 	$(RUN) -m flexmdm_jax.train --config=configs/brackets.py --workdir=runs/brackets
 	$(RUN) -m flexmdm_jax.train --config=configs/brackets_mdm.py --workdir=runs/brackets_mdm
 	$(RUN) -m flexmdm_jax.evaluate --workdir=runs/brackets --workdir=runs/brackets_mdm \
-		--steps=64 --steps=256 --num=1024
-	$(RUN) -m flexmdm_jax.evaluate --workdir=runs/brackets --workdir=runs/brackets_mdm \
-		--steps=256 --num=1024 --temperature=0.5 --out=runs/brackets/sharper
+		--grid=sine --steps=64 --steps=256 --num=1024
+	for temperature in 0.5 0.25; do \
+		$(RUN) -m flexmdm_jax.evaluate --workdir=runs/brackets --workdir=runs/brackets_mdm \
+			--grid=sine --steps=256 --num=1024 --temperature=$$temperature \
+			--out=runs/brackets/temperature_$$temperature || exit 1; \
+	done
 
 # A tiny LLaDA converted, retrofitted on GSM8K (the folder in FLEXMDM_DATA_DIR), merged, exported and
 # converted once more; the samples before and after must be the same.

@@ -1,4 +1,4 @@
-"""FlexMDM on balanced brackets, whose lengths follow a known law: half an hour on one core."""
+"""FlexMDM on balanced brackets, whose lengths follow a known law: 90 minutes on a core."""
 
 from ml_collections import ConfigDict
 
@@ -42,11 +42,11 @@ def get_config() -> ConfigDict:
                 "ema_decay": 0.995,
             },
             "training": {
-                "num_steps": 12_000,
+                "num_steps": 24_000,
                 "batch_size": 64,
                 "time_warp": 1.5,
                 "log_every": 100,
-                "evaluate_every": 12_000,
+                "evaluate_every": 24_000,
                 "checkpoint_every": 500,
                 "keep_checkpoints": 2,
             },

@@ -33,7 +33,7 @@ def get_config(num_subgoals: int = 8) -> ConfigDict:
                 ),
             },
             "optimizer": {
-                "learning_rate": 5e-3,
+                "learning_rate": 3e-3,
                 "warmup_steps": 100,
                 "decay": "cosine",
                 "weight_decay": 0.03,
