@@ -24,7 +24,7 @@ data/demo: | install
 	$(RUN) -m flexmdm_jax.prepare --source=stdlib --tokenizer=sentencepiece:400 \
 		--max_length=64 --validation_fraction=0.15 --out=$@
 
-# The paper's Table 1 on a small maze, both methods at three difficulties: about 16 (FlexMDM) and 30
+# The paper's Table 1 on a small maze, both methods at three difficulties: about 20 (FlexMDM) and 40
 # (MDM) minutes a training on one core. Run again, it takes up where it stopped.
 SMALL_MAZE := maze:size=17,extra_doors=0.3,num_pairs=3000,max_stretch=1.5,validation_fraction=0.1
 SUBGOALS_easy := 8

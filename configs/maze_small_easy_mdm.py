@@ -10,7 +10,7 @@ def get_config(num_subgoals: int = 8) -> ConfigDict:
     config.method = "mdm"
     config.unmasking = "linear"
     config.data.buckets = ()
-    # The better of 3e-3 and 5e-3 for each method (docs/results.md).
+    # Each method has the better of 3e-3 and 5e-3 (docs/results.md).
     config.optimizer.learning_rate = 5e-3
     # Room for the prompt before the longest path.
     config.data.max_length = 60
