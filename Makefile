@@ -55,12 +55,8 @@ brackets: install
 	$(RUN) -m flexmdm_jax.train --config=configs/brackets.py --workdir=runs/brackets
 	$(RUN) -m flexmdm_jax.train --config=configs/brackets_mdm.py --workdir=runs/brackets_mdm
 	$(RUN) -m flexmdm_jax.evaluate --workdir=runs/brackets --workdir=runs/brackets_mdm \
-		--grid=sine --steps=64 --steps=256 --num=1024
-	for temperature in 0.5 0.25; do \
-		$(RUN) -m flexmdm_jax.evaluate --workdir=runs/brackets --workdir=runs/brackets_mdm \
-			--grid=sine --steps=256 --num=1024 --temperature=$$temperature \
-			--out=runs/brackets/temperature_$$temperature || exit 1; \
-	done
+		--grid=sine --steps=64 --steps=256 --num=1024 \
+		--temperature=1 --temperature=0.5 --temperature=0.25
 
 # A tiny LLaDA converted, retrofitted on GSM8K (the folder in FLEXMDM_DATA_DIR), merged, exported and
 # converted once more; the samples before and after must be the same.

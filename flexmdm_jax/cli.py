@@ -158,10 +158,11 @@ def define_process_flags() -> Callable[[], None]:
     return join
 
 
-def define_sampler_flags() -> Callable[[], dict[str, str | float]]:
+def define_sampler_flags() -> Callable[[], dict[str, str]]:
     """Returns what gives the values {flag: value} of the flags it defines: how samples are drawn.
 
-    They are parameters of parse_sampler(). Of rules and steps some commands take several.
+    They are parameters of parse_sampler(). Of rules, steps and temperatures some commands take
+    several.
     """
     holders = (
         flags.DEFINE_string(
@@ -173,7 +174,6 @@ def define_sampler_flags() -> Callable[[], dict[str, str | float]]:
             "Times of the steps: linear, sine (closer together towards the end), cosine (at the "
             "start) or polynomial:power=2.",
         ),
-        flags.DEFINE_float("temperature", 1.0, "Divides logits; 0 takes the likeliest."),
     )
     return lambda: {holder.name: holder.value for holder in holders}
 

@@ -28,6 +28,9 @@ _STEPS = flags.DEFINE_multi_integer("steps", [256], "Steps of the sampler; sever
 _RULE = flags.DEFINE_multi_string(
     "rule", ["exact_rate"], "As for sampling; several for tasks, such as adaptive."
 )
+_TEMPERATURE = flags.DEFINE_multi_float(
+    "temperature", [1.0], "Divides logits; 0 takes the likeliest. Several for tasks."
+)
 _SEQUENCES = flags.DEFINE_integer("num_sequences", 1024, "Held-out sequences to score.")
 _TIMES = flags.DEFINE_integer("num_times", 32, "Times per sequence in the likelihood bound.")
 _SEED = flags.DEFINE_integer("seed", 0, "Decides all noise.")
@@ -58,6 +61,7 @@ def _request() -> Request:
     return Request(
         steps=tuple(_STEPS.value),
         rules=tuple(_RULE.value),
+        temperatures=tuple(_TEMPERATURE.value),
         seed=_SEED.value,
         **_sampling(),
         **counts,

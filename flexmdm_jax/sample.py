@@ -27,6 +27,7 @@ _RULE = flags.DEFINE_string(
     "exact_rate, tau_leaping (the paper's) or adaptive:confidence=top_prob,window_size=64 "
     "(top_prob, margin, entropy, leftmost).",
 )
+_TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "Divides logits; 0 takes the likeliest.")
 _TOP_K = flags.DEFINE_integer("top_k", 0, "Draw among the k likeliest tokens; 0 for all.")
 _TOP_P = flags.DEFINE_float("top_p", 1.0, "Draw among the tokens that reach this probability.")
 _BLOCK = flags.DEFINE_integer("block_length", 0, "MDM only: fill blocks of this many slots.")
@@ -54,6 +55,7 @@ def main(_):
         _RULE.value,
         **_sampling(),
         steps=_STEPS.value,
+        temperature=_TEMPERATURE.value,
         top_k=_TOP_K.value,
         top_p=_TOP_P.value,
         block_length=_BLOCK.value,

@@ -118,11 +118,11 @@ def evaluate_gsm8k(runs: Mapping[str, Run], dataset: Dataset, request: Request) 
     for label, run in announced(runs):
         truth = [_text(run, s.tokens[:-1][~s.fixed[:-1]]) for s in sequences]
         score = evaluator_of(run, dataset, request).score(run.params).summary()
-        for rule, sampler in request.samplers(run.experiment.config.data.max_length):
+        for way, sampler in request.samplers(run.experiment.config.data.max_length):
             answers, truncated = answer_questions(
                 run, questions, sampler, batch_size=request.batch_size, seed=request.seed
             )
-            rows[f"{label}, {rule}, {sampler.steps} steps"] = {
+            rows[f"{label}, {way}, {sampler.steps} steps"] = {
                 **judge_answers([_text(run, answer) for answer in answers], truth),
                 "answer_tokens": float(np.mean([len(answer) for answer in answers])),
                 "truncated": truncated,

@@ -40,10 +40,10 @@ def evaluate_brackets(runs: Mapping[str, Run], dataset: Dataset, request: Reques
     lengths = {"law": LAW_LENGTHS}
     for label, run in announced(runs):
         likelihood = _likelihood(evaluator_of(run, dataset, request).score(run.params))
-        for rule, sampler in request.samplers(run.experiment.config.data.max_length):
+        for way, sampler in request.samplers(run.experiment.config.data.max_length):
             generated = evaluator_of(run, dataset, request, sampler).generate(run.params)
             balanced = success_interval([is_balanced(tokens) for tokens in generated.tokens])
-            rows[f"{label}, {rule}, {sampler.steps} steps"] = {
+            rows[f"{label}, {way}, {sampler.steps} steps"] = {
                 **{name.replace("success", "validity"): x for name, x in balanced.items()},
                 "length_tv": total_variation(generated.lengths, LAW_LENGTHS),
                 **likelihood,

@@ -79,13 +79,13 @@ def evaluate_maze(runs: Mapping[str, Run], dataset: Dataset, request: Request) -
     pictured = next(iter(runs.values()))
     rows, curves, successes = {}, {}, {}
     for label, run in announced(runs):
-        for rule, sampler in request.samplers(run.experiment.config.data.max_length):
+        for way, sampler in request.samplers(run.experiment.config.data.max_length):
             solutions = solve(
                 run, maze, prompts, sampler, batch_size=request.batch_size, seed=request.seed
             )
             figures = judge(maze, prompts, solutions) | {"steps": sampler.steps}
-            rows[f"{label}, {rule}, {sampler.steps} steps"] = figures
-            curves.setdefault(f"{label}, {rule}", []).append(figures)
+            rows[f"{label}, {way}, {sampler.steps} steps"] = figures
+            curves.setdefault(f"{label}, {way}", []).append(figures)
             if run is pictured:
                 successes[sampler] = figures["success"]
     best = max(successes, key=successes.get)

@@ -1,6 +1,7 @@
 """What an evaluation is asked for, and what it answers."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping
 
 import jax
@@ -18,9 +19,9 @@ class Request:
       num: Samples for each way of sampling.
       steps: Steps of the sampler; each number is tried.
       rules: Unmasking rules, written as for sampling; each is tried.
+      temperatures: What divides the logits; each is tried. 0 takes the most likely token.
       insertions: The insertion rule.
       grid: The schedule that spaces the steps.
-      temperature: Divides the logits; 0 takes the most likely token.
       num_sequences: Held-out sequences to score.
       num_times: Times per sequence in the likelihood bound.
       bin_width: Lengths to a bin.
@@ -28,15 +29,15 @@ class Request:
       seed: Decides all noise.
 
     Raises:
-      UserError: If a rule or the grid is unknown, or the temperature out of range.
+      UserError: If a rule or the grid is unknown, or a temperature out of range.
     """
 
     num: int
     steps: tuple[int, ...]
     rules: tuple[str, ...]
+    temperatures: tuple[float, ...]
     insertions: str
     grid: str
-    temperature: float
     num_sequences: int
     num_times: int
     bin_width: int
@@ -49,24 +50,25 @@ class Request:
             pass
 
     def samplers(self, length: int) -> Iterator[tuple[str, SamplerConfig]]:
-        """Yields (rule, sampler) for every rule and number of steps.
+        """Yields (way, sampler) for every temperature, rule and number of steps.
+
+        The way is the rule, with the temperature where that tells ways apart; not the steps.
 
         Args:
           length: Slots of the buffer.
         """
-        for rule in self.rules:
-            for steps in self.steps:
-                yield (
-                    rule,
-                    parse_sampler(
-                        rule,
-                        self.insertions,
-                        self.grid,
-                        steps=steps,
-                        temperature=self.temperature,
-                        length_buckets=default_buckets(length),
-                    ),
-                )
+        choices = itertools.product(self.temperatures, self.rules, self.steps)
+        for temperature, rule, steps in choices:
+            sampler = parse_sampler(
+                rule,
+                self.insertions,
+                self.grid,
+                steps=steps,
+                temperature=temperature,
+                length_buckets=default_buckets(length),
+            )
+            several = len(self.temperatures) > 1
+            yield f"{rule}, temperature {temperature:g}" if several else rule, sampler
 
 
 def announced(runs: Mapping[str, Run]) -> Iterator[tuple[str, Run]]:

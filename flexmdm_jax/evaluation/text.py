@@ -42,8 +42,8 @@ def evaluate_text(runs: Mapping[str, Run], dataset: Dataset, request: Request) -
     Raises:
       UserError: If more than one way of sampling is asked for.
     """
-    if len(request.steps) != 1 or len(request.rules) != 1:
-        raise UserError("text is evaluated with one --steps and one --rule at a time")
+    if any(len(x) != 1 for x in (request.steps, request.rules, request.temperatures)):
+        raise UserError("text is evaluated with one --steps, --rule and --temperature at a time")
     rows = data_figures(dataset, request.num_sequences, request.bin_width)
     lengths = {"held-out data": held_out_lengths(dataset)}
     for label, run in announced(runs):

@@ -56,8 +56,8 @@ class SamplerConfig:
     def __post_init__(self):
         if self.steps < 1:
             raise ValueError(f"steps = {self.steps}; sampling needs at least 1 step")
-        if self.temperature < 0:
-            raise ValueError(f"temperature = {self.temperature}; it must not be negative")
+        if not self.temperature >= 0:
+            raise ValueError(f"temperature = {self.temperature}; it must be 0 or more")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p = {self.top_p}; it must lie in (0, 1]")
         if self.top_k < 0 or self.block_length < 0:
@@ -194,15 +194,16 @@ def generate(
     start = (canvas, jnp.zeros(canvas.tokens.shape[0], bool))
     times = _time_grid(sampler.steps, num_blocks, sampler.grid)
     (canvas, truncated), trace = jax.lax.scan(step, start, times)
-    lengths = jnp.argmax(_ends(canvas.tokens, vocabulary), axis=1).astype(jnp.int32)
-    after_end = jnp.arange(canvas.tokens.shape[1])[None, :] >= lengths[:, None]
-    tokens = jnp.where(after_end, vocabulary.end, canvas.tokens)
+    tokens, lengths = _cut_at_end(canvas.tokens, vocabulary)
     return Samples(tokens=tokens, lengths=lengths, truncated=truncated, trace=trace)
 
 
-def _ends(tokens: Int[Array, "b l"], vocabulary: Vocabulary) -> Bool[Array, "b l+1"]:
-    """Returns where END stands, counting the row's edge as one."""
-    return jnp.pad(tokens == vocabulary.end, ((0, 0), (0, 1)), constant_values=True)
+def _cut_at_end(tokens: Int[Array, "b l"], vocabulary: Vocabulary):
+    """Returns (tokens with END from the first END on, tokens before it); the row's edge is one."""
+    ends = jnp.pad(tokens == vocabulary.end, ((0, 0), (0, 1)), constant_values=True)
+    lengths = jnp.argmax(ends, axis=1).astype(jnp.int32)
+    after_end = jnp.arange(tokens.shape[1])[None, :] >= lengths[:, None]
+    return jnp.where(after_end, vocabulary.end, tokens), lengths
 
 
 def _block_of_slot(canvas: Canvas, sampler, vocabulary) -> Int[Array, "b l"]:

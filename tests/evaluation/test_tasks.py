@@ -75,13 +75,15 @@ def test_maze_evaluation_reports_every_way_of_sampling(tmp_path):
 def test_brackets_evaluation_knows_the_law(tmp_path):
     dataset = BracketsConfig(num_sequences=60, validation_fraction=0.3).write(tmp_path / "b")
     runs = {"FlexMDM": untrained_run(dataset, "flexmdm", 72)}
-    one_rule = dataclasses.replace(REQUEST, rules=("exact_rate",))
+    request = dataclasses.replace(REQUEST, rules=("exact_rate",), temperatures=(1.0, 0.5))
     with jax.set_mesh(runs["FlexMDM"].setup.mesh):
-        report = evaluate_brackets(runs, dataset, one_rule)
-    assert len(report.rows) == 2
+        report = evaluate_brackets(runs, dataset, request)
+    assert len(report.rows) == 3
     assert report.rows["law"]["nats_per_sequence"] == entropy()
     # No model can be better than the law, but for the noise of a few strings.
-    figures = report.rows["FlexMDM, exact_rate, 2 steps"]
+    figures = report.rows["FlexMDM, exact_rate, temperature 1, 2 steps"]
+    cooler = report.rows["FlexMDM, exact_rate, temperature 0.5, 2 steps"]
+    assert cooler["nats_per_sequence"] == figures["nats_per_sequence"]
     assert figures["nats_per_sequence"] > entropy() / 2
     scored = itertools.islice(read_sequences(dataset, VALIDATION), REQUEST.num_sequences)
     known = {4: 2, 16: 1430, 32: 35_357_670, 64: 55_534_064_877_048_198}  # Catalan numbers
@@ -92,6 +94,11 @@ def test_brackets_evaluation_knows_the_law(tmp_path):
     _assert_shows_something(report.pictures["lengths.png"])
 
 
-def test_text_takes_one_way_of_sampling(tiny_dataset):
-    with pytest.raises(UserError, match="one --steps and one --rule"):
-        evaluate_text({}, tiny_dataset, REQUEST)
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [("steps", (2, 3)), ("rules", REQUEST.rules), ("temperatures", (1.0, 0.5))],
+)
+def test_text_takes_one_way_of_sampling(tiny_dataset, name, values):
+    request = dataclasses.replace(REQUEST, **({"rules": ("exact_rate",)} | {name: values}))
+    with pytest.raises(UserError, match="one --steps, --rule and --temperature at a time"):
+        evaluate_text({}, tiny_dataset, request)

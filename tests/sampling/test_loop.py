@@ -444,7 +444,13 @@ def test_blocks_are_filled_from_left_to_right():
 
 
 def test_impossible_samplers_are_refused():
-    for fields in ({"steps": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.5}):
+    for fields in (
+        {"steps": 0},
+        {"temperature": -1.0},
+        {"temperature": float("nan")},
+        {"top_p": 0.0},
+        {"top_p": 1.5},
+    ):
         with pytest.raises(ValueError, match=next(iter(fields))):
             SamplerConfig(**fields)
     for fields in ({"top_k": -1}, {"block_length": -1}):
