@@ -49,15 +49,21 @@ class Maze:
         return len(path) > 0 and bool(inside.all()) and bool(free[path].all())
 
     def joins(self, path: Int[np.ndarray, "l"], subgoals: Int[np.ndarray, "k"]) -> bool:
-        """Returns whether a path leads from subgoal to subgoal, in order (criterion 2).
+        """Returns whether a path leads from subgoal to subgoal, in order (criterion 2)."""
+        return self.is_connected(path) and self.visits(path, subgoals)
 
-        It begins at the first and ends at the last, moves to an orthogonal neighbour each time,
-        and comes by the others in between, in their order.
+    def is_connected(self, path: Int[np.ndarray, "l"]) -> bool:
+        """Returns whether there is a path and each cell is an orthogonal neighbour of the last."""
+        rows, columns = np.divmod(path, self.walls.shape[1])
+        moves = np.abs(np.diff(rows)) + np.abs(np.diff(columns))
+        return len(path) > 0 and bool(np.all(moves == 1))
+
+    def visits(self, path: Int[np.ndarray, "l"], subgoals: Int[np.ndarray, "k"]) -> bool:
+        """Returns whether a path begins at the first subgoal, ends at the last and comes by all.
+
+        They count in their order only; what lies between them does not matter.
         """
         if len(path) == 0 or path[0] != subgoals[0] or path[-1] != subgoals[-1]:
-            return False
-        rows, columns = np.divmod(path, self.walls.shape[1])
-        if np.any(np.abs(np.diff(rows)) + np.abs(np.diff(columns)) != 1):
             return False
         position = 0
         for subgoal in subgoals:

@@ -19,7 +19,8 @@ COLUMNS = {
     "success_low": "95% low",
     "success_high": "95% high",
     "valid": "all free",
-    "joined": "joined",
+    "connected": "connected",
+    "visits": "in order",
     "truncated": "truncated",
 }
 
@@ -59,12 +60,17 @@ def solve(
 
 
 def judge(maze: Maze, prompts: np.ndarray, solutions: Completions) -> dict[str, float]:
-    """Returns the share of prompts solved, with its interval, and that of each criterion."""
+    """Returns the share of prompts solved, with its interval, and why others are not.
+
+    Criterion 1 is `valid`; the two parts of criterion 2, neighbouring cells and subgoals in order,
+    are `connected` and `visits`.
+    """
     pairs = list(zip(solutions.tokens, prompts, strict=True))
     return {
         **success_interval([maze.is_solution(path, subgoals) for path, subgoals in pairs]),
         "valid": float(np.mean([maze.is_valid(path) for path, _ in pairs])),
-        "joined": float(np.mean([maze.joins(path, subgoals) for path, subgoals in pairs])),
+        "connected": float(np.mean([maze.is_connected(path) for path, _ in pairs])),
+        "visits": float(np.mean([maze.visits(path, subgoals) for path, subgoals in pairs])),
         "truncated": float(np.mean(solutions.truncated)),
     }
 

@@ -83,6 +83,18 @@ def test_the_two_criteria_are_apart():
     assert not MAZE.joins(apart, subgoals)
 
 
+def test_the_parts_of_the_second_criterion_are_apart():
+    leap = _cells((1, 1), (3, 1), (3, 3))
+    subgoals = _cells((1, 1), (3, 1), (3, 3))
+    assert MAZE.visits(leap, subgoals)
+    assert not MAZE.is_connected(leap)
+    around = _cells((1, 1), (1, 2), (1, 3), (2, 3), (3, 3))
+    assert MAZE.is_connected(around)
+    assert not MAZE.visits(around, subgoals)
+    assert not MAZE.is_connected(np.array([], int))
+    assert not MAZE.visits(np.array([], int), subgoals)
+
+
 @pytest.mark.parametrize(("successes", "num"), [(0, 20), (7, 20), (20, 20), (431, 500)])
 def test_interval_is_wilsons(successes, num):
     figures = success_interval([True] * successes + [False] * (num - successes))

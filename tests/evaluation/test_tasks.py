@@ -39,11 +39,13 @@ def test_true_paths_solve_every_prompt(tmp_path):
     paths = [sequence.tokens[:-1] for sequence in sequences]
     truncated = np.zeros(len(paths), bool)
     figures = judge(Maze.of(dataset.task), prompts, Completions(paths, truncated, None))
-    assert figures["success"] == figures["valid"] == figures["joined"] == 1
+    assert figures["success"] == figures["valid"] == 1
+    assert figures["connected"] == figures["visits"] == 1
     # Each prompt with the path of the next: valid cells that join something else.
     other = Completions(paths[1:] + paths[:1], truncated, None)
     figures = judge(Maze.of(dataset.task), prompts, other)
-    assert figures["valid"] == 1
+    assert figures["valid"] == figures["connected"] == 1
+    assert figures["visits"] == figures["success"]
     assert figures["success"] < 0.5
 
 
