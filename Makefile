@@ -27,7 +27,7 @@ data/demo: | install
 # The paper's Table 1 on a small maze, both methods at three difficulties: about 20 (FlexMDM) and 40
 # (MDM) minutes a training on one core. Run again, it takes up where it stopped.
 SMALL_MAZE := maze:size=17,extra_doors=0.3,num_pairs=3000,max_stretch=1.5,validation_fraction=0.1
-SUBGOALS_easy := 8
+SUBGOALS_easy := 7
 SUBGOALS_medium := 10
 SUBGOALS_hard := 12
 GREEDY := --num=256 --temperature=0 --insertions=binomial:temperature=0

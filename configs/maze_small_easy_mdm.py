@@ -1,11 +1,11 @@
-"""The MDM baseline of the small maze with 8 subgoals: prompt, separator and path in one row."""
+"""The MDM baseline of the small maze with 7 subgoals: prompt, separator and path in one row."""
 
 from ml_collections import ConfigDict
 
 from flexmdm_jax.config import load_config_file
 
 
-def get_config(num_subgoals: int = 8) -> ConfigDict:
+def get_config(num_subgoals: int = 7) -> ConfigDict:
     config = load_config_file(__file__, "maze_small_easy.py", num_subgoals=num_subgoals)
     config.method = "mdm"
     config.unmasking = "linear"

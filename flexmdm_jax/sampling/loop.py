@@ -198,7 +198,9 @@ def generate(
     return Samples(tokens=tokens, lengths=lengths, truncated=truncated, trace=trace)
 
 
-def _cut_at_end(tokens: Int[Array, "b l"], vocabulary: Vocabulary):
+def _cut_at_end(
+    tokens: Int[Array, "b l"], vocabulary: Vocabulary
+) -> tuple[Int[Array, "b l"], Int[Array, "b"]]:
     """Returns (tokens with END from the first END on, tokens before it); the row's edge is one."""
     ends = jnp.pad(tokens == vocabulary.end, ((0, 0), (0, 1)), constant_values=True)
     lengths = jnp.argmax(ends, axis=1).astype(jnp.int32)
