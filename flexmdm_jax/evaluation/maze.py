@@ -58,12 +58,16 @@ class Maze:
         moves = np.abs(np.diff(rows)) + np.abs(np.diff(columns))
         return len(path) > 0 and bool(np.all(moves == 1))
 
+    def arrives(self, path: Int[np.ndarray, "l"], subgoals: Int[np.ndarray, "k"]) -> bool:
+        """Returns whether a path ends at the last subgoal."""
+        return len(path) > 0 and bool(path[-1] == subgoals[-1])
+
     def visits(self, path: Int[np.ndarray, "l"], subgoals: Int[np.ndarray, "k"]) -> bool:
         """Returns whether a path begins at the first subgoal, ends at the last and comes by all.
 
         They count in their order only; what lies between them does not matter.
         """
-        if len(path) == 0 or path[0] != subgoals[0] or path[-1] != subgoals[-1]:
+        if not self.arrives(path, subgoals) or path[0] != subgoals[0]:
             return False
         position = 0
         for subgoal in subgoals:

@@ -21,6 +21,8 @@ COLUMNS = {
     "valid": "all free",
     "connected": "connected",
     "visits": "in order",
+    "arrives": "arrives",
+    "cells": "cells",
     "truncated": "truncated",
 }
 
@@ -63,7 +65,8 @@ def judge(maze: Maze, prompts: np.ndarray, solutions: Completions) -> dict[str, 
     """Returns the share of prompts solved, with its interval, and why others are not.
 
     Criterion 1 is `valid`; the two parts of criterion 2, neighbouring cells and subgoals in order,
-    are `connected` and `visits`.
+    are `connected` and `visits`. `arrives` is the share that ends at the last subgoal, `cells` the
+    mean length: whether paths stop too early.
     """
     pairs = list(zip(solutions.tokens, prompts, strict=True))
     return {
@@ -71,6 +74,8 @@ def judge(maze: Maze, prompts: np.ndarray, solutions: Completions) -> dict[str, 
         "valid": float(np.mean([maze.is_valid(path) for path, _ in pairs])),
         "connected": float(np.mean([maze.is_connected(path) for path, _ in pairs])),
         "visits": float(np.mean([maze.visits(path, subgoals) for path, subgoals in pairs])),
+        "arrives": float(np.mean([maze.arrives(path, subgoals) for path, subgoals in pairs])),
+        "cells": float(np.mean([len(path) for path, _ in pairs])),
         "truncated": float(np.mean(solutions.truncated)),
     }
 

@@ -93,6 +93,9 @@ def test_the_parts_of_the_second_criterion_are_apart():
     assert not MAZE.visits(around, subgoals)
     assert not MAZE.is_connected(np.array([], int))
     assert not MAZE.visits(np.array([], int), subgoals)
+    assert MAZE.arrives(around, subgoals)
+    assert not MAZE.arrives(around[:-1], subgoals)
+    assert not MAZE.arrives(np.array([], int), subgoals)
 
 
 @pytest.mark.parametrize(("successes", "num"), [(0, 20), (7, 20), (20, 20), (431, 500)])

@@ -40,7 +40,8 @@ def test_true_paths_solve_every_prompt(tmp_path):
     truncated = np.zeros(len(paths), bool)
     figures = judge(Maze.of(dataset.task), prompts, Completions(paths, truncated, None))
     assert figures["success"] == figures["valid"] == 1
-    assert figures["connected"] == figures["visits"] == 1
+    assert figures["connected"] == figures["visits"] == figures["arrives"] == 1
+    assert figures["cells"] == np.mean([len(path) for path in paths])
     # Each prompt with the path of the next: valid cells that join something else.
     other = Completions(paths[1:] + paths[:1], truncated, None)
     figures = judge(Maze.of(dataset.task), prompts, other)
