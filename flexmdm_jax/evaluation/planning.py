@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Int
 
-from flexmdm_jax.data.records import Dataset
+from flexmdm_jax.data.records import VALIDATION, Dataset, read_sequences
 from flexmdm_jax.evaluation.maze import Maze, held_out_prompts, path_of, prompt_canvas
 from flexmdm_jax.evaluation.maze_pictures import draw_path, draw_states, success_curves
 from flexmdm_jax.evaluation.prompted import Completions, complete, success_interval
@@ -83,12 +83,15 @@ def judge(maze: Maze, prompts: np.ndarray, solutions: Completions) -> dict[str, 
 def evaluate_maze(runs: Mapping[str, Run], dataset: Dataset, request: Request) -> Report:
     """Returns success on held-out prompts for every run and way of sampling, and pictures.
 
-    The pictures show the first run's way through its first prompt, sampled as it did best.
+    The first row is the held-out paths themselves: how long they are. The pictures show the first
+    run's way through its first prompt, sampled as it did best.
     """
     maze = Maze.of(dataset.task)
     prompts = held_out_prompts(dataset, request.num, request.seed)
     pictured = next(iter(runs.values()))
-    rows, curves, successes = {}, {}, {}
+    # Without END, as the generated paths.
+    true_cells = [len(sequence.tokens) - 1 for sequence in read_sequences(dataset, VALIDATION)]
+    rows, curves, successes = {"data": {"cells": float(np.mean(true_cells))}}, {}, {}
     for label, run in announced(runs):
         for way, sampler in request.samplers(run.experiment.config.data.max_length):
             solutions = solve(

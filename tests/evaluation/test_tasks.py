@@ -66,9 +66,12 @@ def test_maze_evaluation_reports_every_way_of_sampling(tmp_path):
     }
     with jax.set_mesh(runs["MDM"].setup.mesh):
         report = evaluate_maze(runs, dataset, REQUEST)
-    assert len(report.rows) == 4
+    data, *generated = report.rows.values()
+    paths = [sequence.tokens[:-1] for sequence in read_sequences(dataset, VALIDATION)]
+    assert data == {"cells": np.mean([len(path) for path in paths])}
+    assert len(generated) == 4
     assert "MDM, adaptive:confidence=margin, 2 steps" in report.rows
-    for figures in report.rows.values():
+    for figures in generated:
         assert figures["success_low"] <= figures["success"] <= figures["success_high"]
     assert set(report.pictures) == {"success.png", "path.png", "states.png"}
     for png in report.pictures.values():
