@@ -6,11 +6,12 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Int
 
-from flexmdm_jax.data.records import VALIDATION, Dataset, read_sequences
+from flexmdm_jax.data.records import Dataset
 from flexmdm_jax.evaluation.maze import Maze, held_out_prompts, path_of, prompt_canvas
 from flexmdm_jax.evaluation.maze_pictures import draw_path, draw_states, success_curves
 from flexmdm_jax.evaluation.prompted import Completions, complete, success_interval
 from flexmdm_jax.evaluation.request import Report, Request, announced
+from flexmdm_jax.evaluation.suite import held_out_lengths
 from flexmdm_jax.sampling import SamplerConfig
 from flexmdm_jax.training.runs import Run
 
@@ -69,15 +70,17 @@ def judge(maze: Maze, prompts: np.ndarray, solutions: Completions) -> dict[str, 
     mean length: whether paths stop too early.
     """
     pairs = list(zip(solutions.tokens, prompts, strict=True))
-    return {
-        **success_interval([maze.is_solution(path, subgoals) for path, subgoals in pairs]),
-        "valid": float(np.mean([maze.is_valid(path) for path, _ in pairs])),
-        "connected": float(np.mean([maze.is_connected(path) for path, _ in pairs])),
-        "visits": float(np.mean([maze.visits(path, subgoals) for path, subgoals in pairs])),
-        "arrives": float(np.mean([maze.arrives(path, subgoals) for path, subgoals in pairs])),
-        "cells": float(np.mean([len(path) for path, _ in pairs])),
-        "truncated": float(np.mean(solutions.truncated)),
+    solved = [maze.is_solution(path, subgoals) for path, subgoals in pairs]
+    figures = {
+        "valid": [maze.is_valid(path) for path, _ in pairs],
+        "connected": [maze.is_connected(path) for path, _ in pairs],
+        "visits": [maze.visits(path, subgoals) for path, subgoals in pairs],
+        "arrives": [maze.arrives(path, subgoals) for path, subgoals in pairs],
+        "cells": [len(path) for path, _ in pairs],
+        "truncated": solutions.truncated,
     }
+    means = {name: float(np.mean(values)) for name, values in figures.items()}
+    return success_interval(solved) | means
 
 
 def evaluate_maze(runs: Mapping[str, Run], dataset: Dataset, request: Request) -> Report:
@@ -89,9 +92,8 @@ def evaluate_maze(runs: Mapping[str, Run], dataset: Dataset, request: Request) -
     maze = Maze.of(dataset.task)
     prompts = held_out_prompts(dataset, request.num, request.seed)
     pictured = next(iter(runs.values()))
-    # Without END, as the generated paths.
-    true_cells = [len(sequence.tokens) - 1 for sequence in read_sequences(dataset, VALIDATION)]
-    rows, curves, successes = {"data": {"cells": float(np.mean(true_cells))}}, {}, {}
+    rows = {"data": {"cells": float(np.mean(held_out_lengths(dataset)))}}
+    curves, successes = {}, {}
     for label, run in announced(runs):
         for way, sampler in request.samplers(run.experiment.config.data.max_length):
             solutions = solve(
