@@ -11,8 +11,8 @@ import time
 import jax
 
 from flexmdm_jax.config import load_config_file, read_config
-from flexmdm_jax.data.pipeline import TrainBatches, arrange_for, train_batches
-from flexmdm_jax.data.records import open_dataset
+from flexmdm_jax.data.batches.pipeline import TrainBatches, arrange_for, train_batches
+from flexmdm_jax.data.storage.records import open_dataset
 from flexmdm_jax.sharding import batch_sharding, make_mesh
 from flexmdm_jax.training.feed import DeviceBatches
 from flexmdm_jax.training.optimizer import make_optimizer

@@ -15,9 +15,9 @@ import sys
 import tempfile
 import time
 
-from flexmdm_jax.data.corpora import read_documents
-from flexmdm_jax.data.preparation import Plan, prepare_dataset
-from flexmdm_jax.data.runners import processes
+from flexmdm_jax.data.preparation.runners import processes
+from flexmdm_jax.data.preparation.units import Plan, prepare_dataset
+from flexmdm_jax.data.sources.corpora import read_documents
 from flexmdm_jax.data.tokenizers import make_tokenizer
 
 EXCERPTS = "openwebtext_excerpts/owt_1000.jsonl.gz"

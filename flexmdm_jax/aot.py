@@ -16,7 +16,7 @@ from flexmdm_jax.compilation.programs import PROGRAMS, Experiment
 from flexmdm_jax.compilation.report import report, search
 from flexmdm_jax.compilation.topology import find_topology
 from flexmdm_jax.config import Config, read_config
-from flexmdm_jax.data.records import open_dataset
+from flexmdm_jax.data.storage.records import open_dataset
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import new_file, write_atomically
 from flexmdm_jax.sharding import make_mesh

@@ -7,7 +7,7 @@ import jax
 from absl import flags, logging
 
 from flexmdm_jax import cli, hosts
-from flexmdm_jax.data.mixtures import open_data
+from flexmdm_jax.data.storage.mixtures import open_data
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.evaluation.arithmetic import evaluate_gsm8k
 from flexmdm_jax.evaluation.brackets import evaluate_brackets

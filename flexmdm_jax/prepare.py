@@ -10,9 +10,10 @@ import time
 from absl import flags, logging
 
 from flexmdm_jax import cli
-from flexmdm_jax.data import inspection, runners
-from flexmdm_jax.data.preparation import Plan, prepare_dataset
-from flexmdm_jax.data.records import Dataset, open_dataset
+from flexmdm_jax.data.preparation import runners
+from flexmdm_jax.data.preparation.units import Plan, prepare_dataset
+from flexmdm_jax.data.storage import inspection
+from flexmdm_jax.data.storage.records import Dataset, open_dataset
 from flexmdm_jax.data.tasks import SYMBOL_TASKS, TASKS
 from flexmdm_jax.data.tokenizers import make_tokenizer
 from flexmdm_jax.errors import UserError

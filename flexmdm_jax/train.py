@@ -10,8 +10,8 @@ from ml_collections import config_flags
 
 from flexmdm_jax import __version__, cli, hosts
 from flexmdm_jax.config import Config, config_to_dict, read_config
-from flexmdm_jax.data.mixtures import open_data
-from flexmdm_jax.data.records import Dataset
+from flexmdm_jax.data.storage.mixtures import open_data
+from flexmdm_jax.data.storage.records import Dataset
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.evaluation.suite import Evaluator
 from flexmdm_jax.sharding import make_mesh

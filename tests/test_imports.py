@@ -12,17 +12,21 @@ PACKAGE = "flexmdm_jax"
 LAYERS = [
     {"types", "errors"},
     {"schedules", "fields", "files", "chips", "hosts"},
-    {"interpolant", "posterior", "attention", "data", "config"},
-    {"losses", "sampling", "models", "sharding"},
+    {"interpolant", "posterior", "attention", "config"},
+    {"losses", "sampling", "sharding"},
+    {"data", "models"},
     {"conversion"},
     {"training"},
     {"evaluation", "compilation"},
     {"cli", "train", "sample", "evaluate", "prepare", "convert", "aot"},
 ]
+# The rooms of data/, in the same sense; a room may import its own files.
+ROOMS = [{"sources", "tokenizers"}, {"storage"}, {"preparation", "tasks"}, {"batches"}]
 # `cli` is what the other entry points share.
 ENTRY_POINTS = LAYERS[-1]
 MAY_IMPORT_MODELS = {"training/state.py"}
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
+ROOM_LEVELS = {name: level for level, names in enumerate(ROOMS) for name in names}
 FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
 
 
@@ -57,12 +61,12 @@ def own_imports(path: pathlib.Path) -> set[str]:
     return {p[1] for p in parts if p[0] == PACKAGE and len(p) > 1 and p[1] != "__version__"}
 
 
-def violation(name: str, imported: str) -> bool:
+def violation(name: str, imported: str, levels: dict[str, int] = LEVELS) -> bool:
     if imported == name:
         return False
     if name in ENTRY_POINTS and imported == "cli":
         return False
-    return LEVELS[imported] >= LEVELS[name]
+    return levels[imported] >= levels[name]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -74,6 +78,29 @@ def test_imports_follow_the_layers(path):
     for imported in own_imports(path):
         assert imported in LEVELS, f"{path} imports {imported!r}, which is in no layer"
         assert not violation(name, imported), f"{path} must not import {PACKAGE}.{imported}"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in FILES if path.parent.parent.name == "data"],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_imports_follow_the_rooms_of_data(path):
+    room = path.parent.name
+    assert room in ROOM_LEVELS, f"{path} is in no room: add {room!r} to ROOMS"
+    data = [name.split(".")[2:] for name in file_imports(path) if f"{PACKAGE}.data." in name]
+    for imported in {parts[0] for parts in data}:
+        assert imported in ROOM_LEVELS, f"{path} imports data.{imported}, which is no room"
+        wrong = violation(room, imported, ROOM_LEVELS)
+        assert not wrong, f"{path} must not import {PACKAGE}.data.{imported}"
+
+
+def test_data_is_all_in_rooms():
+    inside = (ROOT / PACKAGE / "data").iterdir()
+    assert {path.name for path in inside if path.name != "__pycache__"} == {
+        "__init__.py",
+        *ROOM_LEVELS,
+    }
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

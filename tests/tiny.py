@@ -4,7 +4,7 @@ import copy
 import pathlib
 import random
 
-from flexmdm_jax.data import records
+from flexmdm_jax.data.storage import records
 from flexmdm_jax.data.tokenizers import ByteTokenizer
 
 LENGTH = 24

@@ -3,7 +3,7 @@
 import tiny
 
 from flexmdm_jax.config import read_config
-from flexmdm_jax.data.records import Dataset
+from flexmdm_jax.data.storage.records import Dataset
 from flexmdm_jax.evaluation.request import Request
 from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.training.optimizer import make_optimizer

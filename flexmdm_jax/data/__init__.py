@@ -1,1 +1,1 @@
-"""Corpora, tokenizers, records on disk, and the input pipeline."""
+"""Corpora, tokenizers, records on disk, and the input pipeline, a room each."""

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from flexmdm_jax.data.records import VALIDATION, Dataset, read_sequences
+from flexmdm_jax.data.storage.records import VALIDATION, Dataset, read_sequences
 from flexmdm_jax.data.tasks.gsm8k import final_number
 from flexmdm_jax.evaluation.prompted import complete, success_interval
 from flexmdm_jax.evaluation.request import Report, Request, announced

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from flexmdm_jax.data.records import Dataset
+from flexmdm_jax.data.storage.records import Dataset
 from flexmdm_jax.data.tasks.brackets import LENGTH_LAW, entropy, is_balanced, surprise
 from flexmdm_jax.evaluation.lengths import total_variation
 from flexmdm_jax.evaluation.perplexity import Score

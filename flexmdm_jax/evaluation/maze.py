@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int
 
-from flexmdm_jax.data.records import VALIDATION, Dataset, read_sequences
+from flexmdm_jax.data.storage.records import VALIDATION, Dataset, read_sequences
 from flexmdm_jax.sampling.canvas import Canvas, empty_canvas, masked_canvas, protect
 from flexmdm_jax.schedules import Schedule
 from flexmdm_jax.types import Vocabulary

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Int
 
-from flexmdm_jax.data.records import Dataset
+from flexmdm_jax.data.storage.records import Dataset
 from flexmdm_jax.evaluation.maze import Maze, held_out_prompts, path_of, prompt_canvas
 from flexmdm_jax.evaluation.maze_pictures import draw_path, draw_states, success_curves
 from flexmdm_jax.evaluation.prompted import Completions, complete, success_interval

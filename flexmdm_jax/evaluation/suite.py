@@ -7,8 +7,8 @@ import flax.struct
 import numpy as np
 
 from flexmdm_jax.config import EvaluationConfig
-from flexmdm_jax.data.pipeline import arrange_for, validation_batches
-from flexmdm_jax.data.records import TRAIN, VALIDATION, Dataset, read_split
+from flexmdm_jax.data.batches.pipeline import arrange_for, validation_batches
+from flexmdm_jax.data.storage.records import TRAIN, VALIDATION, Dataset, read_split
 from flexmdm_jax.data.tasks import PROMPTED_TASKS
 from flexmdm_jax.data.tasks.infilling import choose_for
 from flexmdm_jax.evaluation.lengths import entropy_of_counts, length_distances, token_counts

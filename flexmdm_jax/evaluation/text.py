@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from flexmdm_jax.config import EvaluationConfig
-from flexmdm_jax.data.records import Dataset
+from flexmdm_jax.data.storage.records import Dataset
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.evaluation.report import COLUMNS, length_histograms
 from flexmdm_jax.evaluation.request import Report, Request, announced

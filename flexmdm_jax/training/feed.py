@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import jax
 
-from flexmdm_jax.data.pipeline import TrainBatches
+from flexmdm_jax.data.batches.pipeline import TrainBatches
 from flexmdm_jax.types import Batch
 
 

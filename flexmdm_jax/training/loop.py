@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 from flexmdm_jax.config import Config, TrainingConfig
-from flexmdm_jax.data.pipeline import arrange_for, train_batches
-from flexmdm_jax.data.records import Dataset
+from flexmdm_jax.data.batches.pipeline import arrange_for, train_batches
+from flexmdm_jax.data.storage.records import Dataset
 from flexmdm_jax.data.tasks.infilling import choose_for
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.hosts import Preemption

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from flexmdm_jax.config import Config, changed_fields, config_to_dict, read_config
-from flexmdm_jax.data.records import Dataset
+from flexmdm_jax.data.storage.records import Dataset
 from flexmdm_jax.data.tokenizers import Tokenizer, load_tokenizer, save_tokenizer, tokenizer_hash
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import write_atomically

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from untrained import REQUEST, untrained_run
 
-from flexmdm_jax.data.pipeline import arrange_for
-from flexmdm_jax.data.records import VALIDATION, read_sequences
+from flexmdm_jax.data.batches.pipeline import arrange_for
+from flexmdm_jax.data.storage.records import VALIDATION, read_sequences
 from flexmdm_jax.data.tasks import Gsm8kConfig
 from flexmdm_jax.data.tokenizers import ByteTokenizer
 from flexmdm_jax.evaluation.arithmetic import evaluate_gsm8k, judge_answers, question_canvas

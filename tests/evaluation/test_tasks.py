@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from untrained import REQUEST, untrained_run
 
-from flexmdm_jax.data.records import VALIDATION, read_sequences
+from flexmdm_jax.data.storage.records import VALIDATION, read_sequences
 from flexmdm_jax.data.tasks import BracketsConfig, MazeConfig
 from flexmdm_jax.data.tasks.brackets import LENGTH_LAW, entropy
 from flexmdm_jax.errors import UserError

@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from flexmdm_jax.config import MeshConfig, read_config
-from flexmdm_jax.data.pipeline import arrange_for, train_batches
+from flexmdm_jax.data.batches.pipeline import arrange_for, train_batches
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.interpolant import corrupt
 from flexmdm_jax.sampling import SamplerConfig

@@ -14,7 +14,7 @@ import pytest
 import tiny
 
 from flexmdm_jax.config import read_config
-from flexmdm_jax.data.mixtures import mix_datasets
+from flexmdm_jax.data.storage.mixtures import mix_datasets
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.training import loop

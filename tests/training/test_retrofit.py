@@ -18,7 +18,7 @@ from flexmdm_jax.conversion.base import open_base
 from flexmdm_jax.conversion.layout import leaves
 from flexmdm_jax.conversion.llada import export_model, import_model
 from flexmdm_jax.conversion.peft import read_peft
-from flexmdm_jax.data.records import open_dataset
+from flexmdm_jax.data.storage.records import open_dataset
 from flexmdm_jax.data.tasks.gsm8k import Gsm8kConfig, prompt_of
 from flexmdm_jax.data.tokenizers import ByteTokenizer
 from flexmdm_jax.errors import UserError

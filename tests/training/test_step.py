@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from flexmdm_jax.config import read_config
-from flexmdm_jax.data.pipeline import arrange_for, train_batches
+from flexmdm_jax.data.batches.pipeline import arrange_for, train_batches
 from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from flexmdm_jax.training.state import Setup, init_state

@@ -7,8 +7,8 @@ import pathlib
 import numpy as np
 from jaxtyping import Int
 
-from flexmdm_jax.data.records import TRAIN, VALIDATION, Dataset, write_dataset
-from flexmdm_jax.data.symbols import SymbolTokenizer
+from flexmdm_jax.data.storage.records import TRAIN, VALIDATION, Dataset, write_dataset
+from flexmdm_jax.data.tokenizers import SymbolTokenizer
 from flexmdm_jax.errors import UserError
 
 # Probability of each length, in brackets.

@@ -8,10 +8,10 @@ import pathlib
 import re
 from collections.abc import Iterator
 
-from flexmdm_jax.data.corpora import read_documents
-from flexmdm_jax.data.documents import matching
-from flexmdm_jax.data.records import TRAIN, VALIDATION, Dataset, write_dataset
-from flexmdm_jax.data.tokenization import Tokenizer
+from flexmdm_jax.data.sources.corpora import read_documents
+from flexmdm_jax.data.sources.documents import matching
+from flexmdm_jax.data.storage.records import TRAIN, VALIDATION, Dataset, write_dataset
+from flexmdm_jax.data.tokenizers import Tokenizer
 from flexmdm_jax.errors import UserError
 
 _CALCULATOR = re.compile(r"<<[^>]*>>")

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from flexmdm_jax.data.corpora import read_documents
-from flexmdm_jax.data.records import Dataset, Sequence, split_of, write_dataset
-from flexmdm_jax.data.tokenization import Tokenizer
+from flexmdm_jax.data.sources.corpora import read_documents
+from flexmdm_jax.data.storage.records import Dataset, Sequence, split_of, write_dataset
+from flexmdm_jax.data.tokenizers import Tokenizer
 from flexmdm_jax.schedules import Schedule
 
 NAME = "infilling"

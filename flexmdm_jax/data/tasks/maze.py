@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Bool, Int
 
-from flexmdm_jax.data.records import TRAIN, VALIDATION, Dataset, write_dataset
-from flexmdm_jax.data.symbols import SymbolTokenizer
+from flexmdm_jax.data.storage.records import TRAIN, VALIDATION, Dataset, write_dataset
 from flexmdm_jax.data.tasks.routes import Routes, draw_pairs, draw_paths
+from flexmdm_jax.data.tokenizers import SymbolTokenizer
 from flexmdm_jax.errors import UserError
 
 # Between the subgoals and the path in MDM's rows.

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import scipy.stats
 
-from flexmdm_jax.data.records import TRAIN, VALIDATION, read_sequences
+from flexmdm_jax.data.storage.records import TRAIN, VALIDATION, read_sequences
 from flexmdm_jax.data.tasks.brackets import (
     LENGTH_LAW,
     BracketsConfig,

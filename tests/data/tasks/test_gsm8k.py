@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from flexmdm_jax.data.records import TRAIN, VALIDATION, read_sequences
+from flexmdm_jax.data.storage.records import TRAIN, VALIDATION, read_sequences
 from flexmdm_jax.data.tasks.gsm8k import Gsm8kConfig, final_number
 from flexmdm_jax.data.tokenizers import ByteTokenizer
 from flexmdm_jax.errors import UserError

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tiny
 
-from flexmdm_jax.data.pipeline import arrange_for, train_batches
-from flexmdm_jax.data.records import Sequence
+from flexmdm_jax.data.batches.pipeline import arrange_for, train_batches
+from flexmdm_jax.data.storage.records import Sequence
 from flexmdm_jax.data.tasks.infilling import InfillingConfig, choose_for, fix_around_span
 from flexmdm_jax.data.tokenizers import ByteTokenizer
 from flexmdm_jax.schedules import Immediate, Linear

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from flexmdm_jax.data.pipeline import arrange_for
-from flexmdm_jax.data.records import TRAIN, VALIDATION, read_sequences
+from flexmdm_jax.data.batches.pipeline import arrange_for
+from flexmdm_jax.data.storage.records import TRAIN, VALIDATION, read_sequences
 from flexmdm_jax.data.tasks.maze import MazeConfig, draw_plans, draw_subgoals, make_walls
 from flexmdm_jax.data.tasks.routes import Routes, draw_pairs, draw_paths
 from flexmdm_jax.errors import UserError

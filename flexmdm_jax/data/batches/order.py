@@ -14,8 +14,8 @@ import pathlib
 import grain
 import numpy as np
 
-from flexmdm_jax.data.records import TRAIN, Dataset
-from flexmdm_jax.data.shards import lengths_name
+from flexmdm_jax.data.storage.records import TRAIN, Dataset
+from flexmdm_jax.data.storage.shards import lengths_name
 
 # Every so many examples hold each set of a mixture equally often.
 _BLOCK = 10_000

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import zstandard
 
-from flexmdm_jax.data.documents import Found, Part, check_text, decode_text, matching
+from flexmdm_jax.data.sources.documents import Found, Part, check_text, decode_text, matching
 from flexmdm_jax.errors import UserError
 
 

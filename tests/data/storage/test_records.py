@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny
 
-from flexmdm_jax.data.records import (
+from flexmdm_jax.data.storage.records import (
     TRAIN,
     VALIDATION,
     decode_record,

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import tiny
 
-from flexmdm_jax.data.pipeline import (
+from flexmdm_jax.data.batches.pipeline import (
     arrange_for,
     filled_row,
     padded_row,
     train_batches,
     validation_batches,
 )
-from flexmdm_jax.data.records import TRAIN, VALIDATION, Sequence, read_sequences, read_split
+from flexmdm_jax.data.storage.records import TRAIN, VALIDATION, Sequence, read_sequences, read_split
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.schedules import Immediate, Linear
 

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
-from flexmdm_jax.data.records import SPLITS, Dataset, Share, open_dataset
+from flexmdm_jax.data.storage.records import SPLITS, Dataset, Share, open_dataset
 from flexmdm_jax.errors import UserError
 
 

@@ -8,10 +8,15 @@ import pytest
 import tiny
 from absl import flags
 
-from flexmdm_jax.data.mixtures import mix_datasets, open_data
-from flexmdm_jax.data.order import Order
-from flexmdm_jax.data.pipeline import filled_row, padded_row, train_batches, validation_batches
-from flexmdm_jax.data.records import TRAIN, VALIDATION, read_split, write_dataset
+from flexmdm_jax.data.batches.order import Order
+from flexmdm_jax.data.batches.pipeline import (
+    filled_row,
+    padded_row,
+    train_batches,
+    validation_batches,
+)
+from flexmdm_jax.data.storage.mixtures import mix_datasets, open_data
+from flexmdm_jax.data.storage.records import TRAIN, VALIDATION, read_split, write_dataset
 from flexmdm_jax.data.tokenizers import ByteTokenizer
 from flexmdm_jax.errors import UserError
 

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import ClassVar
 
-from flexmdm_jax.data.documents import (
+from flexmdm_jax.data.sources.documents import (
     Found,
     Part,
     check_text,

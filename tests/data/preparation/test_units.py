@@ -9,10 +9,10 @@ import sys
 import pytest
 import tiny
 
-from flexmdm_jax.data.preparation import Plan, prepare_dataset
-from flexmdm_jax.data.records import SPLITS, open_dataset, read_split, split_of
-from flexmdm_jax.data.runners import processes
-from flexmdm_jax.data.splitting import paragraphs
+from flexmdm_jax.data.preparation.runners import processes
+from flexmdm_jax.data.preparation.splitting import paragraphs
+from flexmdm_jax.data.preparation.units import Plan, prepare_dataset
+from flexmdm_jax.data.storage.records import SPLITS, open_dataset, read_split, split_of
 from flexmdm_jax.errors import UserError
 
 DOCUMENTS = [f"{text}\n\n{text[::-1]}?" for text in tiny.texts()]
@@ -60,7 +60,9 @@ def test_workers_do_not_change_the_dataset(corpus, tmp_path):
 
 KILLED_IN_THE_THIRD_UNIT = """
 import os, pathlib, signal, sys
-from flexmdm_jax.data import preparation, runners, shards
+from flexmdm_jax.data.preparation import units
+from flexmdm_jax.data.preparation import runners
+from flexmdm_jax.data.storage import shards
 
 written = shards.ShardWriter.write
 def write(self, *sequence):

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from flexmdm_jax.data.corpora import parse_source, units_of
-from flexmdm_jax.data.documents import Part
-from flexmdm_jax.data.records import (
+from flexmdm_jax.data.preparation.splitting import SPLITS, paragraphs
+from flexmdm_jax.data.sources.corpora import parse_source, units_of
+from flexmdm_jax.data.sources.documents import Part
+from flexmdm_jax.data.storage.records import (
     TOKENIZER,
     TRAIN,
     Dataset,
@@ -25,8 +26,7 @@ from flexmdm_jax.data.records import (
     save_dataset,
     split_of,
 )
-from flexmdm_jax.data.shards import ShardWriter
-from flexmdm_jax.data.splitting import SPLITS, paragraphs
+from flexmdm_jax.data.storage.shards import ShardWriter
 from flexmdm_jax.data.tokenizers import (
     Tokenizer,
     load_tokenizer,

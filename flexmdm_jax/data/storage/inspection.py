@@ -5,8 +5,8 @@ import time
 
 import numpy as np
 
-from flexmdm_jax.data.records import TRAIN, Dataset, read_sequences
-from flexmdm_jax.data.shards import SPLITS, RecordReader
+from flexmdm_jax.data.storage.records import TRAIN, Dataset, read_sequences
+from flexmdm_jax.data.storage.shards import SPLITS, RecordReader
 from flexmdm_jax.files import png_of, write_atomically
 
 _BAR = 40  # characters of the longest bar

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexmdm_jax.data.splitting import SPLITS, cut, delimited, paragraphs
+from flexmdm_jax.data.preparation.splitting import SPLITS, cut, delimited, paragraphs
 from flexmdm_jax.data.tokenizers import ByteTokenizer
 
 TEXTS = st.text(alphabet="ab \n\tü", max_size=80)

@@ -4,8 +4,8 @@ import json
 
 import tiny
 
-from flexmdm_jax.data.preparation import Plan, prepare_dataset
-from flexmdm_jax.data.runners import beam, processes
+from flexmdm_jax.data.preparation.runners import beam, processes
+from flexmdm_jax.data.preparation.units import Plan, prepare_dataset
 
 
 def test_beam_writes_what_one_process_writes(tmp_path):

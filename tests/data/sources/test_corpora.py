@@ -10,9 +10,9 @@ import zstandard
 from array_record.python import array_record_module
 from pyarrow import parquet
 
-from flexmdm_jax.data.corpora import parse_source, read_documents, units_of
-from flexmdm_jax.data.documents import Part
-from flexmdm_jax.data.splitting import paragraphs
+from flexmdm_jax.data.preparation.splitting import paragraphs
+from flexmdm_jax.data.sources.corpora import parse_source, read_documents, units_of
+from flexmdm_jax.data.sources.documents import Part
 from flexmdm_jax.errors import UserError
 
 TEXTS = ["one", "zwei ü", "", "three\n\nlines", "🙂"]

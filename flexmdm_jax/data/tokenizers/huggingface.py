@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from flexmdm_jax.data.tokenization import byte_offsets
+from flexmdm_jax.data.tokenizers.base import byte_offsets
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.types import Vocabulary
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Iterator
 
-from flexmdm_jax.data.documents import Part, Source
-from flexmdm_jax.data.line_sources import JsonLines, Stdlib, TextFiles
-from flexmdm_jax.data.table_sources import OpenWebText, Parquet, SavedDataset, TensorFlowDataset
+from flexmdm_jax.data.sources.documents import Part, Source
+from flexmdm_jax.data.sources.lines import JsonLines, Stdlib, TextFiles
+from flexmdm_jax.data.sources.tables import OpenWebText, Parquet, SavedDataset, TensorFlowDataset
 from flexmdm_jax.errors import UserError
 
 SOURCES: dict[str, type[Source]] = {

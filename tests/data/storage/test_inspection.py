@@ -6,8 +6,8 @@ import matplotlib.image
 import numpy as np
 import tiny
 
-from flexmdm_jax.data.inspection import quantiles, report, save_picture
-from flexmdm_jax.data.records import TRAIN
+from flexmdm_jax.data.storage.inspection import quantiles, report, save_picture
+from flexmdm_jax.data.storage.records import TRAIN
 
 
 def test_quantiles_agree_with_numpy():

@@ -10,7 +10,7 @@ import tokenizers as hf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexmdm_jax.data.corpora import read_documents
+from flexmdm_jax.data.sources.corpora import read_documents
 from flexmdm_jax.data.tokenizers import (
     GPT2Tokenizer,
     load_tokenizer,

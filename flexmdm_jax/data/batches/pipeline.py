@@ -8,9 +8,9 @@ from typing import Any
 import grain
 import numpy as np
 
-from flexmdm_jax.data.order import ByLength, InOrder, LengthTable, Order, spread
-from flexmdm_jax.data.records import TRAIN, VALIDATION, Dataset, Sequence
-from flexmdm_jax.data.shards import RecordReader
+from flexmdm_jax.data.batches.order import ByLength, InOrder, LengthTable, Order, spread
+from flexmdm_jax.data.storage.records import TRAIN, VALIDATION, Dataset, Sequence
+from flexmdm_jax.data.storage.shards import RecordReader
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.schedules import Schedule
 from flexmdm_jax.types import Batch, Vocabulary

@@ -3,8 +3,12 @@
 import numpy as np
 import pytest
 
-from flexmdm_jax.data.symbols import SymbolTokenizer
-from flexmdm_jax.data.tokenizers import load_tokenizer, make_tokenizer, save_tokenizer
+from flexmdm_jax.data.tokenizers import (
+    SymbolTokenizer,
+    load_tokenizer,
+    make_tokenizer,
+    save_tokenizer,
+)
 from flexmdm_jax.errors import UserError
 
 SYMBOLS = ["1,1", "(", "é", "|"]

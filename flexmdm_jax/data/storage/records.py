@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from flexmdm_jax.data.shards import (
+from flexmdm_jax.data.storage.shards import (
     SPLITS,
     TRAIN,
     VALIDATION,

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from flexmdm_jax.data.tokenization import data_ids
+from flexmdm_jax.data.tokenizers.base import data_ids
 from flexmdm_jax.types import Vocabulary
 
 # How GPT-2 cuts text into words before merging bytes (Radford et al., 2019, encoder.py).

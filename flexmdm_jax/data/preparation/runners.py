@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from flexmdm_jax.data.preparation import Runner, Work
+from flexmdm_jax.data.preparation.units import Runner, Work
 from flexmdm_jax.errors import UserError
 
 

@@ -1,0 +1,1 @@
+"""Prepared datasets on disk: written, opened, mixed and looked at."""

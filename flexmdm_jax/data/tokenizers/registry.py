@@ -1,0 +1,121 @@
+"""Tokenizers by name, and saved ones: their files, and what says that nobody has changed them."""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterable
+
+from flexmdm_jax.data.tokenizers.base import Tokenizer
+from flexmdm_jax.data.tokenizers.gpt2 import GPT2Tokenizer
+from flexmdm_jax.data.tokenizers.huggingface import HuggingFaceTokenizer
+from flexmdm_jax.data.tokenizers.sentencepiece import SentencePieceTokenizer
+from flexmdm_jax.data.tokenizers.symbols import SymbolTokenizer
+from flexmdm_jax.data.tokenizers.utf8 import ByteTokenizer
+from flexmdm_jax.errors import UserError
+
+_SPEC = "tokenizer_spec.json"
+
+TOKENIZERS = {
+    kind.kind: kind
+    for kind in (
+        SentencePieceTokenizer,
+        GPT2Tokenizer,
+        HuggingFaceTokenizer,
+        ByteTokenizer,
+        SymbolTokenizer,
+    )
+}
+
+
+def make_tokenizer(
+    spec: str, texts: Iterable[str], directory: pathlib.Path | None = None
+) -> Tokenizer:
+    """Returns the tokenizer a specification names.
+
+    Args:
+      spec: `sentencepiece:SIZE` (trained on texts), `sentencepiece:FILE`, `gpt2`, `hf:DIR` or
+        `bytes`.
+      texts: What a SentencePiece model is trained on.
+      directory: Where encoder.json and vocab.bpe of GPT-2 lie.
+
+    Raises:
+      UserError: If the kind is unknown or its files are missing.
+    """
+    kind, _, rest = spec.partition(":")
+    if kind not in TOKENIZERS:
+        raise UserError(f"unknown tokenizer {spec!r}; choose one of {', '.join(TOKENIZERS)}")
+    if kind == "bytes":
+        return ByteTokenizer({})
+    if kind == "gpt2":
+        if directory is None:
+            raise UserError("gpt2 needs --tokenizer_dir=DIR with encoder.json and vocab.bpe in it")
+        return GPT2Tokenizer({name: _read(directory / name) for name in GPT2Tokenizer.FILES})
+    if kind == "symbols":
+        return SymbolTokenizer({SymbolTokenizer.FILE: _read(pathlib.Path(rest))})
+    if kind == "hf":
+        return _huggingface(rest)
+    if rest.isdigit():
+        return SentencePieceTokenizer.train(texts, int(rest))
+    if not rest:
+        raise UserError("sentencepiece needs a size or a file: sentencepiece:1024")
+    return SentencePieceTokenizer({"sentencepiece.model": _read(pathlib.Path(rest))})
+
+
+def _huggingface(folder: str) -> HuggingFaceTokenizer:
+    if not folder:
+        raise UserError("hf needs a folder with tokenizer.json in it: hf:DIR")
+    path = pathlib.Path(folder)
+    files = {HuggingFaceTokenizer.TOKENIZER: _read(path / HuggingFaceTokenizer.TOKENIZER)}
+    if (path / HuggingFaceTokenizer.CONFIG).exists():
+        files[HuggingFaceTokenizer.CONFIG] = _read(path / HuggingFaceTokenizer.CONFIG)
+    return HuggingFaceTokenizer(files)
+
+
+def tokenizer_hash(tokenizer: Tokenizer) -> str:
+    """Returns the SHA-256 of a tokenizer's kind and files."""
+    digest = hashlib.sha256(tokenizer.kind.encode())
+    for name, data in sorted(tokenizer.files().items()):
+        digest.update(name.encode() + hashlib.sha256(data).digest())
+    return digest.hexdigest()
+
+
+def save_tokenizer(tokenizer: Tokenizer, directory: pathlib.Path) -> None:
+    """Writes a tokenizer's files and its kind into a new or empty directory."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, data in tokenizer.files().items():
+        (directory / name).write_bytes(data)
+    spec = {"kind": tokenizer.kind, "sha256": tokenizer_hash(tokenizer)}
+    (directory / _SPEC).write_text(json.dumps(spec, indent=2) + "\n")
+
+
+def tokenizer_spec(directory: pathlib.Path) -> str:
+    """Returns what save_tokenizer() noted of the tokenizer in a directory: kind and hash, as JSON.
+
+    Raises:
+      UserError: If there is no tokenizer.
+    """
+    return _read(directory / _SPEC).decode()
+
+
+def load_tokenizer(directory: pathlib.Path) -> Tokenizer:
+    """Returns the tokenizer saved in a directory.
+
+    Raises:
+      UserError: If files are missing or changed since they were saved.
+    """
+    spec = json.loads(tokenizer_spec(directory))
+    names = [path.name for path in directory.iterdir() if path.name != _SPEC]
+    try:
+        tokenizer = TOKENIZERS[spec["kind"]]({name: _read(directory / name) for name in names})
+    except (KeyError, RuntimeError) as error:
+        raise UserError(f"{directory}: unusable tokenizer ({error}); prepare it again") from None
+    if tokenizer_hash(tokenizer) != spec["sha256"]:
+        raise UserError(f"{directory}: tokenizer files differ from when they were saved")
+    return tokenizer
+
+
+def _read(path: pathlib.Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
