@@ -11,7 +11,8 @@ import time
 import jax
 
 from flexmdm_jax.config import load_config_file, read_config
-from flexmdm_jax.data.batches.pipeline import TrainBatches, arrange_for, train_batches
+from flexmdm_jax.data.batches.pipeline import TrainBatches, train_batches
+from flexmdm_jax.data.batches.rows import arrange_for
 from flexmdm_jax.data.storage.records import open_dataset
 from flexmdm_jax.sharding import batch_sharding, make_mesh
 from flexmdm_jax.training.feed import DeviceBatches
@@ -34,7 +35,7 @@ def main() -> None:
             length=config.data.max_length,
             batch_size=config.training.batch_size,
             seed=config.seed,
-            arrange=arrange_for(setup.insertion),
+            arrange=arrange_for(setup.process),
             prefetch=config.data.prefetch,
         )
 

@@ -11,8 +11,7 @@ import jax
 from flexmdm_jax.config import load_config_file, read_config
 from flexmdm_jax.models.lora import trained_sizes
 from flexmdm_jax.sharding import make_mesh
-from flexmdm_jax.training.runs import parameter_shapes
-from flexmdm_jax.training.state import Setup
+from flexmdm_jax.training.state import Setup, parameter_shapes
 from flexmdm_jax.types import Vocabulary
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs" / "any.py"

@@ -17,10 +17,10 @@ from benchmarks import length_laws
 from benchmarks.tpu_compiler import tpu_mesh
 from flexmdm_jax.attention import tiles
 from flexmdm_jax.attention.blocks import CHIPS
-from flexmdm_jax.interpolant import Interpolant
+from flexmdm_jax.interpolant import Interpolant, Times
 from flexmdm_jax.losses import training_loss
 from flexmdm_jax.models.dit import DiT, make_denoiser
-from flexmdm_jax.schedules import Linear
+from flexmdm_jax.process import Process
 from flexmdm_jax.types import Vocabulary
 
 ROWS, LENGTH, LAYERS, HEADS, FEATURES = 8, 1024, 12, 12, 768
@@ -44,14 +44,8 @@ def compile_step(mesh, implementation: str, layers: int, *, unroll: int, remat: 
     )
 
     def loss(params, x, t):
-        return training_loss(
-            make_denoiser(model, params),
-            x,
-            t,
-            insertion=Linear(),
-            unmasking=Linear(),
-            vocabulary=VOCABULARY,
-        )[0]
+        times = Times(t=t, weight=jnp.ones_like(t))
+        return training_loss(make_denoiser(model, params), x, times, Process(VOCABULARY))[0]
 
     place = functools.partial(
         jax.tree.map,

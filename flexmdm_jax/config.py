@@ -9,7 +9,9 @@ from typing import Any, Literal
 
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.fields import flatten, nearest, parse_strategy, read_fields
-from flexmdm_jax.schedules import SCHEDULES, Immediate, Schedule
+from flexmdm_jax.process import Process
+from flexmdm_jax.schedules import SCHEDULES
+from flexmdm_jax.types import Vocabulary
 
 
 def _positive(config: Any, *names: str) -> None:
@@ -230,17 +232,12 @@ class Config:
         for schedule in (self.insertion, self.unmasking):
             parse_strategy(schedule, SCHEDULES, "schedule")
 
-    @property
-    def insertion_schedule(self) -> Schedule:
-        """Returns α: MDM has every token in place from the start."""
+    def process(self, vocabulary: Vocabulary) -> Process:
+        """Returns what a model is trained on: MDM has every token in place from the start."""
+        unmasking = parse_strategy(self.unmasking, SCHEDULES, "schedule")
         if self.method == "mdm":
-            return Immediate()
-        return parse_strategy(self.insertion, SCHEDULES, "schedule")
-
-    @property
-    def unmasking_schedule(self) -> Schedule:
-        """Returns β."""
-        return parse_strategy(self.unmasking, SCHEDULES, "schedule")
+            return Process.mdm(vocabulary, unmasking)
+        return Process(vocabulary, parse_strategy(self.insertion, SCHEDULES, "schedule"), unmasking)
 
 
 # What may change when a run is taken up again: nothing that the parameters or the data depend on.

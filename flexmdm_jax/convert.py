@@ -63,7 +63,7 @@ def _peft(source: pathlib.Path, out: pathlib.Path) -> None:
 def _flexmdm(source: pathlib.Path, out: pathlib.Path) -> None:
     def read(setup: Setup, shapes):
         theirs = {"mask": _MASK.value, "end": _PAD.value}
-        ours = {"mask": setup.vocabulary.mask, "end": setup.vocabulary.end}
+        ours = {"mask": setup.process.vocabulary.mask, "end": setup.process.vocabulary.end}
         return exchange_rows(read_flexmdm(source, shapes), theirs, ours)
 
     config = _config()

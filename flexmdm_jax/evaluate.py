@@ -16,7 +16,7 @@ from flexmdm_jax.evaluation.report import format_table
 from flexmdm_jax.evaluation.request import Request
 from flexmdm_jax.evaluation.text import evaluate_likelihood, evaluate_text
 from flexmdm_jax.files import write_atomically
-from flexmdm_jax.training.runs import Run, open_run
+from flexmdm_jax.model import Model, load
 from flexmdm_jax.training.workdir import check_dataset
 
 _WORKDIR = flags.DEFINE_multi_string("workdir", None, "A trained run; give several to compare.")
@@ -68,15 +68,15 @@ def _request() -> Request:
     )
 
 
-def _open_runs() -> dict[str, Run]:
-    """Returns the runs, labelled by their method where that tells them apart."""
-    runs = {}
+def _load_models() -> dict[str, Model]:
+    """Returns the models, labelled by their method where that tells them apart."""
+    models = {}
     for workdir in _WORKDIR.value:
-        run = open_run(workdir, _BASE.value)
-        jax.set_mesh(run.setup.mesh)
-        label = {"flexmdm": "FlexMDM", "mdm": "MDM"}[run.experiment.config.method]
-        runs[label if label not in runs else workdir] = run
-    return runs
+        model = load(workdir, _BASE.value)
+        jax.set_mesh(model.setup.mesh)
+        label = {"flexmdm": "FlexMDM", "mdm": "MDM"}[model.experiment.config.method]
+        models[label if label not in models else workdir] = model
+    return models
 
 
 def main(_):
@@ -85,17 +85,17 @@ def main(_):
     request = _request()
     _join()
     hosts.check_agreement({"the command line": cli.shared_flags()})
-    runs = _open_runs()
-    first = next(iter(runs.values()))
+    models = _load_models()
+    first = next(iter(models.values()))
     source = first.experiment.config.data
     mixture = {} if _DATA.value else source.mixture
     dataset = open_data(_DATA.value or source.path, source.sets, mixture)
-    for run in runs.values():
-        check_dataset(dataset, run.experiment)
+    for model in models.values():
+        check_dataset(dataset, model.experiment)
     kind = (dataset.task or {"kind": "text"})["kind"]
     if kind not in EVALUATIONS:
         raise UserError(f"{dataset.directory}: no evaluation for the task {kind!r}")
-    report = EVALUATIONS[kind](runs, dataset, request)
+    report = EVALUATIONS[kind](models, dataset, request)
     if jax.process_index() > 0:
         return
     out = pathlib.Path(_OUT.value or _WORKDIR.value[0])

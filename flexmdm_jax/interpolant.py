@@ -3,13 +3,11 @@
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from flexmdm_jax.schedules import Schedule
-from flexmdm_jax.types import RowKeys, Vocabulary, per_slot
-
-# The largest float32 below 1: hazards are infinite at 1 itself.
-_LAST_TIME = 1.0 - 2.0**-24
+from flexmdm_jax.process import Process
+from flexmdm_jax.schedules import LAST_TIME
+from flexmdm_jax.types import Batch, RowKeys, check_row_keys, per_slot
 
 
 @flax.struct.dataclass
@@ -29,47 +27,36 @@ class Interpolant:
     gaps: Float[Array, "b l"]
 
 
-def corrupt(
-    keys: RowKeys,
-    tokens: Int[Array, "b l"],
-    segment_ids: Int[Array, "b l"],
-    fixed: Bool[Array, "b l"],
-    t: Float[Array, "b s"],
-    *,
-    insertion: Schedule,
-    unmasking: Schedule,
-    vocabulary: Vocabulary,
-) -> Interpolant:
+def corrupt(keys: RowKeys, batch: Batch, t: Float[Array, "b s"], process: Process) -> Interpolant:
     """Returns x_t for a batch of clean rows: each token absent, masked or clean (paper, eq. 6).
 
-    Each token draws an insertion time T₁ ~ α' and an unmasking time T₂ >= T₁ with β(T₂) uniform on
-    [β(T₁), 1]; it is absent before T₁, MASK until T₂ and clean after. Fixed tokens have
-    T₁ = T₂ = 0; END must be among them unless the insertion schedule is immediate, because it
-    carries the trailing gap. A row's noise depends on its key alone, not on the rows beside it or
-    on the amount of padding.
+    See Process. Fixed tokens have T₁ = T₂ = 0; END must be among them if tokens are inserted,
+    because it carries the trailing gap. A row's noise depends on its key alone, not on the rows
+    beside it or on the amount of padding.
 
     Args:
       keys: One key per row.
-      tokens: Clean sequences, each ending in END.
-      segment_ids: 0 at padding, k at the k-th sequence of the row.
-      fixed: True where a token is always present and clean.
+      batch: Clean sequences x₁.
       t: Time of each segment, in [0, 1).
-      insertion: α, or immediate for MDM, where nothing is ever absent.
-      unmasking: β.
-      vocabulary: Ids of MASK and END.
+      process: When tokens are inserted and unmasked; for MDM nothing is ever absent.
+
+    Raises:
+      ValueError: If there is not one key for each row.
     """
-    real = segment_ids > 0
+    check_row_keys(keys, batch.tokens.shape[0])
+    insertion, unmasking = process.insertion, process.unmasking
+    real = batch.segment_ids > 0
     # Slots come first: the noise of longer rows then begins with that of shorter ones.
-    draw = jax.vmap(lambda key: jax.random.uniform(key, (tokens.shape[1], 2)))(keys)
+    draw = jax.vmap(lambda key: jax.random.uniform(key, (real.shape[1], 2)))(keys)
     insertion_level, unmasking_level = draw[:, :, 0], draw[:, :, 1]
-    time = per_slot(t, segment_ids)
-    present = real & (fixed | (insertion_level < insertion.at(time)))
+    time = per_slot(t, batch.segment_ids)
+    present = real & (batch.fixed | (insertion_level < insertion.at(time)))
     # 1 - β(T₂) = (1 - β(T₁)) · uniform; the token is clean once 1 - β(t) has fallen to it.
     survival = unmasking.survival(insertion.inverse(insertion_level)) * (1.0 - unmasking_level)
-    masked = present & ~fixed & (survival < unmasking.survival(time))
-    state = jnp.where(masked, vocabulary.mask, tokens)
+    masked = present & ~batch.fixed & (survival < unmasking.survival(time))
+    state = jnp.where(masked, process.vocabulary.mask, batch.tokens)
     missing = jnp.cumsum(real & ~present, axis=1)
-    return _close_up(present, state, segment_ids, tokens, missing, vocabulary)
+    return _close_up(present, state, batch.segment_ids, batch.tokens, missing, process.vocabulary)
 
 
 def _close_up(present, state, segment_ids, targets, missing, vocabulary) -> Interpolant:
@@ -102,7 +89,10 @@ class Times:
 
 
 def stratified_times(
-    keys: RowKeys, stratum: Int[Array, "b s"], num_strata: int, warp: float = 1.0
+    keys: RowKeys,
+    stratum: Int[Array, "b s"] | None = None,
+    num_strata: int | None = None,
+    warp: float = 1.0,
 ) -> Times:
     """Returns low-discrepancy times: one draw in each of num_strata parts of [0, 1).
 
@@ -113,13 +103,21 @@ def stratified_times(
 
     Args:
       keys: One key per row.
-      stratum: The part each entry is drawn from, in [0, num_strata).
-      num_strata: How many parts there are.
+      stratum: The part each entry is drawn from, in [0, num_strata); unless told, row i draws one
+        time from the i-th part.
+      num_strata: How many parts there are; unless told, as many as rows.
       warp: At least 1.
+
+    Raises:
+      ValueError: If there is not one key for each row.
     """
+    if stratum is None:
+        stratum = jnp.arange(keys.size)[:, None]
+    check_row_keys(keys, stratum.shape[0])
+    num_strata = num_strata or stratum.shape[0]
     offset = jax.vmap(lambda key: jax.random.uniform(key, stratum.shape[1:]))(keys)
-    uniform = jnp.minimum((stratum + offset) / num_strata, _LAST_TIME)
+    uniform = jnp.minimum((stratum + offset) / num_strata, LAST_TIME)
     if warp == 1:
         return Times(t=uniform, weight=jnp.ones_like(uniform))
     rest = 1.0 - uniform
-    return Times(t=jnp.minimum(1.0 - rest**warp, _LAST_TIME), weight=warp * rest ** (warp - 1.0))
+    return Times(t=jnp.minimum(1.0 - rest**warp, LAST_TIME), weight=warp * rest ** (warp - 1.0))

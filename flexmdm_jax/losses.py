@@ -3,12 +3,12 @@
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from flexmdm_jax.interpolant import Interpolant, Times, corrupt, stratified_times
 from flexmdm_jax.posterior import map_slots, posterior_logits, sum_slots
-from flexmdm_jax.schedules import Schedule
-from flexmdm_jax.types import Denoiser, RowKeys, Vocabulary, per_slot
+from flexmdm_jax.process import Process
+from flexmdm_jax.types import Batch, Denoiser, RowKeys, Vocabulary, check_row_keys, per_slot
 
 # Keeps log g and its gradient finite in float32 where softplus underflows.
 _SMALLEST_GAP = 1e-30
@@ -33,31 +33,31 @@ class _Terms:
     insertion: Float[Array, "b l"]
 
 
-def _terms(denoiser, interpolant, times, *, insertion, unmasking, vocabulary) -> _Terms:
-    x, t = interpolant, times.t
-    encoding = denoiser.encode(x.tokens, x.segment_ids, insertion.at(t))
+def _terms(denoiser: Denoiser, x: Interpolant, times: Times, process: Process) -> _Terms:
+    t = times.t
+    encoding = denoiser.encode(x.tokens, x.segment_ids, process.insertion.at(t))
     real = x.segment_ids > 0
-    masked = real & (x.tokens == vocabulary.mask)
-    rate = per_slot(unmasking.hazard(t) * times.weight, x.segment_ids)
+    masked = real & (x.tokens == process.vocabulary.mask)
+    rate = per_slot(process.unmasking.hazard(t) * times.weight, x.segment_ids)
     terms = _Terms(
         masked=masked,
         unmasking_rate=jnp.where(masked, rate, 0.0),
         hidden=encoding.hidden,
         insertion=jnp.zeros(masked.shape),
     )
-    if not insertion.inserts:
+    if not process.inserts:
         return terms
     gaps = jnp.where(real, jnp.maximum(encoding.gaps, _SMALLEST_GAP), 1.0)
     divergence = jnp.where(real, gaps - x.gaps * jnp.log(gaps), 0.0)
-    rate = per_slot(insertion.hazard(t) * times.weight, x.segment_ids)
+    rate = per_slot(process.insertion.hazard(t) * times.weight, x.segment_ids)
     return terms.replace(insertion=rate * divergence)
 
 
-def _negative_log_posterior(denoiser, insertion, vocabulary):
+def _negative_log_posterior(denoiser: Denoiser, process: Process):
     """Returns (hidden, targets) -> -log f in nats, for any slots."""
 
     def nats(hidden, targets):
-        logits = posterior_logits(denoiser, hidden, insertion=insertion, vocabulary=vocabulary)
+        logits = posterior_logits(denoiser, hidden, process)
         target = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
         return jax.nn.logsumexp(logits, axis=-1) - target
 
@@ -68,25 +68,21 @@ def training_loss(
     denoiser: Denoiser,
     interpolant: Interpolant,
     times: Times,
+    process: Process,
     *,
-    insertion: Schedule,
-    unmasking: Schedule,
-    vocabulary: Vocabulary,
     num_groups: int = 1,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Returns the FlexMDM loss in nats per token of x₁, and metrics (paper, eq. 7).
 
     The sum over slots of h_β · -log f (masked slots) and h_α · φ(gap, g) (all slots), with
-    φ(x, y) = y - x log y, divided by the number of tokens in x₁ (END not counted). With an
-    immediate insertion schedule it is the MDM loss.
+    φ(x, y) = y - x log y, divided by the number of tokens in x₁ (END not counted). For a
+    process that inserts nothing it is the MDM loss.
 
     Args:
       denoiser: The network.
       interpolant: x_t, from corrupt().
       times: When x_t was drawn, and what each time counts.
-      insertion: α.
-      unmasking: β.
-      vocabulary: Ids of MASK and END.
+      process: What x_t was drawn from.
       num_groups: See map_slots.
 
     Returns:
@@ -94,23 +90,16 @@ def training_loss(
       the loss); num_tokens (of x₁), num_slots (of x_t), num_masks, and num_pairs (attended pairs
       of slots), as counts.
     """
-    terms = _terms(
-        denoiser,
-        interpolant,
-        times,
-        insertion=insertion,
-        unmasking=unmasking,
-        vocabulary=vocabulary,
-    )
+    terms = _terms(denoiser, interpolant, times, process)
     unmasking_nats = sum_slots(
-        _negative_log_posterior(denoiser, insertion, vocabulary),
+        _negative_log_posterior(denoiser, process),
         terms.masked,
         terms.unmasking_rate,
         terms.hidden,
         interpolant.targets,
         num_groups=num_groups,
     )
-    counts = _counts(interpolant, vocabulary)
+    counts = _counts(interpolant, process.vocabulary)
     num_tokens = jnp.maximum(counts["num_tokens"], 1.0)
     unmasking_loss = unmasking_nats / num_tokens
     insertion_loss = jnp.sum(terms.insertion) / num_tokens
@@ -135,13 +124,9 @@ def _counts(x: Interpolant, vocabulary: Vocabulary):
 def nll_bound(
     keys: RowKeys,
     denoiser: Denoiser,
-    tokens: Int[Array, "b l"],
-    segment_ids: Int[Array, "b l"],
-    fixed: Bool[Array, "b l"],
+    batch: Batch,
+    process: Process,
     *,
-    insertion: Schedule,
-    unmasking: Schedule,
-    vocabulary: Vocabulary,
     num_times: int,
     num_groups: int = 1,
 ) -> Float[Array, "b"]:
@@ -155,32 +140,31 @@ def nll_bound(
     Args:
       keys: One key per row.
       denoiser: The network.
-      tokens: Clean sequences.
-      segment_ids: 0 at padding, k at the k-th sequence of the row.
-      fixed: True where a token is always present and clean; such tokens cost nothing.
-      insertion: α.
-      unmasking: β.
-      vocabulary: Ids of MASK and END.
+      batch: Clean sequences; fixed tokens cost nothing.
+      process: What the network was trained on.
       num_times: Stratified times per row; the variance falls with it.
       num_groups: See map_slots.
+
+    Raises:
+      ValueError: If there is not one key for each row.
     """
-    schedules = {"insertion": insertion, "unmasking": unmasking, "vocabulary": vocabulary}
-    num_rows = tokens.shape[0]
-    of_slot = _negative_log_posterior(denoiser, insertion, vocabulary)
+    num_rows = batch.tokens.shape[0]
+    check_row_keys(keys, num_rows)
+    of_slot = _negative_log_posterior(denoiser, process)
 
     def add_time(total, number):
         noise = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, number)))(keys)
         stratum = jnp.full((num_rows, 1), number)
         times = stratified_times(noise[:, 0], stratum, num_times, _BOUND_WARP)
-        x = corrupt(noise[:, 1], tokens, segment_ids, fixed, times.t, **schedules)
-        terms = _terms(denoiser, x, times, **schedules)
+        x = corrupt(noise[:, 1], batch, times.t, process)
+        terms = _terms(denoiser, x, times, process)
         nats = map_slots(
             lambda chunk: of_slot(*chunk),
             terms.masked,
             (terms.hidden, x.targets),
             num_groups=num_groups,
         )
-        rate = insertion.hazard(times.t) * times.weight
+        rate = process.insertion.hazard(times.t) * times.weight
         entropy_rate = rate * jnp.sum(x.gaps, axis=1, keepdims=True)
         nats = terms.unmasking_rate * nats + terms.insertion
         total += jnp.sum(nats, axis=1) - entropy_rate[:, 0]

@@ -12,16 +12,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
-from flexmdm_jax.schedules import Schedule
-from flexmdm_jax.types import Denoiser, Vocabulary
+from flexmdm_jax.process import Process
+from flexmdm_jax.types import Denoiser
 
 
 def posterior_logits(
-    denoiser: Denoiser,
-    hidden: Float[Array, "*slots d"],
-    *,
-    insertion: Schedule,
-    vocabulary: Vocabulary,
+    denoiser: Denoiser, hidden: Float[Array, "*slots d"], process: Process
 ) -> Float[Array, "*slots v"]:
     """Returns float32 logits of f, with -inf on tokens that no masked slot can hide.
 
@@ -30,9 +26,9 @@ def posterior_logits(
     """
     logits = denoiser.decode(hidden).astype(jnp.float32)
     ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
-    impossible = ids == vocabulary.mask
-    if insertion.inserts:
-        impossible |= ids == vocabulary.end
+    impossible = ids == process.vocabulary.mask
+    if process.inserts:
+        impossible |= ids == process.vocabulary.end
     return jnp.where(impossible, -jnp.inf, logits)
 
 

@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from flexmdm_jax import cli, hosts
 from flexmdm_jax.files import new_file, write_atomically
+from flexmdm_jax.model import load
 from flexmdm_jax.sampling import parse_sampler
-from flexmdm_jax.training.runs import generate_texts, open_run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A trained run.")
 _BASE = flags.DEFINE_string("base", "", "A LLaDA's base folder, if not where the run had it.")
@@ -62,10 +62,9 @@ def main(_):
     )
     _join()
     hosts.check_agreement({"the command line": cli.shared_flags()})
-    run = open_run(_WORKDIR.value, _BASE.value)
-    jax.set_mesh(run.setup.mesh)
-    texts = generate_texts(
-        run,
+    model = load(_WORKDIR.value, _BASE.value)
+    jax.set_mesh(model.setup.mesh)
+    texts = model.generate(
         sampler,
         num=_NUM.value,
         batch_size=_BATCH.value,
@@ -80,7 +79,7 @@ def main(_):
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     write_atomically(out, lines.encode())
     _show(records)
-    print(f"{len(records)} samples after {run.step:,} training steps: {pathlib.Path(out)}")
+    print(f"{len(records)} samples after {model.step:,} training steps: {pathlib.Path(out)}")
 
 
 if __name__ == "__main__":

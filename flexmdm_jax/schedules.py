@@ -14,6 +14,9 @@ from jaxtyping import Array, Float
 
 Times = Float[Array, "*times"]
 
+# The largest float32 below 1: hazards are infinite at 1 itself.
+LAST_TIME = 1.0 - 2.0**-24
+
 
 @runtime_checkable
 class Schedule(Protocol):
@@ -140,7 +143,7 @@ class Cosine(_Smooth):
 
     def derivative(self, t: Times) -> Times:
         """Returns a'(t)."""
-        return (jnp.pi / 2.0) * jnp.cos((1.0 - t) * (jnp.pi / 2.0))
+        return (jnp.pi / 2.0) * jnp.sin(t * (jnp.pi / 2.0))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -91,6 +91,18 @@ class Denoiser:
 RowKeys = Key[Array, "b"]
 
 
+def check_row_keys(keys: Array, num_rows: int) -> None:
+    """Raises ValueError unless there is one key for each of num_rows rows."""
+    if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
+        raise ValueError("keys are typed ones: jax.random.key(seed), not jax.random.PRNGKey(seed)")
+    if keys.shape != (num_rows,):
+        found = f"keys of shape {keys.shape}" if keys.shape else "a single key"
+        raise ValueError(
+            f"{found} for {num_rows} rows; every row needs a key of its own: "
+            f"jax.random.split(key, {num_rows})"
+        )
+
+
 def fold_in_rows(key: Key[Array, ""], numbers: Int[HostOrDevice, "b"]) -> RowKeys:
     """Returns one key per row: row i's noise depends on the key and numbers[i] alone."""
     return jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers)

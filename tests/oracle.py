@@ -13,7 +13,7 @@ import itertools
 import jax.numpy as jnp
 import numpy as np
 
-from flexmdm_jax.types import Denoiser, Encoding, Vocabulary
+from flexmdm_jax.types import Batch, Denoiser, Encoding, Vocabulary
 
 VOCABULARY = Vocabulary(size=5, mask=1, end=3)
 DATA_TOKENS = (0, 2, 4)
@@ -78,21 +78,19 @@ class Law:
         p = np.asarray(self.probs)
         return float(np.sum(np.sqrt(p * (1 - p) / (2 * np.pi * num_samples))))
 
-    def draw(self, seed: int, num_rows: int, length: int):
-        """Returns (tokens, segment_ids, fixed) of random rows, each closed by its fixed END."""
-        rng = np.random.default_rng(seed)
-        choice = rng.choice(len(self.probs), size=num_rows, p=self.probs)
-        return self.rows(choice, length)
-
-    def rows(self, choice, length: int):
-        """Returns (tokens, segment_ids, fixed) of the chosen sequences of the support."""
+    def rows(self, choice, length: int) -> Batch:
+        """Returns the chosen sequences of the support, each closed by its fixed END."""
         table = np.full((len(self.sequences), length), VOCABULARY.end, np.int32)
         for row, x in zip(table, self.sequences, strict=True):
             row[: len(x)] = x
         size = np.array([len(x) for x in self.sequences])[choice][:, None]
         slots = np.arange(length)[None, :]
-        tokens = jnp.asarray(table[choice])
-        return tokens, jnp.asarray(slots <= size, jnp.int32), jnp.asarray(slots == size)
+        return Batch(
+            tokens=jnp.asarray(table[choice]),
+            segment_ids=jnp.asarray(slots <= size, jnp.int32),
+            fixed=jnp.asarray(slots == size),
+            index=jnp.arange(len(choice)),
+        )
 
 
 P1 = Law(

@@ -15,8 +15,10 @@ from flexmdm_jax.config import (
 )
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.fields import parse_strategy
+from flexmdm_jax.process import Process
 from flexmdm_jax.sampling import RULES, Adaptive
 from flexmdm_jax.schedules import SCHEDULES, Immediate, Linear, Polynomial
+from flexmdm_jax.types import Vocabulary
 
 LLADA = {"kind": "llada", "hidden_size": 64, "num_layers": 1, "num_heads": 32}
 CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -104,8 +106,8 @@ def test_field_paths_are_checked():
 
 def test_mdm_inserts_nothing_whatever_the_schedule(tiny_config):
     config = read_config(tiny_config | {"method": "mdm", "insertion": "cosine"})
-    assert config.insertion_schedule == Immediate()
-    assert config.unmasking_schedule == Linear()
+    vocabulary = Vocabulary(size=5, mask=1, end=3)
+    assert config.process(vocabulary) == Process(vocabulary, Immediate(), Linear())
 
 
 def test_strategies_are_written_as_text():

@@ -1,4 +1,4 @@
-"""Imports point one way: types → schedules → interpolant → losses, sampling → … → entry points."""
+"""Imports point one way: types → schedules → process → interpolant → … → entry points."""
 
 import ast
 import pathlib
@@ -12,11 +12,13 @@ PACKAGE = "flexmdm_jax"
 LAYERS = [
     {"types", "errors"},
     {"schedules", "fields", "files", "chips", "hosts"},
+    {"process"},
     {"interpolant", "posterior", "attention", "config"},
     {"losses", "sampling", "sharding"},
     {"data", "models"},
-    {"conversion"},
+    {"generation", "conversion"},
     {"training"},
+    {"model"},
     {"evaluation", "compilation"},
     {"cli", "train", "sample", "evaluate", "prepare", "convert", "aot"},
 ]

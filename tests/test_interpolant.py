@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from scipy import integrate
 
 from flexmdm_jax.interpolant import corrupt, stratified_times
+from flexmdm_jax.process import Process
 from flexmdm_jax.schedules import Cosine, Geometric, Immediate, Linear, Polynomial, Sine
-from flexmdm_jax.types import Vocabulary
+from flexmdm_jax.types import Batch, Vocabulary
 
 # Data tokens on both sides of MASK and END.
 V = Vocabulary(size=40, mask=7, end=3)
@@ -29,9 +30,12 @@ ROWS, LENGTH = 3, 14
 
 @functools.cache
 def corrupt_with(insertion, unmasking):
-    return jax.jit(
-        functools.partial(corrupt, insertion=insertion, unmasking=unmasking, vocabulary=V)
-    )
+    return jax.jit(functools.partial(corrupt, process=Process(V, insertion, unmasking)))
+
+
+def filled(tokens, fixed):
+    """Returns rows without padding."""
+    return Batch(tokens, jnp.ones_like(tokens), fixed, index=jnp.arange(len(tokens)))
 
 
 def keys_of(seed, num):
@@ -64,7 +68,7 @@ def test_tokens_are_absent_masked_or_clean_with_the_right_chances(insertion, unm
     fixed = tokens == V.end
     for t in (0.3, 0.8):
         x = corrupt_with(insertion, unmasking)(
-            keys_of(0, num), tokens, jnp.ones_like(tokens), fixed, jnp.full((num, 1), t)
+            keys_of(0, num), filled(tokens, fixed), jnp.full((num, 1), t)
         )
         absent = 1 - (x.segment_ids.sum() - num) / (num * n)
         masked = ((x.tokens == V.mask) & (x.segment_ids > 0)).sum() / (num * n)
@@ -84,7 +88,7 @@ def test_tokens_change_independently():
     num, t = 40_000, 0.5
     tokens = jnp.broadcast_to(jnp.asarray([[5, 6, V.end]]), (num, 3))
     x = corrupt_with(Linear(), Linear())(
-        keys_of(1, num), tokens, jnp.ones_like(tokens), tokens == V.end, jnp.full((num, 1), t)
+        keys_of(1, num), filled(tokens, tokens == V.end), jnp.full((num, 1), t)
     )
     both = np.asarray(x.tokens == V.mask).sum(axis=1) == 2
     chance = mask_chance(Linear(), Linear(), t) ** 2
@@ -94,8 +98,9 @@ def test_tokens_change_independently():
 # Any batch of packed rows: property tests and a loop.
 
 
-def loop_corrupt(keys, tokens, segment_ids, fixed, t, insertion, unmasking):
+def loop_corrupt(keys, batch, t, insertion, unmasking):
     """Corrupts token by token; returns for each row the list of (token, segment, target, gap)."""
+    tokens, segment_ids, fixed = batch.tokens, batch.segment_ids, batch.fixed
     rows = []
     for row in range(len(tokens)):
         levels = np.asarray(jax.random.uniform(keys[row], (tokens.shape[1], 2)))
@@ -122,7 +127,7 @@ def loop_corrupt(keys, tokens, segment_ids, fixed, t, insertion, unmasking):
 
 
 def packed(seed):
-    """Returns random packed rows: (tokens, segment_ids, fixed, t)."""
+    """Returns random packed rows and their times."""
     rng = np.random.default_rng(seed)
     tokens = np.full((ROWS, LENGTH), V.end)
     segment_ids = np.zeros((ROWS, LENGTH), int)
@@ -140,12 +145,13 @@ def packed(seed):
             fixed[row, stop] = True
             start = stop + 1
     t = rng.choice([0.0, 0.1, 0.5, 0.9, 1 - 2**-20, rng.random()], size=(ROWS, 4))
-    return (
-        jnp.asarray(tokens, jnp.int32),
-        jnp.asarray(segment_ids, jnp.int32),
-        jnp.asarray(fixed),
-        jnp.asarray(t, jnp.float32),
+    batch = Batch(
+        tokens=jnp.asarray(tokens, jnp.int32),
+        segment_ids=jnp.asarray(segment_ids, jnp.int32),
+        fixed=jnp.asarray(fixed),
+        index=jnp.arange(ROWS),
     )
+    return batch, jnp.asarray(t, jnp.float32)
 
 
 def rows_of(x):
@@ -163,10 +169,10 @@ def rows_of(x):
 )
 def test_corrupt_equals_a_loop_over_tokens(insertion, unmasking):
     for seed in range(12):
-        batch = packed(seed)
+        batch, t = packed(seed)
         keys = keys_of(seed, ROWS)
-        x = corrupt_with(insertion, unmasking)(keys, *batch)
-        assert rows_of(x) == loop_corrupt(keys, *batch, insertion, unmasking)
+        x = corrupt_with(insertion, unmasking)(keys, batch, t)
+        assert rows_of(x) == loop_corrupt(keys, batch, t, insertion, unmasking)
 
 
 seeds = st.integers(0, 2**31 - 1)
@@ -176,10 +182,12 @@ many = settings(max_examples=60)
 @many
 @given(seeds)
 def test_partial_sequences_keep_order_and_account_for_every_token(seed):
-    tokens, segment_ids, fixed, t = packed(seed)
+    batch, t = packed(seed)
+    segment_ids, fixed = batch.segment_ids, batch.fixed
     # Targets that name their own slot make the order visible.
-    tokens = jnp.where(fixed & (tokens == V.end), V.end, jnp.arange(LENGTH)[None, :] + 10)
-    x = corrupt_with(Linear(), Linear())(keys_of(seed, ROWS), tokens, segment_ids, fixed, t)
+    own_slot = jnp.arange(LENGTH)[None, :] + 10
+    tokens = jnp.where(fixed & (batch.tokens == V.end), V.end, own_slot)
+    x = corrupt_with(Linear(), Linear())(keys_of(seed, ROWS), batch.replace(tokens=tokens), t)
     for row, kept in enumerate(rows_of(x)):
         assert (np.diff(np.flatnonzero(x.segment_ids[row])) == 1).all()
         for segment in range(1, int(segment_ids[row].max()) + 1):
@@ -205,16 +213,15 @@ def test_partial_sequences_keep_order_and_account_for_every_token(seed):
 @many
 @given(seeds)
 def test_the_amount_of_padding_changes_nothing(seed):
-    tokens, segment_ids, fixed, t = packed(seed)
+    batch, t = packed(seed)
     pad = ((0, 0), (0, 5))
-    narrow = corrupt_with(Sine(), Linear())(keys_of(seed, ROWS), tokens, segment_ids, fixed, t)
-    wide = corrupt_with(Sine(), Linear())(
-        keys_of(seed, ROWS),
-        jnp.pad(tokens, pad, constant_values=V.end),
-        jnp.pad(segment_ids, pad),
-        jnp.pad(fixed, pad),
-        t,
+    padded = batch.replace(
+        tokens=jnp.pad(batch.tokens, pad, constant_values=V.end),
+        segment_ids=jnp.pad(batch.segment_ids, pad),
+        fixed=jnp.pad(batch.fixed, pad),
     )
+    narrow = corrupt_with(Sine(), Linear())(keys_of(seed, ROWS), batch, t)
+    wide = corrupt_with(Sine(), Linear())(keys_of(seed, ROWS), padded, t)
     assert rows_of(narrow) == rows_of(wide)
     assert not np.any(wide.segment_ids[:, LENGTH:])
 
@@ -222,20 +229,18 @@ def test_the_amount_of_padding_changes_nothing(seed):
 @many
 @given(seeds)
 def test_a_row_does_not_depend_on_its_batch(seed):
-    batch = packed(seed)
+    rows = packed(seed)
     keys = keys_of(seed, ROWS)
-    whole = corrupt_with(Linear(), Linear())(keys, *batch)
-    turned = corrupt_with(Linear(), Linear())(keys[::-1], *(a[::-1] for a in batch))
+    whole = corrupt_with(Linear(), Linear())(keys, *rows)
+    turned = corrupt_with(Linear(), Linear())(keys[::-1], *jax.tree.map(lambda a: a[::-1], rows))
     assert rows_of(whole) == rows_of(turned)[::-1]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_at_the_start_only_fixed_tokens_are_there(kind):
-    tokens, segment_ids, fixed, t = packed(0)
-    x = corrupt_with(KINDS[kind], Linear())(
-        keys_of(0, ROWS), tokens, segment_ids, fixed, jnp.zeros_like(t)
-    )
-    real = segment_ids > 0
+    batch, t = packed(0)
+    x = corrupt_with(KINDS[kind], Linear())(keys_of(0, ROWS), batch, jnp.zeros_like(t))
+    real, fixed = batch.segment_ids > 0, batch.fixed
     np.testing.assert_array_equal((x.segment_ids > 0).sum(axis=1), (fixed & real).sum(axis=1))
     assert not np.any((x.tokens == V.mask) & (x.segment_ids > 0))
     np.testing.assert_array_equal(x.gaps.sum(axis=1), (real & ~fixed).sum(axis=1))
@@ -243,12 +248,10 @@ def test_at_the_start_only_fixed_tokens_are_there(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_at_the_end_everything_is_there_and_clean(kind):
-    tokens, segment_ids, fixed, t = packed(0)
-    x = corrupt_with(KINDS[kind], KINDS[kind])(
-        keys_of(0, ROWS), tokens, segment_ids, fixed, jnp.ones_like(t)
-    )
-    np.testing.assert_array_equal(x.tokens, jnp.where(segment_ids > 0, tokens, V.end))
-    np.testing.assert_array_equal(x.segment_ids, segment_ids)
+    batch, t = packed(0)
+    x = corrupt_with(KINDS[kind], KINDS[kind])(keys_of(0, ROWS), batch, jnp.ones_like(t))
+    np.testing.assert_array_equal(x.tokens, jnp.where(batch.segment_ids > 0, batch.tokens, V.end))
+    np.testing.assert_array_equal(x.segment_ids, batch.segment_ids)
     assert not np.any(x.gaps)
 
 
@@ -256,12 +259,9 @@ def test_immediate_insertion_is_masked_diffusion():
     """Nothing is absent; tokens, END padding among them, are masked with chance 1 - β(t)."""
     num, t = 4000, 0.4
     tokens = jnp.broadcast_to(jnp.asarray([[5, 6, V.end, V.end]]), (num, 4))
+    fixed = jnp.zeros(tokens.shape, bool).at[:, 0].set(True)
     x = corrupt_with(Immediate(), Sine())(
-        keys_of(2, num),
-        tokens,
-        jnp.ones_like(tokens),
-        jnp.zeros(tokens.shape, bool).at[:, 0].set(True),
-        jnp.full((num, 1), t),
+        keys_of(2, num), filled(tokens, fixed), jnp.full((num, 1), t)
     )
     np.testing.assert_array_equal(x.targets, tokens)
     assert not np.any(x.gaps)

@@ -10,38 +10,36 @@ from oracle import P1, VOCABULARY, flexmdm_oracle, mdm_oracle
 
 from flexmdm_jax.interpolant import Times, corrupt, stratified_times
 from flexmdm_jax.losses import nll_bound, training_loss
+from flexmdm_jax.process import Process
 from flexmdm_jax.schedules import Cosine, Geometric, Immediate, Linear, Polynomial, Sine
-from flexmdm_jax.types import Denoiser, Encoding
+from flexmdm_jax.types import Batch, Denoiser, Encoding
 
 NUM_ROWS = 20_000
 LENGTH = P1.max_length + 1
 V = VOCABULARY
 
 
-def bound(denoiser, rows, insertion, unmasking, num_times=32):
+LINEAR = Process(V)
+
+
+def bound(denoiser, batch, process=LINEAR, num_times=32):
     run = jax.jit(
-        functools.partial(
-            nll_bound,
-            denoiser=denoiser,
-            insertion=insertion,
-            unmasking=unmasking,
-            vocabulary=V,
-            num_times=num_times,
-        )
+        functools.partial(nll_bound, denoiser=denoiser, process=process, num_times=num_times)
     )
-    keys = jax.random.split(jax.random.key(1), rows[0].shape[0])
-    tokens, segment_ids, fixed = rows
-    return np.asarray(
-        run(keys, tokens=tokens, segment_ids=segment_ids, fixed=fixed), dtype=np.float64
+    keys = jax.random.split(jax.random.key(1), len(batch.index))
+    return np.asarray(run(keys, batch=batch), dtype=np.float64)
+
+
+def filled(batch):
+    """Returns rows as MDM has them: padding is END, a token like any other."""
+    return batch.replace(
+        segment_ids=jnp.ones_like(batch.segment_ids), fixed=jnp.zeros_like(batch.fixed)
     )
 
 
-def drawn_rows(*, mdm=False):
+def drawn_rows():
     choice = np.random.default_rng(0).choice(len(P1.probs), size=NUM_ROWS, p=P1.probs)
-    tokens, segment_ids, fixed = P1.rows(choice, LENGTH)
-    if mdm:
-        return choice, (tokens, jnp.ones_like(segment_ids), jnp.zeros_like(fixed))
-    return choice, (tokens, segment_ids, fixed)
+    return choice, P1.rows(choice, LENGTH)
 
 
 PAIRS = [
@@ -56,10 +54,10 @@ PAIRS = [
 
 @pytest.mark.parametrize(("insertion", "unmasking"), PAIRS)
 def test_bound_of_the_exact_posterior_is_the_entropy(insertion, unmasking):
-    mdm = not insertion.inserts
-    denoiser = mdm_oracle(P1, LENGTH) if mdm else flexmdm_oracle(P1)
-    _, rows = drawn_rows(mdm=mdm)
-    nats = bound(denoiser, rows, insertion, unmasking, num_times=64)
+    process = Process(V, insertion, unmasking)
+    denoiser = flexmdm_oracle(P1) if process.inserts else mdm_oracle(P1, LENGTH)
+    _, batch = drawn_rows()
+    nats = bound(denoiser, batch if process.inserts else filled(batch), process, num_times=64)
     error = nats.std() / NUM_ROWS**0.5
     print(f"{nats.mean():.4f} ± {error:.4f} nats, entropy {P1.entropy():.4f}")
     assert error < 0.03
@@ -68,8 +66,8 @@ def test_bound_of_the_exact_posterior_is_the_entropy(insertion, unmasking):
 
 def test_bound_of_the_exact_posterior_is_tight_for_each_sequence():
     """The bound holds for each sequence, so where its mean is tight, each sequence's is."""
-    choice, rows = drawn_rows()
-    nats = bound(flexmdm_oracle(P1), rows, Linear(), Linear(), num_times=64)
+    choice, batch = drawn_rows()
+    nats = bound(flexmdm_oracle(P1), batch, num_times=64)
     for i, p in enumerate(P1.probs):
         own = nats[choice == i]
         assert abs(own.mean() + np.log(p)) < 4 * own.std() / len(own) ** 0.5
@@ -93,16 +91,16 @@ def blunt(denoiser, *, temperature=1.0, gap_factor=1.0):
     "wrong", [{"temperature": 3.0}, {"temperature": 0.4}, {"gap_factor": 2.0}, {"gap_factor": 0.5}]
 )
 def test_bound_of_a_wrong_denoiser_lies_above_the_entropy(wrong):
-    _, rows = drawn_rows()
-    nats = bound(blunt(flexmdm_oracle(P1), **wrong), rows, Linear(), Linear())
+    _, batch = drawn_rows()
+    nats = bound(blunt(flexmdm_oracle(P1), **wrong), batch)
     assert nats.mean() > P1.entropy() + 5 * nats.std() / NUM_ROWS**0.5
 
 
 def test_bound_of_another_law_is_at_least_the_cross_entropy():
     """The exact denoiser of another law is a model whose likelihoods are known."""
     other = type(P1)(P1.sequences, P1.probs[1:] + P1.probs[:1])
-    _, rows = drawn_rows()
-    nats = bound(flexmdm_oracle(other), rows, Linear(), Linear())
+    _, batch = drawn_rows()
+    nats = bound(flexmdm_oracle(other), batch)
     cross_entropy = -float(np.dot(P1.probs, np.log(other.probs)))
     assert cross_entropy > P1.entropy() + 0.1
     assert nats.mean() > cross_entropy - 3 * nats.std() / NUM_ROWS**0.5
@@ -111,13 +109,9 @@ def test_bound_of_another_law_is_at_least_the_cross_entropy():
 def test_fixed_tokens_cost_nothing():
     law = P1.given(prefix=(0,))
     choice = np.random.default_rng(0).choice(len(law.probs), size=NUM_ROWS, p=law.probs)
-    tokens, segment_ids, fixed = law.rows(choice, LENGTH)
-    nats = bound(
-        flexmdm_oracle(law, num_prefix=1),
-        (tokens, segment_ids, fixed.at[:, 0].set(True)),
-        Linear(),
-        Linear(),
-    )
+    batch = law.rows(choice, LENGTH)
+    batch = batch.replace(fixed=batch.fixed.at[:, 0].set(True))
+    nats = bound(flexmdm_oracle(law, num_prefix=1), batch)
     assert abs(nats.mean() - law.entropy()) < 3 * nats.std() / NUM_ROWS**0.5
 
 
@@ -142,15 +136,11 @@ def random_params(shape, seed=0):
 
 def padded_batch(mdm=False):
     """Returns (interpolant, t): six rows, the last one all padding."""
-    rows = 5
-    tokens, segment_ids, fixed = P1.rows(np.array([11, 1, 0, 8, 10]), LENGTH + 1)
-    if mdm:
-        segment_ids, fixed = jnp.ones_like(segment_ids), jnp.zeros_like(fixed)
-    tokens, fixed = (jnp.pad(x, ((0, 1), (0, 0))) for x in (tokens, fixed))
-    segment_ids = jnp.pad(segment_ids, ((0, 1), (0, 0)))
-    t = jnp.linspace(0.2, 0.9, rows + 1)[:, None]
-    insertion = Immediate() if mdm else Sine()
-    return corrupt_rows(tokens, segment_ids, fixed, t, insertion), t
+    batch = P1.rows(np.array([11, 1, 0, 8, 10]), LENGTH + 1)
+    batch = filled(batch) if mdm else batch
+    batch = jax.tree.map(lambda x: jnp.pad(x, ((0, 1), (0, 0))[: x.ndim]), batch)
+    t = jnp.linspace(0.2, 0.9, 6)[:, None]
+    return corrupt_rows(batch, t, MDM if mdm else FLEXMDM), t
 
 
 def packed_batch():
@@ -159,34 +149,26 @@ def packed_batch():
     tokens = jnp.asarray([[0, 2, 2, e, 4, e, 0, 4, e, e], [4, 4, e, 2, 0, 2, e, 0, 0, 0]])
     segment_ids = jnp.asarray([[1, 1, 1, 1, 2, 2, 3, 3, 3, 4], [1, 1, 1, 2, 2, 2, 2, 0, 0, 0]])
     t = jnp.asarray([[0.3, 0.6, 0.8, 0.1], [0.7, 0.4, 0.5, 0.5]])
-    return corrupt_rows(tokens, segment_ids, tokens == e, t, Sine()), t
+    batch = Batch(tokens, segment_ids, fixed=tokens == e, index=jnp.arange(2))
+    return corrupt_rows(batch, t, FLEXMDM), t
 
 
-def corrupt_rows(tokens, segment_ids, fixed, t, insertion):
-    keys = jax.random.split(jax.random.key(3), tokens.shape[0])
-    return corrupt(
-        keys,
-        tokens,
-        segment_ids,
-        fixed,
-        t,
-        insertion=insertion,
-        unmasking=Polynomial(2.0),
-        vocabulary=V,
-    )
+def corrupt_rows(batch, t, process):
+    return corrupt(jax.random.split(jax.random.key(3), len(batch.index)), batch, t, process)
 
 
+FLEXMDM = Process(V, Sine(), Polynomial(2.0))
+MDM = Process.mdm(V, Polynomial(2.0))
 BATCHES = {
-    "padded": (padded_batch, Sine()),
-    "packed": (packed_batch, Sine()),
-    "mdm": (lambda: padded_batch(mdm=True), Immediate()),
+    "padded": (padded_batch, FLEXMDM),
+    "packed": (packed_batch, FLEXMDM),
+    "mdm": (lambda: padded_batch(mdm=True), MDM),
 }
 
 
-def loss_of(params, x, t, insertion, **kwargs):
-    laws = {"insertion": insertion, "unmasking": Polynomial(2.0), "vocabulary": V}
+def loss_of(params, x, t, process, **kwargs):
     times = Times(t=t, weight=jnp.ones_like(t))
-    return training_loss(stub(params), x, times, **laws, **kwargs)
+    return training_loss(stub(params), x, times, process, **kwargs)
 
 
 def hazards(t, inserts):
@@ -224,11 +206,11 @@ def loop_loss(params, x, t, inserts):
 
 @pytest.mark.parametrize("batch", BATCHES)
 def test_training_loss_equals_a_loop_over_slots(batch):
-    make, insertion = BATCHES[batch]
+    make, process = BATCHES[batch]
     x, t = make()
     params = random_params(x.tokens.shape)
-    loss, metrics = jax.jit(loss_of, static_argnums=3)(params, x, t, insertion)
-    unmasking, inserting, counts = loop_loss(params, x, np.asarray(t), insertion.inserts)
+    loss, metrics = jax.jit(loss_of, static_argnums=3)(params, x, t, process)
+    unmasking, inserting, counts = loop_loss(params, x, np.asarray(t), process.inserts)
     assert counts["num_masks"] > 2
     np.testing.assert_allclose(metrics["unmasking_loss"], unmasking, rtol=2e-5)
     np.testing.assert_allclose(metrics["insertion_loss"], inserting, rtol=2e-5, atol=1e-7)
@@ -238,28 +220,28 @@ def test_training_loss_equals_a_loop_over_slots(batch):
 
 @pytest.mark.parametrize("batch", BATCHES)
 def test_gradients_equal_finite_differences_of_the_loop(batch):
-    make, insertion = BATCHES[batch]
+    make, process = BATCHES[batch]
     x, t = make()
     params = random_params(x.tokens.shape)
-    grads = jax.jit(jax.grad(lambda p: loss_of(p, x, t, insertion)[0]))(params)
+    grads = jax.jit(jax.grad(lambda p: loss_of(p, x, t, process)[0]))(params)
     direction = random_params(x.tokens.shape, seed=1)
     step = 1e-5
     ends = [
         {k: np.asarray(params[k], np.float64) + s * np.asarray(direction[k]) for k in params}
         for s in (step, -step)
     ]
-    high, low = (sum(loop_loss(p, x, np.asarray(t), insertion.inserts)[:2]) for p in ends)
+    high, low = (sum(loop_loss(p, x, np.asarray(t), process.inserts)[:2]) for p in ends)
     slope = sum(jnp.vdot(grads[k], direction[k]) for k in params)
     np.testing.assert_allclose(slope, (high - low) / (2 * step), rtol=1e-4)
 
 
 @pytest.mark.parametrize("num_groups", [1, 3])
-@pytest.mark.parametrize("insertion", [Sine(), Immediate()])
-def test_padding_has_no_part_in_loss_or_gradient(insertion, num_groups):
+@pytest.mark.parametrize("process", [FLEXMDM, MDM])
+def test_padding_has_no_part_in_loss_or_gradient(process, num_groups):
     """NaN at every padding slot, in a batch whose first row is empty, leaves no trace."""
     x, t = padded_batch()
     x = jax.tree.map(lambda a: jnp.roll(a, 1, axis=0), x)
-    if not insertion.inserts:
+    if not process.inserts:
         x = x.replace(gaps=jnp.zeros_like(x.gaps))
     params = random_params(x.tokens.shape)
     padding = x.segment_ids == 0
@@ -269,9 +251,7 @@ def test_padding_has_no_part_in_loss_or_gradient(insertion, num_groups):
         "hidden": jnp.where(padding[:, :, None], jnp.nan, params["hidden"]),
         "gaps": jnp.where(padding, jnp.nan, params["gaps"]),
     }
-    run = jax.jit(
-        jax.value_and_grad(lambda p: loss_of(p, x, t, insertion, num_groups=num_groups)[0])
-    )
+    run = jax.jit(jax.value_and_grad(lambda p: loss_of(p, x, t, process, num_groups=num_groups)[0]))
     loss, grads = run(params)
     poisoned_loss, poisoned_grads = run(poisoned)
     np.testing.assert_array_equal(loss, poisoned_loss)
@@ -285,7 +265,7 @@ def test_predictions_at_clean_slots_have_no_part_in_the_unmasking_loss():
     x, t = packed_batch()
     params = random_params(x.tokens.shape)
     masked = (x.tokens == V.mask) & (x.segment_ids > 0)
-    grads = jax.jit(jax.grad(lambda p: loss_of(p, x, t, Sine())[0]))(params)
+    grads = jax.jit(jax.grad(lambda p: loss_of(p, x, t, FLEXMDM)[0]))(params)
     touched = jnp.any(grads["hidden"] != 0, axis=-1)
     np.testing.assert_array_equal(touched, masked)
 
@@ -294,7 +274,7 @@ def test_a_vanishing_gap_prediction_keeps_loss_and_gradient_finite():
     x, t = padded_batch()
     params = random_params(x.tokens.shape)
     params["gaps"] = jnp.zeros_like(params["gaps"])
-    run = jax.jit(jax.value_and_grad(lambda p: loss_of(p, x, t, Sine())[0]))
+    run = jax.jit(jax.value_and_grad(lambda p: loss_of(p, x, t, FLEXMDM)[0]))
     loss, grads = run(params)
     assert np.isfinite(loss)
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
@@ -303,11 +283,11 @@ def test_a_vanishing_gap_prediction_keeps_loss_and_gradient_finite():
 @pytest.fixture(scope="module")
 def oracle_batch():
     """A large batch of partial sequences with their times."""
-    _, (tokens, segment_ids, fixed) = drawn_rows()
+    _, batch = drawn_rows()
     keys = jax.random.split(jax.random.key(5), NUM_ROWS)
     # Away from t = 1, where the hazards' spread would hide the differences looked for.
     t = 0.9 * stratified_times(keys, jnp.arange(NUM_ROWS)[:, None], NUM_ROWS).t
-    return corrupt_rows(tokens, segment_ids, fixed, t, Linear()), t
+    return corrupt_rows(batch, t, Process(V, Linear(), Polynomial(2.0))), t
 
 
 def oracle_loss(perturbation, x, t):
@@ -324,9 +304,9 @@ def oracle_loss(perturbation, x, t):
             (1,) * (hidden.ndim - 1) + (-1,)
         )
 
-    laws = {"insertion": Linear(), "unmasking": Polynomial(2.0), "vocabulary": V}
+    process = Process(V, Linear(), Polynomial(2.0))
     times = Times(t=t, weight=jnp.ones_like(t))
-    return training_loss(Denoiser(encode, decode), x, times, **laws)[0]
+    return training_loss(Denoiser(encode, decode), x, times, process)[0]
 
 
 def test_the_exact_posterior_minimises_the_loss(oracle_batch):

@@ -9,7 +9,7 @@ import pytest
 from oracle import VOCABULARY
 
 from flexmdm_jax.posterior import map_slots, posterior_logits, sum_slots
-from flexmdm_jax.schedules import Immediate, Linear
+from flexmdm_jax.process import Process
 from flexmdm_jax.types import Denoiser, per_slot
 
 ROWS, LENGTH = 4, 9
@@ -175,12 +175,12 @@ def test_unchosen_slots_have_no_part_in_a_sum(num_groups):
     assert not np.any(dirty[1][1][~chosen])
 
 
-@pytest.mark.parametrize("insertion", [Linear(), Immediate()])
-def test_logits_rule_out_what_no_mask_can_hide(insertion):
+@pytest.mark.parametrize("process", [Process(VOCABULARY), Process.mdm(VOCABULARY)])
+def test_logits_rule_out_what_no_mask_can_hide(process):
     denoiser = Denoiser(encode=lambda *_: None, decode=lambda hidden: hidden.astype(jnp.bfloat16))
     hidden = jnp.asarray(RNG.normal(size=(2, 3, VOCABULARY.size)), jnp.float32)
-    logits = posterior_logits(denoiser, hidden, insertion=insertion, vocabulary=VOCABULARY)
-    impossible = {VOCABULARY.mask} | ({VOCABULARY.end} if insertion.inserts else set())
+    logits = posterior_logits(denoiser, hidden, process)
+    impossible = {VOCABULARY.mask} | ({VOCABULARY.end} if process.inserts else set())
     assert logits.dtype == jnp.float32
     for v in range(VOCABULARY.size):
         if v in impossible:

@@ -1,13 +1,13 @@
-"""A run as evaluations take it, without training, and what to ask of it."""
+"""A model as evaluations take it, without training, and what to ask of it."""
 
 import tiny
 
 from flexmdm_jax.config import read_config
 from flexmdm_jax.data.storage.records import Dataset
 from flexmdm_jax.evaluation.request import Request
+from flexmdm_jax.model import Model
 from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.training.optimizer import make_optimizer
-from flexmdm_jax.training.runs import Run
 from flexmdm_jax.training.state import Setup, init_state
 from flexmdm_jax.training.workdir import Experiment
 
@@ -26,12 +26,12 @@ REQUEST = Request(
 )
 
 
-def untrained_run(dataset: Dataset, method: str, length: int) -> Run:
-    """Returns a run of the tiny model with parameters as they are initialised."""
+def untrained_model(dataset: Dataset, method: str, length: int) -> Model:
+    """Returns the tiny model with parameters as they are initialised."""
     values = tiny.config(dataset) | {"method": method}
     values["data"]["max_length"] = length
     config = read_config(values)
     setup = Setup.of(config, dataset.vocabulary, make_mesh(config.mesh))
     make_state, _ = init_state(setup, make_optimizer(config.optimizer, 1), config.seed)
     experiment = Experiment(config, dataset.vocabulary, dataset.tokenizer_sha256)
-    return Run(experiment, setup, dataset.tokenizer(), 0, make_state().params)
+    return Model(experiment, setup, dataset.tokenizer(), 0, make_state().params)

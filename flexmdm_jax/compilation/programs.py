@@ -12,9 +12,8 @@ from jax.sharding import Mesh
 
 from flexmdm_jax.compilation.topology import Topology
 from flexmdm_jax.config import Config
-from flexmdm_jax.sampling import SamplerConfig
-from flexmdm_jax.sampling.batches import default_buckets, make_generate, start_canvas
-from flexmdm_jax.sharding import batch_sharding, spread_rows
+from flexmdm_jax.sampling import SamplerConfig, start_canvas
+from flexmdm_jax.sharding import batch_sharding
 from flexmdm_jax.training.optimizer import make_optimizer
 from flexmdm_jax.training.state import Setup, TrainState, init_state, sharded_shapes
 from flexmdm_jax.training.step import make_train_step
@@ -30,7 +29,7 @@ class Experiment:
 
     Attributes:
       config: The experiment; its batch has rows_per_chip rows for every device of the batch axes.
-      setup: Model and laws.
+      setup: Model and process.
       state: Shapes and shardings of the training state.
       rows_per_chip: Rows of a batch on each device.
     """
@@ -124,18 +123,16 @@ def lower_train_step(experiment: Experiment):
 def lower_sampling(experiment: Experiment):
     """Returns a whole run of the sampler, with the steps of the config's evaluation, lowered."""
     setup = experiment.setup
-    sampler = SamplerConfig(
-        steps=experiment.config.evaluation.num_steps,
-        length_buckets=default_buckets(experiment.length),
-    )
-    laws = {"insertion": setup.insertion, "vocabulary": setup.vocabulary}
-    make_canvas = lambda: start_canvas(experiment.rows, experiment.length, **laws)  # noqa: E731
-    make_keys = lambda: fold_in_rows(jax.random.key(0), jnp.arange(experiment.rows))  # noqa: E731
-    canvas, keys = _batch_shapes(lambda: (make_canvas(), make_keys()), setup.mesh)
-    generate = make_generate(setup.denoiser, sampler, setup.laws, setup.num_groups)
-    generate = spread_rows(setup.mesh, generate)
+    sampler = SamplerConfig(steps=experiment.config.evaluation.num_steps)
+    engine = setup.engine(sampler, experiment.rows)
+
+    def make_rows():
+        canvas = start_canvas(experiment.rows, experiment.length, setup.process)
+        return canvas, fold_in_rows(jax.random.key(0), jnp.arange(experiment.rows))
+
+    canvas, keys = _batch_shapes(make_rows, setup.mesh)
     with jax.set_mesh(setup.mesh):
-        return generate.lower(experiment.averaged, canvas, keys)
+        return engine.program.lower(experiment.averaged, canvas, keys)
 
 
 # Name -> what it lowers.

@@ -3,20 +3,17 @@
 import itertools
 from collections.abc import Mapping
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
 from flexmdm_jax.data.storage.records import VALIDATION, Dataset, read_sequences
 from flexmdm_jax.data.tasks.gsm8k import final_number
-from flexmdm_jax.evaluation.prompted import complete, success_interval
+from flexmdm_jax.evaluation.intervals import success_interval
 from flexmdm_jax.evaluation.request import Report, Request, announced
 from flexmdm_jax.evaluation.text import evaluator_of
-from flexmdm_jax.sampling import Canvas, SamplerConfig
-from flexmdm_jax.sampling.batches import prefix_canvas
-from flexmdm_jax.schedules import Schedule
-from flexmdm_jax.training.runs import Run
-from flexmdm_jax.types import Vocabulary
+from flexmdm_jax.model import Model
+from flexmdm_jax.process import Process
+from flexmdm_jax.sampling import Canvas, SamplerConfig, prefix_canvas
 
 COLUMNS = {
     "success": "correct",
@@ -29,29 +26,17 @@ COLUMNS = {
 }
 
 
-def question_canvas(
-    questions: list[Int[np.ndarray, "_"]],
-    length: int,
-    *,
-    insertion: Schedule,
-    vocabulary: Vocabulary,
-) -> Canvas:
+def question_canvas(questions: list[Int[np.ndarray, "_"]], length: int, process: Process) -> Canvas:
     """Returns where answers are grown from, see prefix_canvas(); one question to a row."""
     lengths = np.array([len(question) for question in questions], np.int32)
     fixed = np.zeros((len(questions), lengths.max()), np.int32)
     for row, question in zip(fixed, questions, strict=True):
         row[: len(question)] = question
-    return prefix_canvas(
-        jnp.asarray(fixed),
-        jnp.asarray(lengths),
-        length,
-        insertion=insertion,
-        vocabulary=vocabulary,
-    )
+    return prefix_canvas(fixed, lengths, length, process)
 
 
 def answer_questions(
-    run: Run,
+    model: Model,
     questions: list[Int[np.ndarray, "_"]],
     sampler: SamplerConfig,
     *,
@@ -61,25 +46,18 @@ def answer_questions(
     """Returns (token ids of the answers, share of them that the buffer was too small for).
 
     Args:
-      run: A trained model.
+      model: A trained model.
       questions: Token ids.
       sampler: How to sample.
       batch_size: Questions at a time.
       seed: Decides all noise.
     """
-    rows = complete(
-        run,
-        lambda numbers: question_canvas(
-            [questions[number] for number in numbers],
-            run.experiment.config.data.max_length,
-            insertion=run.setup.insertion,
-            vocabulary=run.setup.vocabulary,
-        ),
-        sampler,
-        num=len(questions),
-        batch_size=batch_size,
-        seed=seed,
-    )
+
+    def canvas_of(numbers):
+        asked = [questions[number] for number in numbers]
+        return question_canvas(asked, model.max_length, model.setup.process)
+
+    rows = model.complete(canvas_of, sampler, num=len(questions), batch_size=batch_size, seed=seed)
     answers = [row[len(q) :] for row, q in zip(rows.tokens, questions, strict=True)]
     return answers, float(np.mean(rows.truncated))
 
@@ -103,27 +81,27 @@ def _value(answer: str) -> float | None:
     return None if number is None else float(number)
 
 
-def _text(run: Run, tokens: Int[np.ndarray, "_"]) -> str:
-    return run.tokenizer.decode(tokens.tolist())
+def _text(model: Model, tokens: Int[np.ndarray, "_"]) -> str:
+    return model.tokenizer.decode(tokens.tolist())
 
 
-def evaluate_gsm8k(runs: Mapping[str, Run], dataset: Dataset, request: Request) -> Report:
-    """Returns the share of held-out questions answered rightly, for every run and way of sampling.
+def evaluate_gsm8k(models: Mapping[str, Model], dataset: Dataset, request: Request) -> Report:
+    """Returns the share of held-out questions answered rightly, by model and way of sampling.
 
     The first request.num questions of the held-out split are asked.
     """
     sequences = list(itertools.islice(read_sequences(dataset, VALIDATION), request.num))
     questions = [s.tokens[s.fixed] for s in sequences]
     rows = {}
-    for label, run in announced(runs):
-        truth = [_text(run, s.tokens[:-1][~s.fixed[:-1]]) for s in sequences]
-        score = evaluator_of(run, dataset, request).score(run.params).summary()
-        for way, sampler in request.samplers(run.experiment.config.data.max_length):
+    for label, model in announced(models):
+        truth = [_text(model, s.tokens[:-1][~s.fixed[:-1]]) for s in sequences]
+        score = evaluator_of(model, dataset, request).score(model.params).summary()
+        for way, sampler in request.samplers():
             answers, truncated = answer_questions(
-                run, questions, sampler, batch_size=request.batch_size, seed=request.seed
+                model, questions, sampler, batch_size=request.batch_size, seed=request.seed
             )
             rows[f"{label}, {way}, {sampler.steps} steps"] = {
-                **judge_answers([_text(run, answer) for answer in answers], truth),
+                **judge_answers([_text(model, answer) for answer in answers], truth),
                 "answer_tokens": float(np.mean([len(answer) for answer in answers])),
                 "truncated": truncated,
                 "nats_per_sequence": score["nats_per_sequence"],

@@ -6,13 +6,13 @@ import numpy as np
 
 from flexmdm_jax.data.storage.records import Dataset
 from flexmdm_jax.data.tasks.brackets import LENGTH_LAW, entropy, is_balanced, surprise
+from flexmdm_jax.evaluation.intervals import success_interval
 from flexmdm_jax.evaluation.lengths import total_variation
 from flexmdm_jax.evaluation.perplexity import Score
-from flexmdm_jax.evaluation.prompted import success_interval
 from flexmdm_jax.evaluation.report import length_histograms
 from flexmdm_jax.evaluation.request import Report, Request, announced
 from flexmdm_jax.evaluation.text import evaluator_of
-from flexmdm_jax.training.runs import Run
+from flexmdm_jax.model import Model
 
 COLUMNS = {
     "validity": "balanced",
@@ -30,24 +30,24 @@ COLUMNS = {
 LAW_LENGTHS = np.repeat(list(LENGTH_LAW), [round(100 * share) for share in LENGTH_LAW.values()])
 
 
-def evaluate_brackets(runs: Mapping[str, Run], dataset: Dataset, request: Request) -> Report:
-    """Returns validity, with its interval, and length distance for every run and way of sampling.
+def evaluate_brackets(models: Mapping[str, Model], dataset: Dataset, request: Request) -> Report:
+    """Returns validity, with its interval, and length distance for every model and way of sampling.
 
     The first row is the law itself: its entropy is what the likelihood bound can at best reach.
     """
     law = {"validity": 1.0, "length_tv": 0.0, "nats_per_sequence": entropy(), "excess_nats": 0.0}
     rows = {"law": law}
     lengths = {"law": LAW_LENGTHS}
-    for label, run in announced(runs):
-        likelihood = _likelihood(evaluator_of(run, dataset, request).score(run.params))
-        for way, sampler in request.samplers(run.experiment.config.data.max_length):
-            generated = evaluator_of(run, dataset, request, sampler).generate(run.params)
+    for label, model in announced(models):
+        likelihood = _likelihood(evaluator_of(model, dataset, request).score(model.params))
+        for way, sampler in request.samplers():
+            generated = evaluator_of(model, dataset, request, sampler).generate(model.params)
             balanced = success_interval([is_balanced(tokens) for tokens in generated.tokens])
             rows[f"{label}, {way}, {sampler.steps} steps"] = {
                 **{name.replace("success", "validity"): x for name, x in balanced.items()},
                 "length_tv": total_variation(generated.lengths, LAW_LENGTHS),
                 **likelihood,
-                "truncated": generated.truncated,
+                "truncated": float(np.mean(generated.truncated)),
                 "steps": sampler.steps,
             }
             # The last way of sampling asked for is the one shown.

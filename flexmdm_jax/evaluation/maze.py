@@ -8,9 +8,8 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from flexmdm_jax.data.storage.records import VALIDATION, Dataset, read_sequences
+from flexmdm_jax.process import Process
 from flexmdm_jax.sampling.canvas import Canvas, empty_canvas, masked_canvas, protect
-from flexmdm_jax.schedules import Schedule
-from flexmdm_jax.types import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,17 +93,17 @@ def held_out_prompts(dataset: Dataset, num: int, seed: int) -> Int[np.ndarray, "
 def prompt_canvas(
     subgoals: Int[np.ndarray, "b k"],
     length: int,
+    process: Process,
     *,
     separator: int,
-    insertion: Schedule,
-    vocabulary: Vocabulary,
 ) -> Canvas:
     """Returns where a path is grown from: FlexMDM's from its subgoals, MDM's after its prompt.
 
     Only the gaps between FlexMDM's subgoals are open.
     """
     num, count = subgoals.shape
-    if not insertion.inserts:
+    vocabulary = process.vocabulary
+    if not process.inserts:
         prompt = np.pad(subgoals, ((0, 0), (0, 1)), constant_values=separator)
         return masked_canvas(jnp.asarray(prompt), jnp.full(num, count + 1), length, vocabulary)
     canvas = empty_canvas(jnp.asarray(subgoals), jnp.full(num, count), length, vocabulary)
@@ -112,6 +111,6 @@ def prompt_canvas(
     return protect(protect(canvas, first, first + 1), end, end + 1)
 
 
-def path_of(tokens: Int[np.ndarray, "l"], maze: Maze, insertion: Schedule) -> np.ndarray:
+def path_of(tokens: Int[np.ndarray, "l"], maze: Maze, process: Process) -> np.ndarray:
     """Returns the path in a generated row without END: MDM's follows its prompt."""
-    return tokens if insertion.inserts else tokens[maze.num_subgoals + 1 :]
+    return tokens if process.inserts else tokens[maze.num_subgoals + 1 :]

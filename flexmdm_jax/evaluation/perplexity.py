@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from flexmdm_jax.losses import nll_bound
+from flexmdm_jax.process import Process
 from flexmdm_jax.types import Batch, Denoiser, RowKeys, fold_in_rows
 
 
@@ -40,23 +41,15 @@ class Score:
 
 def make_scorer(
     denoiser_of: Callable[[Any], Denoiser],
-    laws: dict[str, Any],
+    process: Process,
     num_times: int,
     num_groups: int = 1,
 ) -> Callable[[Any, Batch, RowKeys], jax.Array]:
     """Returns the jitted nll_bound: (params, batch, keys) -> nats [b]."""
 
     def score(params, batch: Batch, keys: RowKeys):
-        return nll_bound(
-            keys,
-            denoiser_of(params),
-            batch.tokens,
-            batch.segment_ids,
-            batch.fixed,
-            num_times=num_times,
-            num_groups=num_groups,
-            **laws,
-        )
+        denoiser = denoiser_of(params)
+        return nll_bound(keys, denoiser, batch, process, num_times=num_times, num_groups=num_groups)
 
     return jax.jit(score)
 

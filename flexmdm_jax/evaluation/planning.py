@@ -7,13 +7,14 @@ import numpy as np
 from jaxtyping import Int
 
 from flexmdm_jax.data.storage.records import Dataset
+from flexmdm_jax.evaluation.intervals import success_interval
 from flexmdm_jax.evaluation.maze import Maze, held_out_prompts, path_of, prompt_canvas
 from flexmdm_jax.evaluation.maze_pictures import draw_path, draw_states, success_curves
-from flexmdm_jax.evaluation.prompted import Completions, complete, success_interval
 from flexmdm_jax.evaluation.request import Report, Request, announced
 from flexmdm_jax.evaluation.suite import held_out_lengths
+from flexmdm_jax.generation.engine import Completions
+from flexmdm_jax.model import Model
 from flexmdm_jax.sampling import SamplerConfig
-from flexmdm_jax.training.runs import Run
 
 COLUMNS = {
     "success": "success",
@@ -29,7 +30,7 @@ COLUMNS = {
 
 
 def solve(
-    run: Run,
+    model: Model,
     maze: Maze,
     prompts: Int[np.ndarray, "n k"],
     sampler: SamplerConfig,
@@ -40,26 +41,21 @@ def solve(
     """Returns a path for every prompt; prompt i's noise depends on (seed, i) alone.
 
     Args:
-      run: A trained model.
+      model: A trained model.
       maze: What it was trained on.
       prompts: Subgoals.
       sampler: How to sample.
       batch_size: Prompts at a time.
       seed: Decides all noise.
     """
-    insertion = run.setup.insertion
+    process = model.setup.process
 
     def canvas_of(numbers):
-        return prompt_canvas(
-            prompts[numbers].astype(np.int32),
-            run.experiment.config.data.max_length,
-            separator=maze.separator,
-            insertion=insertion,
-            vocabulary=run.setup.vocabulary,
-        )
+        subgoals = prompts[numbers].astype(np.int32)
+        return prompt_canvas(subgoals, model.max_length, process, separator=maze.separator)
 
-    rows = complete(run, canvas_of, sampler, num=len(prompts), batch_size=batch_size, seed=seed)
-    return rows.replace(tokens=[path_of(row, maze, insertion) for row in rows.tokens])
+    rows = model.complete(canvas_of, sampler, num=len(prompts), batch_size=batch_size, seed=seed)
+    return rows.replace(tokens=[path_of(row, maze, process) for row in rows.tokens])
 
 
 def judge(maze: Maze, prompts: np.ndarray, solutions: Completions) -> dict[str, float]:
@@ -83,37 +79,38 @@ def judge(maze: Maze, prompts: np.ndarray, solutions: Completions) -> dict[str, 
     return success_interval(solved) | means
 
 
-def evaluate_maze(runs: Mapping[str, Run], dataset: Dataset, request: Request) -> Report:
-    """Returns success on held-out prompts for every run and way of sampling, and pictures.
+def evaluate_maze(models: Mapping[str, Model], dataset: Dataset, request: Request) -> Report:
+    """Returns success on held-out prompts for every model and way of sampling, and pictures.
 
     The first row is the held-out paths themselves: how long they are. The pictures show the first
-    run's way through its first prompt, sampled as it did best.
+    model's way through its first prompt, sampled as it did best.
     """
     maze = Maze.of(dataset.task)
     prompts = held_out_prompts(dataset, request.num, request.seed)
-    pictured = next(iter(runs.values()))
+    pictured = next(iter(models.values()))
     rows = {"data": {"cells": float(np.mean(held_out_lengths(dataset)))}}
     curves, successes = {}, {}
-    for label, run in announced(runs):
-        for way, sampler in request.samplers(run.experiment.config.data.max_length):
+    for label, model in announced(models):
+        for way, sampler in request.samplers():
             solutions = solve(
-                run, maze, prompts, sampler, batch_size=request.batch_size, seed=request.seed
+                model, maze, prompts, sampler, batch_size=request.batch_size, seed=request.seed
             )
             figures = judge(maze, prompts, solutions) | {"steps": sampler.steps}
             rows[f"{label}, {way}, {sampler.steps} steps"] = figures
             curves.setdefault(f"{label}, {way}", []).append(figures)
-            if run is pictured:
+            if model is pictured:
                 successes[sampler] = figures["success"]
     best = max(successes, key=successes.get)
     pictures = _pictures(pictured, maze, prompts, best)
     return Report(rows, COLUMNS, {"success.png": success_curves(curves)} | pictures)
 
 
-def _pictures(run: Run, maze: Maze, prompts, sampler: SamplerConfig) -> dict[str, bytes]:
+def _pictures(model: Model, maze: Maze, prompts, sampler: SamplerConfig) -> dict[str, bytes]:
     sampler = dataclasses.replace(sampler, trace=True)
-    solutions = solve(run, maze, prompts[:1], sampler, batch_size=1, seed=0)
+    solutions = solve(model, maze, prompts[:1], sampler, batch_size=1, seed=0)
     pictures = {"path.png": draw_path(maze, prompts[0], solutions.tokens[0])}
-    if run.setup.insertion.inserts:
+    process = model.setup.process
+    if process.inserts:
         states = solutions.states[:, 0]
-        pictures["states.png"] = draw_states(maze, prompts[0], states, run.setup.vocabulary)
+        pictures["states.png"] = draw_states(maze, prompts[0], states, process.vocabulary)
     return pictures

@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping
 
 import jax
 
+from flexmdm_jax.model import Model
 from flexmdm_jax.sampling import SamplerConfig, parse_sampler
-from flexmdm_jax.sampling.batches import default_buckets
-from flexmdm_jax.training.runs import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,16 +45,13 @@ class Request:
 
     def __post_init__(self):
         # What is wrong with a rule is said before anything is loaded or computed.
-        for _ in self.samplers(1):
+        for _ in self.samplers():
             pass
 
-    def samplers(self, length: int) -> Iterator[tuple[str, SamplerConfig]]:
+    def samplers(self) -> Iterator[tuple[str, SamplerConfig]]:
         """Yields (way, sampler) for every temperature, rule and number of steps.
 
         The way is the rule, with the temperature where that tells ways apart; not the steps.
-
-        Args:
-          length: Slots of the buffer.
         """
         choices = itertools.product(self.temperatures, self.rules, self.steps)
         for temperature, rule, steps in choices:
@@ -65,18 +61,17 @@ class Request:
                 self.grid,
                 steps=steps,
                 temperature=temperature,
-                length_buckets=default_buckets(length),
             )
             several = len(self.temperatures) > 1
             yield f"{rule}, temperature {temperature:g}" if several else rule, sampler
 
 
-def announced(runs: Mapping[str, Run]) -> Iterator[tuple[str, Run]]:
-    """Yields (label, run), after a line that says which one is being evaluated."""
-    for label, run in runs.items():
+def announced(models: Mapping[str, Model]) -> Iterator[tuple[str, Model]]:
+    """Yields (label, model), after a line that says which one is being evaluated."""
+    for label, model in models.items():
         if jax.process_index() == 0:
-            print(f"evaluating {label} after {run.step:,} steps", flush=True)
-        yield label, run
+            print(f"evaluating {label} after {model.step:,} steps", flush=True)
+        yield label, model
 
 
 @dataclasses.dataclass(frozen=True)

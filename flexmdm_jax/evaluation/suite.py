@@ -3,40 +3,20 @@
 import dataclasses
 from typing import Any
 
-import flax.struct
 import numpy as np
 
 from flexmdm_jax.config import EvaluationConfig
-from flexmdm_jax.data.batches.pipeline import arrange_for, validation_batches
+from flexmdm_jax.data.batches.pipeline import validation_batches
+from flexmdm_jax.data.batches.rows import arrange_for
 from flexmdm_jax.data.storage.records import TRAIN, VALIDATION, Dataset, read_split
 from flexmdm_jax.data.tasks import PROMPTED_TASKS
 from flexmdm_jax.data.tasks.infilling import choose_for
 from flexmdm_jax.evaluation.lengths import entropy_of_counts, length_distances, token_counts
 from flexmdm_jax.evaluation.perplexity import Score, make_scorer, score_batches, unigram_score
-from flexmdm_jax.sampling import SamplerConfig
-from flexmdm_jax.sampling.batches import (
-    default_buckets,
-    make_generate,
-    sample_batches,
-    start_canvas,
-)
+from flexmdm_jax.generation.engine import Completions
+from flexmdm_jax.sampling import SamplerConfig, start_canvas
 from flexmdm_jax.sharding import spread_rows
 from flexmdm_jax.training.state import Setup
-
-
-@flax.struct.dataclass
-class Generated:
-    """Generated sequences.
-
-    Attributes:
-      lengths: Tokens of each, END not counted.
-      tokens: The sequences themselves, without END.
-      truncated: Share of sequences for which the buffer was too small.
-    """
-
-    lengths: np.ndarray
-    tokens: list[np.ndarray]
-    truncated: float
 
 
 def held_out_lengths(dataset: Dataset) -> np.ndarray:
@@ -65,14 +45,11 @@ class Evaluator:
         self._dataset = dataset
         self._length = max_length
         self._seed = seed
-        groups = setup.num_groups
         rows = setup.round_up(config.batch_size)
         self._config = dataclasses.replace(config, batch_size=rows)
-        scorer = make_scorer(setup.denoiser, setup.laws, config.num_times, groups)
+        scorer = make_scorer(setup.denoiser, setup.process, config.num_times, setup.num_groups)
         self._scorer = spread_rows(setup.mesh, scorer)
-        default = SamplerConfig(steps=config.num_steps, length_buckets=default_buckets(max_length))
-        generate = make_generate(setup.denoiser, sampler or default, setup.laws, groups)
-        self._generate = spread_rows(setup.mesh, generate)
+        self._engine = setup.engine(sampler or SamplerConfig(steps=config.num_steps), rows)
 
     def score(self, params: Any) -> Score:
         """Returns the likelihood bound of held-out sequences."""
@@ -80,34 +57,18 @@ class Evaluator:
             self._dataset,
             length=self._length,
             batch_size=self._config.batch_size,
-            arrange=arrange_for(self._setup.insertion, self._dataset.task),
-            choose=choose_for(self._dataset.task, self._setup.insertion, self._seed),
+            arrange=arrange_for(self._setup.process, self._dataset.task),
+            choose=choose_for(self._dataset.task, self._setup.process, self._seed),
             limit=self._config.num_sequences,
         )
-        end = self._setup.vocabulary.end
+        end = self._setup.process.vocabulary.end
         return score_batches(self._scorer, params, batches, end=end, seed=self._seed)
 
-    def generate(self, params: Any) -> Generated:
+    def generate(self, params: Any) -> Completions:
         """Returns unconditional samples."""
-        canvas = start_canvas(
-            self._config.batch_size,
-            self._length,
-            insertion=self._setup.insertion,
-            vocabulary=self._setup.vocabulary,
-        )
-        batches = list(
-            sample_batches(
-                self._generate,
-                params,
-                canvas,
-                num=self._config.num_samples,
-                seed=self._seed,
-            )
-        )
-        return Generated(
-            lengths=np.concatenate([batch.lengths for batch in batches]),
-            tokens=[tokens for batch in batches for tokens in batch.sequences()],
-            truncated=float(np.mean(np.concatenate([batch.truncated for batch in batches]))),
+        canvas = start_canvas(self._engine.rows, self._length, self._setup.process)
+        return self._engine.complete(
+            params, lambda _: canvas, num=self._config.num_samples, seed=self._seed
         )
 
     def metrics(self, params: Any, bin_width: int = 8) -> dict[str, float]:
@@ -121,17 +82,17 @@ class Evaluator:
         figures, _ = self.report(params, bin_width)
         return figures
 
-    def report(self, params: Any, bin_width: int) -> tuple[dict[str, float], Generated]:
+    def report(self, params: Any, bin_width: int) -> tuple[dict[str, float], Completions]:
         """Returns (figures, the samples behind them)."""
         generated = self.generate(params)
-        counts = token_counts(generated.tokens, self._setup.vocabulary.size)
+        counts = token_counts(generated.tokens, self._setup.process.vocabulary.size)
         reference = held_out_lengths(self._dataset)
         figures = {
             **self.score(params).summary(),
             **length_distances(generated.lengths, reference, bin_width),
             "length_mean": float(np.mean(generated.lengths)),
             "token_entropy": entropy_of_counts(counts),
-            "truncated": generated.truncated,
+            "truncated": float(np.mean(generated.truncated)),
         }
         return figures, generated
 

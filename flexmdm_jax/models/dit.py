@@ -166,7 +166,7 @@ class DiT(nn.Module):
     hidden_size: int
     num_layers: int
     num_heads: int
-    condition_size: int
+    condition_size: int = 128
     insertion_head: bool = True
     mark_start: bool = False
     dropout_rate: float = 0.0

@@ -1,6 +1,14 @@
 """Samplers: the canvas they write on, one leap in time, and the loop over a time grid."""
 
-from flexmdm_jax.sampling.canvas import Canvas, empty_canvas, insert_masks, masked_canvas, protect
+from flexmdm_jax.sampling.canvas import (
+    Canvas,
+    empty_canvas,
+    insert_masks,
+    masked_canvas,
+    prefix_canvas,
+    protect,
+    start_canvas,
+)
 from flexmdm_jax.sampling.insertions import INSERTION_RULES, Binomial, Poisson
 from flexmdm_jax.sampling.loop import SamplerConfig, Samples, generate
 from flexmdm_jax.sampling.parsing import parse_sampler
@@ -23,5 +31,7 @@ __all__ = [
     "insert_masks",
     "masked_canvas",
     "parse_sampler",
+    "prefix_canvas",
     "protect",
+    "start_canvas",
 ]

@@ -4,7 +4,8 @@ import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from flexmdm_jax.types import Vocabulary
+from flexmdm_jax.process import Process
+from flexmdm_jax.types import HostOrDevice, Vocabulary
 
 
 @flax.struct.dataclass
@@ -78,6 +79,59 @@ def protect(canvas: Canvas, start: Int[Array, "b"], stop: Int[Array, "b"]) -> Ca
     slots = jnp.arange(canvas.tokens.shape[1])[None, :]
     inside = (slots >= start[:, None]) & (slots < stop[:, None])
     return canvas.replace(closed=canvas.closed | inside)
+
+
+def start_canvas(
+    num: int,
+    length: int,
+    process: Process,
+    *,
+    prefix: tuple[int, ...] = (),
+    suffix: tuple[int, ...] = (),
+) -> Canvas:
+    """Returns num equal rows to sample from: nothing, a prefix, or a prefix and a suffix.
+
+    FlexMDM writes between prefix and suffix (with no suffix, up to END), and every other gap is
+    closed; MDM masks all that follows the prefix.
+
+    Raises:
+      ValueError: If MDM is given a suffix, whose place it would have to know, or nothing fits.
+    """
+    fixed = jnp.broadcast_to(
+        jnp.asarray([*prefix, *suffix], jnp.int32), (num, len(prefix) + len(suffix))
+    )
+    lengths = jnp.full(num, fixed.shape[1], jnp.int32)
+    if not suffix:
+        return prefix_canvas(fixed, lengths, length, process)
+    if not process.inserts:
+        raise ValueError("MDM cannot place a suffix: its lengths are fixed; use FlexMDM")
+    canvas = empty_canvas(fixed, lengths, length, process.vocabulary)
+    canvas = protect(canvas, jnp.zeros_like(lengths), jnp.full_like(lengths, len(prefix)))
+    return protect(canvas, jnp.full_like(lengths, len(prefix) + 1), lengths + 1)
+
+
+def prefix_canvas(
+    prefixes: Int[HostOrDevice, "b p"],
+    lengths: Int[HostOrDevice, "b"],
+    length: int,
+    process: Process,
+) -> Canvas:
+    """Returns rows to continue, each from a prefix of its own that stays as it is.
+
+    Args:
+      prefixes: Tokens, left-aligned.
+      lengths: How many of them belong to each row.
+      length: Slots of the buffer.
+      process: Decides between FlexMDM's canvas and MDM's.
+
+    Raises:
+      ValueError: If the prefixes leave no room.
+    """
+    prefixes, lengths = jnp.asarray(prefixes), jnp.asarray(lengths)
+    if not process.inserts:
+        return masked_canvas(prefixes, lengths, length, process.vocabulary)
+    canvas = empty_canvas(prefixes, lengths, length, process.vocabulary)
+    return protect(canvas, jnp.zeros_like(lengths), lengths)
 
 
 def insert_masks(canvas: Canvas, counts: Int[Array, "b l"], vocabulary: Vocabulary) -> Canvas:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from flexmdm_jax.posterior import map_slots, posterior_logits
+from flexmdm_jax.process import Process
 from flexmdm_jax.sampling.canvas import Canvas, insert_masks
 from flexmdm_jax.sampling.insertions import InsertionRule, Poisson
 from flexmdm_jax.sampling.steps import (
@@ -18,8 +19,15 @@ from flexmdm_jax.sampling.steps import (
     ExactRate,
     UnmaskingRule,
 )
-from flexmdm_jax.schedules import Linear, Schedule
-from flexmdm_jax.types import Denoiser, Encoding, HostOrDevice, RowKeys, Vocabulary
+from flexmdm_jax.schedules import LAST_TIME, Linear, Schedule
+from flexmdm_jax.types import (
+    Denoiser,
+    Encoding,
+    HostOrDevice,
+    RowKeys,
+    Vocabulary,
+    check_row_keys,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +71,7 @@ class SamplerConfig:
         if self.top_k < 0 or self.block_length < 0:
             raise ValueError("top_k and block_length must not be negative; 0 switches them off")
 
-    def num_blocks(self, length: int, insertion: Schedule) -> int:
+    def num_blocks(self, length: int, process: Process) -> int:
         """Returns how many blocks fill a row of length slots; 1 without blocks.
 
         Raises:
@@ -71,7 +79,7 @@ class SamplerConfig:
         """
         if not self.block_length:
             return 1
-        if insertion.inserts:
+        if process.inserts:
             raise ValueError("block_length needs slots that do not move: it is for MDM only")
         num_blocks = -(-length // self.block_length)
         if self.steps < num_blocks:
@@ -103,10 +111,6 @@ class Samples:
         return [row[:count] for row, count in zip(self.tokens, self.lengths, strict=True)]
 
 
-# The largest float32 below 1.
-_BEFORE_ONE = np.nextafter(np.float32(1), np.float32(0))
-
-
 class _Grid(NamedTuple):
     """What each step needs to know, one entry a step."""
 
@@ -126,7 +130,7 @@ def _time_grid(steps: int, num_blocks: int, grid: Schedule) -> _Grid:
     return _Grid(
         number=jnp.arange(steps),
         # A grid flat at its end may round to 1 too early, where no leap starts.
-        t=jnp.clip(grid.at(jnp.asarray(step / size, jnp.float32)), 0.0, _BEFORE_ONE),
+        t=jnp.clip(grid.at(jnp.asarray(step / size, jnp.float32)), 0.0, LAST_TIME),
         t_next=grid.at(jnp.asarray((step + 1) / size, jnp.float32)),
         finish=jnp.asarray(step + 1 == size),
         block=jnp.asarray(block),
@@ -138,10 +142,8 @@ def generate(
     denoiser: Denoiser,
     canvas: Canvas,
     sampler: SamplerConfig,
+    process: Process,
     *,
-    insertion: Schedule,
-    unmasking: Schedule,
-    vocabulary: Vocabulary,
     num_groups: int = 1,
 ) -> Samples:
     """Returns sequences grown from the canvas by inserting masks and unmasking them (Algorithm 1).
@@ -155,17 +157,17 @@ def generate(
       denoiser: The network.
       canvas: Fixed tokens and open gaps (FlexMDM) or prompt and masks (MDM).
       sampler: How to sample.
-      insertion: α the network was trained with; immediate for MDM.
-      unmasking: β.
-      vocabulary: Ids of MASK and END.
+      process: What the network was trained on.
       num_groups: See map_slots.
 
     Raises:
-      ValueError: If blocks are asked for while the length is learned, or outnumber the steps.
+      ValueError: If there is not one key for each row, or blocks are asked for while the length is
+        learned, or they outnumber the steps.
     """
-    num_blocks = sampler.num_blocks(canvas.tokens.shape[1], insertion)
+    check_row_keys(keys, canvas.tokens.shape[0])
+    insertion, vocabulary = process.insertion, process.vocabulary
+    num_blocks = sampler.num_blocks(canvas.tokens.shape[1], process)
     block_of_slot = _block_of_slot(canvas, sampler, vocabulary)
-    laws = {"insertion": insertion, "vocabulary": vocabulary}
 
     def step(state: tuple[Canvas, Bool[Array, "b"]], now: _Grid):
         canvas, truncated = state
@@ -177,14 +179,14 @@ def generate(
         choice = sampler.rule.choose(
             choice_keys,
             masked & (block_of_slot == now.block),
-            _drawing(draw_keys, denoiser, encoding.hidden, sampler, num_groups, laws),
-            unmasking,
+            _drawing(draw_keys, denoiser, encoding.hidden, sampler, num_groups, process),
+            process.unmasking,
             now.t,
             now.t_next,
             now.finish,
         )
         canvas = canvas.replace(tokens=jnp.where(choice.slots, choice.tokens, canvas.tokens))
-        if insertion.inserts:
+        if process.inserts:
             leap = jnp.where(now.finish, 0.0, insertion.leap(now.t, now.t_next))
             inserted = sampler.insertions.draw(insert_keys, canvas, encoding.gaps, leap)
             canvas = insert_masks(canvas, inserted.counts, vocabulary)
@@ -231,7 +233,7 @@ def _encode(denoiser, canvas, alpha, length_buckets) -> Encoding:
     return jax.lax.switch(branch, [lambda size=size: run(size) for size in buckets])
 
 
-def _drawing(keys, denoiser, hidden, sampler, num_groups, laws):
+def _drawing(keys, denoiser, hidden, sampler, num_groups, process):
     """Returns a function that draws tokens from f at given slots; each slot has its own noise."""
     slots = jnp.arange(hidden.shape[1])
     slot_keys = jax.vmap(lambda key: jax.vmap(lambda s: jax.random.fold_in(key, s))(slots))(keys)
@@ -239,7 +241,7 @@ def _drawing(keys, denoiser, hidden, sampler, num_groups, laws):
 
     def draw_chunk(chunk):
         hidden, key_data = chunk
-        logits = posterior_logits(denoiser, hidden, **laws)
+        logits = posterior_logits(denoiser, hidden, process)
         slot_keys = jax.random.wrap_key_data(key_data, impl=jax.random.key_impl(keys))
         surety = confidence(jax.nn.log_softmax(logits)) if confidence else None
         return _sample(slot_keys, logits, sampler), surety

@@ -13,15 +13,41 @@ from flexmdm_jax.config import Config
 from flexmdm_jax.conversion.base import Base
 from flexmdm_jax.conversion.merging import merge_adapters
 from flexmdm_jax.conversion.peft import write_peft
-from flexmdm_jax.data.tokenizers import Tokenizer
+from flexmdm_jax.data.tokenizers import Tokenizer, tokenizer_hash
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import new_folder
 from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.training.checkpoints import Checkpoints
 from flexmdm_jax.training.frozen import open_matching_base
-from flexmdm_jax.training.runs import parameter_shapes, write_run
-from flexmdm_jax.training.state import Setup, first_state, init_state, sharded_shapes
-from flexmdm_jax.training.workdir import Experiment, load_experiment, load_run_tokenizer
+from flexmdm_jax.training.state import (
+    Setup,
+    first_state,
+    init_state,
+    parameter_shapes,
+    sharded_shapes,
+)
+from flexmdm_jax.training.workdir import (
+    Experiment,
+    load_experiment,
+    load_run_tokenizer,
+    write_experiment,
+)
+
+
+def write_run(workdir: pathlib.Path, config: Config, tokenizer: Tokenizer, params: Any) -> None:
+    """Writes parameters from elsewhere as a run to sample from, evaluate and start others from.
+
+    Args:
+      workdir: Must exist.
+      config: The experiment; where its data lies does not matter.
+      tokenizer: Of the vocabulary.
+      params: What the run trains, see Setup.split().
+    """
+    experiment = Experiment(config, tokenizer.vocabulary, tokenizer_hash(tokenizer))
+    write_experiment(workdir, experiment, tokenizer)
+    checkpoints = Checkpoints(workdir, experiment)
+    checkpoints.save_average(0, params)
+    checkpoints.close()
 
 
 def import_run(

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from flexmdm_jax.config import Config, TrainingConfig
-from flexmdm_jax.data.batches.pipeline import arrange_for, train_batches
+from flexmdm_jax.data.batches.pipeline import train_batches
+from flexmdm_jax.data.batches.rows import arrange_for
 from flexmdm_jax.data.storage.records import Dataset
 from flexmdm_jax.data.tasks.infilling import choose_for
 from flexmdm_jax.errors import UserError
@@ -53,7 +54,7 @@ def train(
 
     Args:
       config: The experiment.
-      setup: Its model and laws.
+      setup: Its model and process.
       dataset: Where examples come from.
       experiment: What checkpoints say of the run.
       workdir: Checkpoints and metrics.
@@ -73,8 +74,8 @@ def train(
             length=config.data.max_length,
             batch_size=config.training.batch_size,
             seed=config.seed,
-            arrange=arrange_for(setup.insertion, dataset.task),
-            choose=choose_for(dataset.task, setup.insertion, config.seed),
+            arrange=arrange_for(setup.process, dataset.task),
+            choose=choose_for(dataset.task, setup.process, config.seed),
             buckets=config.data.buckets,
             workers=config.data.workers,
             prefetch=config.data.prefetch,

@@ -12,10 +12,12 @@ from jax.sharding import Mesh
 
 from flexmdm_jax.config import Config
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.generation.engine import Engine
 from flexmdm_jax.models.dit import DiT, make_denoiser
 from flexmdm_jax.models.llada import LLaDA
 from flexmdm_jax.models.lora import Lora, join_base, split_base
-from flexmdm_jax.schedules import Schedule
+from flexmdm_jax.process import Process
+from flexmdm_jax.sampling import SamplerConfig
 from flexmdm_jax.sharding import num_batch_shards, state_shardings
 from flexmdm_jax.types import Denoiser, RowKeys, Vocabulary
 
@@ -50,34 +52,25 @@ class Setup:
     Attributes:
       model: The network.
       mesh: The devices.
-      insertion: α.
-      unmasking: β.
-      vocabulary: Ids of MASK and END.
+      process: What it is trained on.
       base: Folder of a LLaDA's frozen parameters.
     """
 
     model: DiT | LLaDA
     mesh: Mesh
-    insertion: Schedule
-    unmasking: Schedule
-    vocabulary: Vocabulary
+    process: Process
     base: str = ""
 
     @classmethod
     def of(cls, config: Config, vocabulary: Vocabulary, mesh: Mesh) -> "Setup":
-        """Returns the model and laws that a config describes.
+        """Returns the model and process that a config describes.
 
         Raises:
           UserError: If the vocabulary is larger than the model's.
         """
-        return cls(
-            model=_MODELS[config.model.kind](config, vocabulary),
-            mesh=mesh,
-            insertion=config.insertion_schedule,
-            unmasking=config.unmasking_schedule,
-            vocabulary=vocabulary,
-            base=config.model.llada.base,
-        )
+        process = config.process(vocabulary)
+        model = _MODELS[config.model.kind](config, process)
+        return cls(model, mesh, process, base=config.model.llada.base)
 
     def split(self, params) -> tuple[Any, Any]:
         """Returns (trained, frozen) parameters of a whole tree of them."""
@@ -86,15 +79,6 @@ class Setup:
     def whole(self, trained, frozen) -> Any:
         """Returns the tree that split() took apart, as denoiser() takes it."""
         return join_base(trained, frozen) if frozen else trained
-
-    @property
-    def laws(self) -> dict[str, Any]:
-        """Returns the keyword arguments that losses and samplers share."""
-        return {
-            "insertion": self.insertion,
-            "unmasking": self.unmasking,
-            "vocabulary": self.vocabulary,
-        }
 
     @property
     def num_groups(self) -> int:
@@ -109,20 +93,25 @@ class Setup:
         """Returns the network with its parameters, as losses and samplers take it."""
         return make_denoiser(self.model, params, dropout_keys)
 
+    def engine(self, sampler: SamplerConfig, batch_size: int) -> Engine:
+        """Returns what draws samples, about batch_size rows at a time."""
+        rows = self.round_up(batch_size)
+        return Engine(self.denoiser, self.process, sampler, self.mesh, rows)
 
-def _dit(config: Config, vocabulary: Vocabulary) -> DiT:
+
+def _dit(config: Config, process: Process) -> DiT:
     return DiT(
-        vocabulary_size=vocabulary.size,
+        vocabulary_size=process.vocabulary.size,
         condition_size=config.model.condition_size,
-        insertion_head=config.insertion_schedule.inserts,
+        insertion_head=process.inserts,
         mark_start=config.model.mark_start,
         dropout_rate=config.model.dropout_rate,
         **_common(config),
     )
 
 
-def _llada(config: Config, vocabulary: Vocabulary) -> LLaDA:
-    sizes, flexible = config.model.llada, config.insertion_schedule.inserts
+def _llada(config: Config, process: Process) -> LLaDA:
+    sizes, vocabulary = config.model.llada, process.vocabulary
     if vocabulary.size > sizes.embedding_size:
         raise UserError(
             f"the tokenizer has {vocabulary.size} ids, more than the model's "
@@ -142,8 +131,8 @@ def _llada(config: Config, vocabulary: Vocabulary) -> LLaDA:
         rope_theta=sizes.rope_theta,
         norm_epsilon=sizes.norm_epsilon,
         tied=sizes.tied,
-        layers_per_group=sizes.layers_per_group if flexible else 0,
-        insertion_head=flexible,
+        layers_per_group=sizes.layers_per_group if process.inserts else 0,
+        insertion_head=process.inserts,
         lora=lora if lora.rank else None,
         param_dtype=jnp.dtype(config.model.compute_dtype),
         **_common(config),
@@ -191,6 +180,12 @@ def init_state(setup: Setup, optimizer: optax.GradientTransformation, seed: int)
 
     shardings = state_shardings(setup.mesh, jax.eval_shape(boxed))
     return lambda: meta.unbox(boxed()), shardings
+
+
+def parameter_shapes(setup: Setup) -> tuple[Any, Any]:
+    """Returns shapes, types and shardings of a model's (trained, frozen) parameters."""
+    state = sharded_shapes(*init_state(setup, optax.identity(), seed=0))
+    return state.params, state.frozen
 
 
 def first_state(make_state, shardings) -> TrainState:

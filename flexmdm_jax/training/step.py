@@ -36,9 +36,9 @@ def make_loss(setup: Setup, config: TrainingConfig):
         time_keys, noise_keys, dropout_keys = split[:, 0], split[:, 1], split[:, 2]
         stratum = (batch.index % config.batch_size)[:, None]
         times = stratified_times(time_keys, stratum, config.batch_size, config.time_warp)
-        x = corrupt(noise_keys, batch.tokens, batch.segment_ids, batch.fixed, times.t, **setup.laws)
+        x = corrupt(noise_keys, batch, times.t, setup.process)
         denoiser = setup.denoiser(params, dropout_keys if setup.model.dropout_rate else None)
-        return training_loss(denoiser, x, times, **setup.laws, num_groups=setup.num_groups)
+        return training_loss(denoiser, x, times, setup.process, num_groups=setup.num_groups)
 
     return loss
 
@@ -57,7 +57,7 @@ def make_train_step(
 
     Args:
       config: The experiment.
-      setup: Its model and laws.
+      setup: Its model and process.
       optimizer: From make_optimizer().
       shardings: Of the state.
       mean_length: Tokens of a sequence on average, END not counted. The loss is nats per row

@@ -16,11 +16,11 @@ from flexmdm_jax.config import read_config
 from flexmdm_jax.conversion.flexmdm_torch import exchange_rows, read_flexmdm
 from flexmdm_jax.data.tokenizers import ByteTokenizer
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.model import load
 from flexmdm_jax.models.dit import make_denoiser
 from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.training.imports import import_run
-from flexmdm_jax.training.runs import open_run, parameter_shapes
-from flexmdm_jax.training.state import Setup
+from flexmdm_jax.training.state import Setup, parameter_shapes
 
 D, HEADS, LAYERS, COND, ROWS = 16, 2, 2, 8, 258
 # Theirs: the pad token right after the bytes, then MASK; ours have MASK first.
@@ -116,7 +116,7 @@ def test_an_imported_checkpoint_is_the_same_network(tmp_path, config, prefix):
     import_run(
         tmp_path / "run", config, ByteTokenizer({}), functools.partial(read, tmp_path / "last.ckpt")
     )
-    run = open_run(str(tmp_path / "run"))
+    run = load(tmp_path / "run")
     theirs = torch.tensor([3, MASK, 7, 200, MASK, PAD])
     ours = jnp.asarray([[3, 256, 7, 200, 256, 257]])
     for t in (0.0, 0.7):

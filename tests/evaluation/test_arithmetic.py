@@ -6,16 +6,15 @@ import json
 import jax
 import numpy as np
 import pytest
-from untrained import REQUEST, untrained_run
+from untrained import REQUEST, untrained_model
 
-from flexmdm_jax.data.batches.pipeline import arrange_for
+from flexmdm_jax.data.batches.rows import arrange_for
 from flexmdm_jax.data.storage.records import VALIDATION, read_sequences
 from flexmdm_jax.data.tasks import Gsm8kConfig
 from flexmdm_jax.data.tokenizers import ByteTokenizer
 from flexmdm_jax.evaluation.arithmetic import evaluate_gsm8k, judge_answers, question_canvas
-from flexmdm_jax.evaluation.prompted import complete
+from flexmdm_jax.process import Process
 from flexmdm_jax.sampling import SamplerConfig
-from flexmdm_jax.schedules import Immediate, Linear
 
 TWO_STEPS = dataclasses.replace(REQUEST, steps=(2, 4), rules=("exact_rate",))
 LENGTH = 40
@@ -30,43 +29,38 @@ def dataset(tmp_path_factory):
     return Gsm8kConfig(str(folder), LENGTH).write(folder / "data", ByteTokenizer({}))
 
 
-@pytest.mark.parametrize("insertion", [Linear(), Immediate()])
-def test_answers_grow_where_training_rows_have_them(dataset, insertion):
+@pytest.mark.parametrize("make", [Process, Process.mdm])
+def test_answers_grow_where_training_rows_have_them(dataset, make):
     """At t = 0 a training row holds what is fixed, and for MDM masks: the canvas is the same."""
     sequences = list(read_sequences(dataset, VALIDATION))
     vocabulary = dataset.vocabulary
-    canvas = question_canvas(
-        [s.tokens[s.fixed] for s in sequences], LENGTH, insertion=insertion, vocabulary=vocabulary
-    )
+    process = make(vocabulary)
+    canvas = question_canvas([s.tokens[s.fixed] for s in sequences], LENGTH, process)
     for i, sequence in enumerate(sequences):
-        row = arrange_for(insertion, dataset.task)(sequence, LENGTH, vocabulary)
+        row = arrange_for(process, dataset.task)(sequence, LENGTH, vocabulary)
         question = row["tokens"][: sequence.fixed.sum()]
-        free = vocabulary.end if insertion.inserts else vocabulary.mask
+        free = vocabulary.end if process.inserts else vocabulary.mask
         expected = np.pad(question, (0, LENGTH - len(question)), constant_values=free)
         np.testing.assert_array_equal(canvas.tokens[i], expected)
-        closed = np.arange(LENGTH) < (len(question) if insertion.inserts else LENGTH)
+        closed = np.arange(LENGTH) < (len(question) if process.inserts else LENGTH)
         np.testing.assert_array_equal(canvas.closed[i], closed)
 
 
 @pytest.mark.parametrize("method", ["flexmdm", "mdm"])
 def test_every_question_is_answered_and_kept(dataset, method):
-    run = untrained_run(dataset, method, LENGTH)
+    model = untrained_model(dataset, method, LENGTH)
     questions = [s.tokens[s.fixed] for s in read_sequences(dataset, VALIDATION)]
-    with jax.set_mesh(run.setup.mesh):
-        rows = complete(
-            run,
+    with jax.set_mesh(model.setup.mesh):
+        rows = model.complete(
             lambda numbers: question_canvas(
-                [questions[number] for number in numbers],
-                LENGTH,
-                insertion=run.setup.insertion,
-                vocabulary=run.setup.vocabulary,
+                [questions[number] for number in numbers], LENGTH, model.setup.process
             ),
             SamplerConfig(steps=3),
             num=len(questions),
             batch_size=2,
             seed=0,
         )
-        report = evaluate_gsm8k({"run": run}, dataset, TWO_STEPS)
+        report = evaluate_gsm8k({"run": model}, dataset, TWO_STEPS)
     assert len(rows.tokens) == len(questions)
     for row, question in zip(rows.tokens, questions, strict=True):
         np.testing.assert_array_equal(row[: len(question)], question)

@@ -5,14 +5,14 @@ import pytest
 import scipy.stats
 
 from flexmdm_jax.data.tasks.maze import MazeConfig
+from flexmdm_jax.evaluation.intervals import success_interval
 from flexmdm_jax.evaluation.maze import (
     Maze,
     held_out_prompts,
     path_of,
     prompt_canvas,
 )
-from flexmdm_jax.evaluation.prompted import success_interval
-from flexmdm_jax.schedules import Immediate, Linear
+from flexmdm_jax.process import Process
 from flexmdm_jax.types import Vocabulary
 
 MAZE = Maze.of(
@@ -29,6 +29,7 @@ MAZE = Maze.of(
     }
 )
 VOCABULARY = Vocabulary(size=28, mask=26, end=27)
+FLEXMDM, MDM = Process(VOCABULARY), Process.mdm(VOCABULARY)
 
 
 def _cells(*places):
@@ -110,7 +111,7 @@ def test_interval_is_wilsons(successes, num):
 
 def test_only_the_gaps_between_subgoals_are_open():
     prompts = np.stack([SUBGOALS, SUBGOALS[::-1]]).astype(np.int32)
-    canvas = prompt_canvas(prompts, 9, separator=25, insertion=Linear(), vocabulary=VOCABULARY)
+    canvas = prompt_canvas(prompts, 9, FLEXMDM, separator=25)
     assert np.array(canvas.tokens)[:, :4].tolist() == [[*row, 27] for row in prompts.tolist()]
     is_open = np.array((canvas.segment_ids > 0) & ~canvas.closed)
     assert is_open.tolist() == [[False, True, True] + [False] * 6] * 2
@@ -118,11 +119,11 @@ def test_only_the_gaps_between_subgoals_are_open():
 
 def test_mdm_is_prompted_with_subgoals_and_writes_after_them():
     prompts = SUBGOALS[None].astype(np.int32)
-    canvas = prompt_canvas(prompts, 9, separator=25, insertion=Immediate(), vocabulary=VOCABULARY)
+    canvas = prompt_canvas(prompts, 9, MDM, separator=25)
     assert np.array(canvas.tokens).tolist() == [[*SUBGOALS, 25, 26, 26, 26, 26, 26]]
     row = np.array([*SUBGOALS, 25, *SOLUTION])
-    assert path_of(row, MAZE, Immediate()).tolist() == SOLUTION.tolist()
-    assert path_of(SOLUTION, MAZE, Linear()).tolist() == SOLUTION.tolist()
+    assert path_of(row, MAZE, MDM).tolist() == SOLUTION.tolist()
+    assert path_of(SOLUTION, MAZE, FLEXMDM).tolist() == SOLUTION.tolist()
 
 
 def test_held_out_prompts_are_distinct_and_never_trained_on(tmp_path):

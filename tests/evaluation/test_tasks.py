@@ -9,7 +9,7 @@ import jax
 import matplotlib.image
 import numpy as np
 import pytest
-from untrained import REQUEST, untrained_run
+from untrained import REQUEST, untrained_model
 
 from flexmdm_jax.data.storage.records import VALIDATION, read_sequences
 from flexmdm_jax.data.tasks import BracketsConfig, MazeConfig
@@ -19,8 +19,8 @@ from flexmdm_jax.evaluation.brackets import LAW_LENGTHS, evaluate_brackets
 from flexmdm_jax.evaluation.lengths import total_variation
 from flexmdm_jax.evaluation.maze import Maze
 from flexmdm_jax.evaluation.planning import evaluate_maze, judge
-from flexmdm_jax.evaluation.prompted import Completions
 from flexmdm_jax.evaluation.text import evaluate_text
+from flexmdm_jax.generation.engine import Completions
 
 
 def test_length_distance_by_hand():
@@ -61,8 +61,8 @@ def test_maze_evaluation_reports_every_way_of_sampling(tmp_path):
         tmp_path / "m"
     )
     runs = {
-        "FlexMDM": untrained_run(dataset, "flexmdm", 24),
-        "MDM": untrained_run(dataset, "mdm", 24),
+        "FlexMDM": untrained_model(dataset, "flexmdm", 24),
+        "MDM": untrained_model(dataset, "mdm", 24),
     }
     with jax.set_mesh(runs["MDM"].setup.mesh):
         report = evaluate_maze(runs, dataset, REQUEST)
@@ -80,7 +80,7 @@ def test_maze_evaluation_reports_every_way_of_sampling(tmp_path):
 
 def test_brackets_evaluation_knows_the_law(tmp_path):
     dataset = BracketsConfig(num_sequences=60, validation_fraction=0.3).write(tmp_path / "b")
-    runs = {"FlexMDM": untrained_run(dataset, "flexmdm", 72)}
+    runs = {"FlexMDM": untrained_model(dataset, "flexmdm", 72)}
     request = dataclasses.replace(REQUEST, rules=("exact_rate",), temperatures=(1.0, 0.5))
     with jax.set_mesh(runs["FlexMDM"].setup.mesh):
         report = evaluate_brackets(runs, dataset, request)

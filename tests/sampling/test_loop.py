@@ -10,6 +10,7 @@ import pytest
 from oracle import P1, VOCABULARY, flexmdm_oracle
 from scipy import special, stats
 
+from flexmdm_jax.process import Process
 from flexmdm_jax.sampling import (
     Adaptive,
     ExactRate,
@@ -19,6 +20,7 @@ from flexmdm_jax.sampling import (
     generate,
     masked_canvas,
     protect,
+    start_canvas,
 )
 from flexmdm_jax.sampling.loop import _sample, _time_grid
 from flexmdm_jax.schedules import SCHEDULES, Cosine, Immediate, Linear, Sine
@@ -67,8 +69,8 @@ class Case:
     mdm: bool = False
 
     @property
-    def insertion(self):
-        return Immediate() if self.mdm else Sine()
+    def process(self):
+        return Process(V, Immediate() if self.mdm else Sine(), Cosine())
 
 
 def case(**kwargs):
@@ -107,9 +109,7 @@ def runner(this: Case):
             generate,
             denoiser=random_denoiser(this.gap_scale),
             sampler=this.sampler,
-            insertion=this.insertion,
-            unmasking=Cosine(),
-            vocabulary=V,
+            process=this.process,
         )
     )
 
@@ -378,9 +378,7 @@ def test_the_network_runs_in_the_smallest_bucket_that_holds_every_row():
         Denoiser(encode=encode, decode=lambda hidden: hidden),
         empty_canvas(jnp.zeros((4, 0), jnp.int32), jnp.zeros(4, jnp.int32), 12, vocabulary),
         SamplerConfig(steps=16, trace=True, length_buckets=(2, 4, 8)),
-        insertion=Linear(),
-        unmasking=Linear(),
-        vocabulary=vocabulary,
+        Process(vocabulary),
     )
     trace = np.asarray(out.trace)
     before = np.concatenate([np.ones_like(trace[:1]), trace[:-1]])
@@ -396,14 +394,12 @@ def test_the_network_runs_in_the_smallest_bucket_that_holds_every_row():
 
 def test_truncated_names_exactly_the_rows_that_outgrow_the_buffer():
     num, narrow = 400, 3
-    laws = {"insertion": Linear(), "unmasking": Linear(), "vocabulary": VOCABULARY}
+    process = Process(VOCABULARY)
 
     def run(length):
-        canvas = empty_canvas(
-            jnp.zeros((num, 0), jnp.int32), jnp.zeros(num, jnp.int32), length, VOCABULARY
-        )
+        canvas = start_canvas(num, length, process)
         sampler = SamplerConfig(steps=32, trace=True)
-        return jax.jit(lambda keys: generate(keys, flexmdm_oracle(P1), canvas, sampler, **laws))(
+        return jax.jit(lambda keys: generate(keys, flexmdm_oracle(P1), canvas, sampler, process))(
             keys_of(num)
         )
 
@@ -456,13 +452,12 @@ def test_impossible_samplers_are_refused():
     for fields in ({"top_k": -1}, {"block_length": -1}):
         with pytest.raises(ValueError, match="must not be negative"):
             SamplerConfig(**fields)
-    laws = {"unmasking": Linear(), "vocabulary": V}
     sampler = SamplerConfig(steps=2, block_length=2)
     args = keys_of(), random_denoiser(1.0)
     with pytest.raises(ValueError, match="for MDM only"):
-        generate(*args, start(LENGTH), sampler, insertion=Linear(), **laws)
+        generate(*args, start(LENGTH), sampler, Process(V))
     with pytest.raises(ValueError, match="steps = 2 cannot fill 5 blocks of 2"):
-        generate(*args, start(LENGTH, mdm=True), sampler, insertion=Immediate(), **laws)
+        generate(*args, start(LENGTH, mdm=True), sampler, Process.mdm(V))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from oracle import P1, VOCABULARY, flexmdm_oracle, mdm_oracle
 from scipy import integrate
 
+from flexmdm_jax.process import Process
 from flexmdm_jax.sampling import (
     CONFIDENCES,
     Adaptive,
@@ -23,7 +24,7 @@ from flexmdm_jax.sampling import (
     masked_canvas,
     protect,
 )
-from flexmdm_jax.schedules import Cosine, Immediate, Linear, Polynomial, Sine
+from flexmdm_jax.schedules import Cosine, Polynomial, Sine
 
 NUM_ROWS = 20_000
 LENGTH = 7
@@ -38,21 +39,13 @@ RULES = {
 }
 
 
-LINEAR = Linear()
+FLEXMDM, MDM = Process(VOCABULARY), Process.mdm(VOCABULARY)
 
 
-def draw(denoiser, canvas, *, insertion=LINEAR, unmasking=LINEAR, **sampler):
+def draw(denoiser, canvas, process=FLEXMDM, **sampler):
     @jax.jit
     def run(keys, canvas):
-        return generate(
-            keys,
-            denoiser,
-            canvas,
-            SamplerConfig(**sampler),
-            insertion=insertion,
-            unmasking=unmasking,
-            vocabulary=VOCABULARY,
-        )
+        return generate(keys, denoiser, canvas, SamplerConfig(**sampler), process)
 
     return run(jax.random.split(jax.random.key(0), NUM_ROWS), canvas)
 
@@ -90,8 +83,8 @@ def check_converges(law, sample_at, all_steps):
 def test_law_statistics_tell_right_from_wrong():
     rng = np.random.default_rng(0)
     choice = rng.choice(len(P1.probs), size=NUM_ROWS, p=P1.probs)
-    tokens, segment_ids, _ = P1.rows(choice, LENGTH)
-    lengths = segment_ids.sum(axis=1) - 1
+    batch = P1.rows(choice, LENGTH)
+    tokens, lengths = batch.tokens, batch.segment_ids.sum(axis=1) - 1
     assert P1.total_variation(tokens, lengths) < 2 * P1.floor(NUM_ROWS)
     assert P1.total_variation(tokens[:, ::-1], lengths) > 0.5
     assert P1.total_variation(tokens[:1], lengths[:1]) == pytest.approx(1 - P1.probs[choice[0]])
@@ -149,7 +142,7 @@ def test_mdm_samples_follow_the_data(rule):
         lambda n: draw(
             mdm_oracle(P1, P1.max_length + 1),
             mdm_canvas(),
-            insertion=Immediate(),
+            MDM,
             steps=n,
             rule=RULES[rule],
         ),
@@ -165,7 +158,7 @@ def test_semi_autoregressive_mdm_follows_the_data():
         lambda n: draw(
             mdm_oracle(P1, P1.max_length + 1),
             mdm_canvas(prompt),
-            insertion=Immediate(),
+            MDM,
             steps=n,
             rule=RULES["margin"],
             block_length=2,
@@ -177,8 +170,8 @@ def test_semi_autoregressive_mdm_follows_the_data():
 @pytest.fixture(scope="module")
 def sine_samples():
     """Samples under schedules that differ from each other and from linear, with their trace."""
-    laws = {"insertion": Sine(), "unmasking": Polynomial(2.0)}
-    return draw(flexmdm_oracle(P1), flexmdm_canvas(), steps=STEPS, trace=True, **laws)
+    process = Process(VOCABULARY, Sine(), Polynomial(2.0))
+    return draw(flexmdm_oracle(P1), flexmdm_canvas(), process, steps=STEPS, trace=True)
 
 
 def test_other_schedules_lead_to_the_same_law(sine_samples):
@@ -187,9 +180,9 @@ def test_other_schedules_lead_to_the_same_law(sine_samples):
 
 @pytest.mark.parametrize("grid", [Sine(), Cosine()])
 def test_every_grid_of_times_leads_to_the_same_law(grid):
-    oracle, laws = flexmdm_oracle(P1), {"insertion": Sine(), "unmasking": Sine()}
+    oracle, process = flexmdm_oracle(P1), Process(VOCABULARY, Sine(), Sine())
     check_converges(
-        P1, lambda n: draw(oracle, flexmdm_canvas(), steps=n, grid=grid, **laws), (STEPS,)
+        P1, lambda n: draw(oracle, flexmdm_canvas(), process, steps=n, grid=grid), (STEPS,)
     )
 
 

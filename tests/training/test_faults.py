@@ -15,10 +15,10 @@ import pytest
 import tiny
 
 from flexmdm_jax.config import read_config
+from flexmdm_jax.model import load
 from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.training.feed import DeviceBatches
 from flexmdm_jax.training.loop import train
-from flexmdm_jax.training.runs import open_run
 from flexmdm_jax.training.state import Setup
 from flexmdm_jax.training.workdir import claim_workdir
 
@@ -132,7 +132,7 @@ def ended(config_file, tmp_path_factory):
 def test_killed_processes_end_like_those_that_were_not(ended):
     killed, straight, last = ended
     assert _output(killed).count("all start again") >= NUM_KILLS
-    a, b = open_run(str(killed)), open_run(str(straight))
+    a, b = load(killed), load(straight)
     assert a.step == b.step == last
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(a.params), jax.device_get(b.params))
     lines = lambda workdir: map(json.loads, (workdir / "metrics.jsonl").open())  # noqa: E731

@@ -5,7 +5,8 @@ import numpy as np
 import tiny
 
 from flexmdm_jax.config import MeshConfig
-from flexmdm_jax.data.batches.pipeline import padded_row, train_batches
+from flexmdm_jax.data.batches.pipeline import train_batches
+from flexmdm_jax.data.batches.rows import padded_row
 from flexmdm_jax.sharding import batch_sharding, make_mesh
 from flexmdm_jax.training.feed import DeviceBatches
 

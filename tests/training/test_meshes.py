@@ -10,12 +10,12 @@ import pytest
 import tiny
 
 from flexmdm_jax.config import MeshConfig, read_config
-from flexmdm_jax.data.batches.pipeline import arrange_for, train_batches
+from flexmdm_jax.data.batches.pipeline import train_batches
+from flexmdm_jax.data.batches.rows import arrange_for
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.interpolant import corrupt
-from flexmdm_jax.sampling import SamplerConfig
-from flexmdm_jax.sampling.batches import make_generate, sample_batches, start_canvas
-from flexmdm_jax.sharding import batch_sharding, make_mesh, spread_rows
+from flexmdm_jax.sampling import SamplerConfig, start_canvas
+from flexmdm_jax.sharding import batch_sharding, make_mesh
 from flexmdm_jax.training import loop
 from flexmdm_jax.training.loop import train
 from flexmdm_jax.training.optimizer import make_optimizer
@@ -50,14 +50,14 @@ def _outcome(values, dataset, mesh, sampling=True):
             length=config.data.max_length,
             batch_size=config.training.batch_size,
             seed=config.seed,
-            arrange=arrange_for(setup.insertion),
+            arrange=arrange_for(setup.process),
         )
     )
 
     def noisy(state, batch):
         keys = row_keys(state.rng, state.step, batch.index)
         t = jax.numpy.full((len(batch.index), 1), 0.5)
-        x = corrupt(keys, batch.tokens, batch.segment_ids, batch.fixed, t, **setup.laws)
+        x = corrupt(keys, batch, t, setup.process)
         return x.tokens, x.targets, x.gaps
 
     with jax.set_mesh(mesh):
@@ -75,11 +75,9 @@ def _outcome(values, dataset, mesh, sampling=True):
 
 
 def _samples(setup, params, length):
-    laws = {"insertion": setup.insertion, "vocabulary": setup.vocabulary}
-    canvas = start_canvas(8, length, **laws)
-    run = make_generate(setup.denoiser, SamplerConfig(steps=4), setup.laws, setup.num_groups)
-    run = spread_rows(setup.mesh, run)
-    [samples] = sample_batches(run, params, canvas, num=8, seed=0)
+    canvas = start_canvas(8, length, setup.process)
+    engine = setup.engine(SamplerConfig(steps=4), 8)
+    [samples] = engine.batches(params, lambda _: canvas, num=8, seed=0)
     return samples
 
 

@@ -16,10 +16,10 @@ import tiny
 from flexmdm_jax.config import read_config
 from flexmdm_jax.data.storage.mixtures import mix_datasets
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.model import load
 from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.training import loop
 from flexmdm_jax.training.loop import NonFiniteLossError, train
-from flexmdm_jax.training.runs import open_run
 from flexmdm_jax.training.state import Setup
 from flexmdm_jax.training.workdir import claim_workdir
 
@@ -103,7 +103,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(
     monkeypatch.setattr(loop, "make_train_step", broken_later)
     with pytest.raises(NonFiniteLossError, match="step 7"):
         _train(tiny_config, tiny_dataset, tmp_path, 20)
-    run = open_run(str(tmp_path))
+    run = load(tmp_path)
     assert run.step == 5
     _assert_same(good.ema, jax.device_get(run.params))
 
@@ -139,17 +139,17 @@ def _damages(checkpoint: pathlib.Path):
 def test_a_damaged_checkpoint_never_gives_wrong_parameters(two_checkpoints, tmp_path):
     """Whatever file is lost: the parameters are those of step 10 or, in full, those of step 5."""
     workdir, _ = two_checkpoints
-    expected = {10: jax.device_get(open_run(str(workdir)).params)}
+    expected = {10: jax.device_get(load(workdir).params)}
     only_five = tmp_path / "five"
     shutil.copytree(workdir, only_five)
     shutil.rmtree(only_five / "checkpoints" / "10")
-    expected[5] = jax.device_get(open_run(str(only_five)).params)
+    expected[5] = jax.device_get(load(only_five).params)
     fallbacks = 0
     for number, (what, damage) in enumerate(_damages(workdir / "checkpoints" / "10")):
         copy = tmp_path / str(number)
         shutil.copytree(workdir, copy)
         damage(copy / "checkpoints" / "10")
-        run = open_run(str(copy))
+        run = load(copy)
         fallbacks += run.step == 5
         _assert_same(jax.device_get(run.params), expected[run.step])
         assert _steps(copy)[-1] == 10, f"{what}: reading must not move anything"
@@ -179,7 +179,7 @@ def test_no_readable_checkpoint_is_an_error(two_checkpoints, tmp_path):
     for step in _steps(copy):
         shutil.rmtree(copy / "checkpoints" / str(step) / "ema")
     with pytest.raises(UserError, match=r"no readable checkpoint .*\[10, 5\]"):
-        open_run(str(copy))
+        load(copy)
 
 
 @pytest.mark.slow
@@ -206,7 +206,7 @@ def test_killed_ten_times_ends_like_a_run_that_was_not(tiny_config, tmp_path, mo
     for workdir in (killed, tmp_path / "straight"):
         arguments = [f"--workdir={workdir}", f"--config.training.num_steps={last}"]
         subprocess.run([*command, *arguments], check=True, stderr=subprocess.DEVNULL)
-    a, b = open_run(str(killed)), open_run(str(tmp_path / "straight"))
+    a, b = load(killed), load(tmp_path / "straight")
     assert a.step == b.step == last
     _assert_same(jax.device_get(a.params), jax.device_get(b.params))
     _assert_same_metrics(_lines(killed), _lines(tmp_path / "straight"))

@@ -22,6 +22,7 @@ from flexmdm_jax.data.storage.records import open_dataset
 from flexmdm_jax.data.tasks.gsm8k import Gsm8kConfig, prompt_of
 from flexmdm_jax.data.tokenizers import ByteTokenizer
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.model import load
 from flexmdm_jax.models.llada import LLaDA
 from flexmdm_jax.models.lora import is_trained
 from flexmdm_jax.sampling import SamplerConfig
@@ -29,8 +30,7 @@ from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.training.imports import export_adapters, import_run, merge_run
 from flexmdm_jax.training.loop import train
 from flexmdm_jax.training.optimizer import make_optimizer
-from flexmdm_jax.training.runs import generate_texts, open_run, parameter_shapes
-from flexmdm_jax.training.state import Setup, init_state
+from flexmdm_jax.training.state import Setup, init_state, parameter_shapes
 from flexmdm_jax.training.workdir import claim_workdir
 
 LENGTH = 48
@@ -84,7 +84,7 @@ def run_training(values, dataset, workdir):
 def samples(run, num=6):
     sampler = SamplerConfig(steps=12)
     prefix = prompt_of("2+3")
-    return list(generate_texts(run, sampler, num=num, batch_size=8, seed=5, prefix=prefix))
+    return list(run.generate(sampler, num=num, batch_size=8, seed=5, prefix=prefix))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -116,7 +116,7 @@ def dataset(home):
 
 @pytest.fixture(scope="module")
 def run(home):
-    return open_run(str(home / "run"))
+    return load(home / "run")
 
 
 def base_part(params):
@@ -167,12 +167,12 @@ def test_sampling_keeps_the_prompt_and_writes_an_answer(written):
 
 def test_merged_exported_and_read_again_it_writes_the_same(home, written, tmp_path):
     merge_run(home / "run", tmp_path / "merged")
-    merged = open_run(str(tmp_path / "merged"))
+    merged = load(tmp_path / "merged")
     assert not any("lora" in name for path in trained_part(merged.params) for name in path)
     assert samples(merged) == written
     export_model(open_base(tmp_path / "merged" / "base"), tmp_path / "exported")
     import_model(tmp_path / "exported", tmp_path / "again")
-    again = open_run(str(tmp_path / "merged"), base=str(tmp_path / "again"))
+    again = load(tmp_path / "merged", base=str(tmp_path / "again"))
     assert samples(again) == written
 
 
@@ -211,7 +211,7 @@ def test_adapters_go_to_peft_and_back(home, run, tmp_path):
 
     config = read_config(config_values(home))
     import_run(tmp_path / "run", config, ByteTokenizer({}), read)
-    returned = trained_part(open_run(str(tmp_path / "run")).params)
+    returned = trained_part(load(tmp_path / "run").params)
     for path, value in trained_part(run.params).items():
         if path[-1].startswith("lora"):
             np.testing.assert_array_equal(returned[path], value)

@@ -9,7 +9,8 @@ import optax
 import pytest
 
 from flexmdm_jax.config import read_config
-from flexmdm_jax.data.batches.pipeline import arrange_for, train_batches
+from flexmdm_jax.data.batches.pipeline import train_batches
+from flexmdm_jax.data.batches.rows import arrange_for
 from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from flexmdm_jax.training.state import Setup, init_state
@@ -30,7 +31,7 @@ def _prepare(values, dataset):
             length=config.data.max_length,
             batch_size=config.training.batch_size,
             seed=config.seed,
-            arrange=arrange_for(setup.insertion),
+            arrange=arrange_for(setup.process),
         )
     )
     return step, state, batches

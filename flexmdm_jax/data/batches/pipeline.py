@@ -1,81 +1,19 @@
 """From records to batches of rows, in an order that the seed alone decides (see order.py)."""
 
-import functools
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import grain
 import numpy as np
 
 from flexmdm_jax.data.batches.order import ByLength, InOrder, LengthTable, Order, spread
+from flexmdm_jax.data.batches.rows import Arrange, Row, padded_row, stack_rows
 from flexmdm_jax.data.storage.records import TRAIN, VALIDATION, Dataset, Sequence
 from flexmdm_jax.data.storage.shards import RecordReader
 from flexmdm_jax.errors import UserError
-from flexmdm_jax.schedules import Schedule
-from flexmdm_jax.types import Batch, Vocabulary
+from flexmdm_jax.types import Batch
 
-Row = dict[str, np.ndarray]
-Arrange = Callable[[Sequence, int, Vocabulary], Row]
 Choose = Callable[[Sequence, int], Sequence]
-
-
-def padded_row(sequence: Sequence, length: int, vocabulary: Vocabulary) -> Row:
-    """Returns FlexMDM's form of a sequence: END is fixed, and padding is no part of it.
-
-    Args:
-      sequence: Of at most `length` tokens.
-      length: Slots of the row.
-      vocabulary: Ids of MASK and END.
-    """
-    count = len(sequence.tokens)
-    row = filled_row(sequence, length, vocabulary)
-    row["segment_ids"][count:] = 0
-    row["fixed"][count - 1] = True
-    return row
-
-
-def filled_row(sequence: Sequence, length: int, vocabulary: Vocabulary) -> Row:
-    """Returns MDM's form of a sequence: END fills the row and is predicted like any token.
-
-    Raises:
-      UserError: If the sequence is longer than the row.
-    """
-    count = len(sequence.tokens)
-    if count > length:
-        raise UserError(
-            f"a sequence takes {count} slots with its prompt and END, more than "
-            f"config.data.max_length = {length}; raise it"
-        )
-    tokens, fixed = np.full(length, vocabulary.end, np.int32), np.zeros(length, bool)
-    tokens[:count], fixed[:count] = sequence.tokens, sequence.fixed
-    return {"tokens": tokens, "segment_ids": np.ones(length, np.int32), "fixed": fixed}
-
-
-def prompted_row(sequence: Sequence, length: int, vocabulary: Vocabulary, *, separator: int) -> Row:
-    """Returns MDM's form of a sequence whose fixed tokens lie anywhere in it (paper, F.2).
-
-    MDM cannot be told where they will stand, so they are its prompt: the fixed tokens, a
-    separator, then the whole sequence, which is predicted, and END up to the end of the row.
-    """
-    prompt = [*sequence.tokens[sequence.fixed], separator]
-    fixed = np.arange(len(prompt) + len(sequence.tokens)) < len(prompt)
-    tokens = np.concatenate([prompt, sequence.tokens])
-    return filled_row(Sequence(tokens, fixed), length, vocabulary)
-
-
-def arrange_for(insertion: Schedule, task: Mapping[str, Any] | None = None) -> Arrange:
-    """Returns the layout of rows that goes with an insertion schedule.
-
-    Args:
-      insertion: α.
-      task: Of the dataset; one with a `separator` fixes tokens anywhere in its sequences.
-    """
-    if insertion.inserts:
-        return padded_row
-    if task and "separator" in task:
-        return functools.partial(prompted_row, separator=task["separator"])
-    return filled_row
 
 
 class TrainBatches(Iterator[Row]):
@@ -144,8 +82,7 @@ class _Share:
         index = (int(number) * self._size + np.arange(self._size))[self._share]
         if self._choose:
             sequences = map(self._choose, sequences, index.tolist())
-        rows = [self._arrange(sequence, length, self._vocabulary) for sequence in sequences]
-        batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        batch = stack_rows(self._arrange(x, length, self._vocabulary) for x in sequences)
         return batch | {"index": (index % 2**31).astype(np.int32)}
 
 
@@ -243,6 +180,5 @@ def validation_batches(
         sequences = reader.read(order[np.where(real, numbers, start)].tolist())
         if choose:
             sequences = map(choose, sequences, numbers.tolist())
-        rows = [arrange(sequence, length, dataset.vocabulary) for sequence in sequences]
-        fields = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        fields = stack_rows(arrange(x, length, dataset.vocabulary) for x in sequences)
         yield Batch(index=numbers.astype(np.int32), **fields), real

@@ -14,7 +14,7 @@ import numpy as np
 from flexmdm_jax.data.sources.corpora import read_documents
 from flexmdm_jax.data.storage.records import Dataset, Sequence, split_of, write_dataset
 from flexmdm_jax.data.tokenizers import Tokenizer
-from flexmdm_jax.schedules import Schedule
+from flexmdm_jax.process import Process
 
 NAME = "infilling"
 # MDM cannot know where a suffix will stand: it is told of both sides first.
@@ -94,12 +94,12 @@ def _span(length: int, index: int, seed: int) -> tuple[int, int]:
 
 
 def choose_for(
-    task: Mapping[str, Any] | None, insertion: Schedule, seed: int
+    task: Mapping[str, Any] | None, process: Process, seed: int
 ) -> Callable[[Sequence, int], Sequence] | None:
     """Returns what chooses spans of a dataset's sequences by (sequence, index); None: nothing."""
     if not task or task.get("kind") != NAME:
         return None
-    if insertion.inserts:
+    if process.inserts:
         return functools.partial(fix_around_span, seed=seed)
     marks = tuple(tuple(mark) for mark in task["marks"])
     return functools.partial(span_after_both_sides, seed=seed, marks=marks)

@@ -9,12 +9,8 @@ import tiny
 from absl import flags
 
 from flexmdm_jax.data.batches.order import Order
-from flexmdm_jax.data.batches.pipeline import (
-    filled_row,
-    padded_row,
-    train_batches,
-    validation_batches,
-)
+from flexmdm_jax.data.batches.pipeline import train_batches, validation_batches
+from flexmdm_jax.data.batches.rows import filled_row, padded_row
 from flexmdm_jax.data.storage.mixtures import mix_datasets, open_data
 from flexmdm_jax.data.storage.records import TRAIN, VALIDATION, read_split, write_dataset
 from flexmdm_jax.data.tokenizers import ByteTokenizer

@@ -6,16 +6,11 @@ import numpy as np
 import pytest
 import tiny
 
-from flexmdm_jax.data.batches.pipeline import (
-    arrange_for,
-    filled_row,
-    padded_row,
-    train_batches,
-    validation_batches,
-)
+from flexmdm_jax.data.batches.pipeline import train_batches, validation_batches
+from flexmdm_jax.data.batches.rows import arrange_for, filled_row, padded_row
 from flexmdm_jax.data.storage.records import TRAIN, VALIDATION, Sequence, read_sequences, read_split
 from flexmdm_jax.errors import UserError
-from flexmdm_jax.schedules import Immediate, Linear
+from flexmdm_jax.process import Process
 
 
 def _batches(dataset, *, batch_size=8, seed=0, arrange=padded_row, **processes):
@@ -96,8 +91,8 @@ def test_rows_of_both_methods(tiny_dataset):
     assert mdm["tokens"].tolist() == flex["tokens"].tolist()
     assert mdm["segment_ids"].tolist() == [1] * 5
     assert mdm["fixed"].tolist() == [True, False, False, False, False]
-    assert arrange_for(Linear()) is padded_row
-    assert arrange_for(Immediate()) is filled_row
+    assert arrange_for(Process(vocabulary)) is padded_row
+    assert arrange_for(Process.mdm(vocabulary)) is filled_row
 
 
 @pytest.mark.parametrize("limit", [None, 7])

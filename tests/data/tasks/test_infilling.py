@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import tiny
 
-from flexmdm_jax.data.batches.pipeline import arrange_for, train_batches
+from flexmdm_jax.data.batches.pipeline import train_batches
+from flexmdm_jax.data.batches.rows import arrange_for
 from flexmdm_jax.data.storage.records import Sequence
 from flexmdm_jax.data.tasks.infilling import InfillingConfig, choose_for, fix_around_span
 from flexmdm_jax.data.tokenizers import ByteTokenizer
-from flexmdm_jax.schedules import Immediate, Linear
+from flexmdm_jax.process import Process
 
 
 def test_every_span_is_equally_likely():
@@ -35,14 +36,15 @@ def dataset(tmp_path):
     return task.write(tmp_path / "data", ByteTokenizer({}))
 
 
-def _rows(dataset, insertion, length, num_batches):
+def _rows(dataset, make, length, num_batches):
+    process = make(dataset.vocabulary)
     batches = train_batches(
         dataset,
         length=length,
         batch_size=4,
         seed=3,
-        arrange=arrange_for(insertion),
-        choose=choose_for(dataset.task, insertion, seed=3),
+        arrange=arrange_for(process),
+        choose=choose_for(dataset.task, process, seed=3),
     )
     for _ in range(num_batches):
         batch = next(batches)
@@ -51,7 +53,7 @@ def _rows(dataset, insertion, length, num_batches):
 
 def test_flexmdm_keeps_both_sides_in_place_and_chooses_anew_in_every_epoch(dataset):
     spans = collections.defaultdict(set)
-    for row in _rows(dataset, Linear(), tiny.LENGTH, 30):
+    for row in _rows(dataset, Process, tiny.LENGTH, 30):
         real = row["segment_ids"] > 0
         tokens, fixed = row["tokens"][real], row["fixed"][real]
         assert fixed[-1], "END is given"
@@ -65,9 +67,9 @@ def test_flexmdm_keeps_both_sides_in_place_and_chooses_anew_in_every_epoch(datas
 def test_mdm_is_told_both_sides_first(dataset):
     texts = {
         bytes(row["tokens"][row["segment_ids"] > 0][:-1].tolist()).decode()
-        for row in _rows(dataset, Linear(), tiny.LENGTH, 10)
+        for row in _rows(dataset, Process, tiny.LENGTH, 10)
     }
-    for row in _rows(dataset, Immediate(), 80, 5):
+    for row in _rows(dataset, Process.mdm, 80, 5):
         given = bytes(row["tokens"][row["fixed"]].tolist()).decode()
         rest = row["tokens"][~row["fixed"]]
         prefix, _, suffix = (

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from flexmdm_jax.data.batches.pipeline import arrange_for
+from flexmdm_jax.data.batches.rows import arrange_for
 from flexmdm_jax.data.storage.records import TRAIN, VALIDATION, read_sequences
 from flexmdm_jax.data.tasks.maze import MazeConfig, draw_plans, draw_subgoals, make_walls
 from flexmdm_jax.data.tasks.routes import Routes, draw_pairs, draw_paths
 from flexmdm_jax.errors import UserError
-from flexmdm_jax.schedules import Immediate, Linear
+from flexmdm_jax.process import Process
 
 SMALL = MazeConfig(size=11, extra_doors=0.3, num_pairs=200, num_subgoals=4, validation_fraction=0.1)
 
@@ -153,8 +153,8 @@ def test_rows_of_both_methods_hold_the_same_path(tmp_path):
     tokenizer = dataset.tokenizer()
     for sequence in itertools.islice(read_sequences(dataset, VALIDATION), 20):
         path, subgoals = sequence.tokens[:-1], sequence.tokens[sequence.fixed]
-        flex = arrange_for(Linear(), dataset.task)(sequence, 60, vocabulary)
-        mdm = arrange_for(Immediate(), dataset.task)(sequence, 60, vocabulary)
+        flex = arrange_for(Process(vocabulary), dataset.task)(sequence, 60, vocabulary)
+        mdm = arrange_for(Process.mdm(vocabulary), dataset.task)(sequence, 60, vocabulary)
         n = len(path)
         assert flex["tokens"][:n].tolist() == path.tolist()
         assert flex["fixed"].nonzero()[0].tolist() == [*np.flatnonzero(sequence.fixed), n]

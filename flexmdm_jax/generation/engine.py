@@ -1,0 +1,121 @@
+"""The engine: rows grown from canvases, a batch at a time, each row with noise of its own."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Bool, Int
+
+from flexmdm_jax.process import Process
+from flexmdm_jax.sampling import Canvas, SamplerConfig, Samples, generate
+from flexmdm_jax.sharding import num_batch_shards, spread_rows
+from flexmdm_jax.types import Denoiser, RowKeys, fold_in_rows
+
+# Numbers of rows -> what they are grown from.
+CanvasOf = Callable[[Int[np.ndarray, "b"]], Canvas]
+
+
+@flax.struct.dataclass
+class Completions:
+    """What was grown, row by row.
+
+    Attributes:
+      tokens: Token ids of each row, fixed ones among them, without END.
+      truncated: Whether the buffer was too small for it.
+      states: Tokens of each row after every step, or None.
+    """
+
+    tokens: list[Int[np.ndarray, "_"]]
+    truncated: Bool[np.ndarray, "n"]
+    states: Int[np.ndarray, "s n l"] | None
+
+    @property
+    def lengths(self) -> Int[np.ndarray, "n"]:
+        """Returns the tokens of each row, END not counted."""
+        return np.array([len(tokens) for tokens in self.tokens])
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """Samples of one kind from a model; compiled once, called with the parameters of the moment.
+
+    Attributes:
+      denoiser: Parameters -> Denoiser.
+      process: What the model was trained on.
+      sampler: How to sample; one without length buckets gets those of default_buckets().
+      mesh: The devices that share the rows of a batch.
+      rows: Rows at a time; a multiple of these devices.
+    """
+
+    denoiser: Callable[[Any], Denoiser]
+    process: Process
+    sampler: SamplerConfig
+    mesh: Mesh
+    rows: int
+
+    @functools.cached_property
+    def program(self) -> Callable[[Any, Canvas, RowKeys], Samples]:
+        """Returns generate(), jitted, as a function of (parameters, canvas, keys)."""
+
+        def run(params, canvas: Canvas, keys: RowKeys) -> Samples:
+            buckets = self.sampler.length_buckets or default_buckets(canvas.tokens.shape[1])
+            return generate(
+                keys,
+                self.denoiser(params),
+                canvas,
+                dataclasses.replace(self.sampler, length_buckets=buckets),
+                self.process,
+                num_groups=num_batch_shards(self.mesh),
+            )
+
+        return spread_rows(self.mesh, run)
+
+    def batches(
+        self, params: Any, canvas_of: CanvasOf, *, num: int, seed: int
+    ) -> Iterator[Samples]:
+        """Yields num rows as NumPy arrays, a batch at a time; row i's noise is (seed, i).
+
+        Args:
+          params: Parameters.
+          canvas_of: Returns what rows are grown from; a last batch that is not full asks for its
+            first row again.
+          num: Rows in all.
+          seed: Decides all noise.
+        """
+        for start in range(0, num, self.rows):
+            numbers = np.arange(start, start + self.rows)
+            canvas = canvas_of(np.where(numbers < num, numbers, start))
+            keys = fold_in_rows(jax.random.key(seed), jnp.asarray(numbers))
+            samples = jax.device_get(self.program(params, canvas, keys))
+            real = min(self.rows, num - start)
+            yield Samples(
+                tokens=samples.tokens[:real],
+                lengths=samples.lengths[:real],
+                truncated=samples.truncated[:real],
+                trace=None if samples.trace is None else samples.trace[:, :real],
+            )
+
+    def complete(self, params: Any, canvas_of: CanvasOf, *, num: int, seed: int) -> Completions:
+        """Returns the rows of batches() together."""
+        batches = list(self.batches(params, canvas_of, num=num, seed=seed))
+        traced = self.sampler.trace
+        return Completions(
+            tokens=[tokens for batch in batches for tokens in batch.sequences()],
+            truncated=np.concatenate([batch.truncated for batch in batches]),
+            states=np.concatenate([batch.trace for batch in batches], 1) if traced else None,
+        )
+
+
+def default_buckets(length: int, smallest: int = 32) -> tuple[int, ...]:
+    """Returns the buffer lengths a sampler may run at: powers of two from smallest up."""
+    sizes = []
+    while smallest < length:
+        sizes.append(smallest)
+        smallest *= 2
+    return (*sizes, length)

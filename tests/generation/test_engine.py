@@ -1,0 +1,77 @@
+"""Many rows from few at a time: each is what it would be alone, in the order asked for."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracle import P1, VOCABULARY, flexmdm_oracle
+
+from flexmdm_jax.config import MeshConfig
+from flexmdm_jax.generation.engine import Engine, default_buckets
+from flexmdm_jax.process import Process
+from flexmdm_jax.sampling import SamplerConfig, generate, prefix_canvas
+from flexmdm_jax.sharding import make_mesh
+
+LENGTH, NUM, SEED = 7, 5, 3
+PROCESS = Process(VOCABULARY)
+SAMPLER = SamplerConfig(steps=8, trace=True)
+# Row i continues the i-th of these.
+PREFIXES = np.array([[0, 2], [4, 0], [0, 0], [2, 2], [4, 4]], np.int32)
+LENGTHS = np.array([2, 1, 0, 1, 2], np.int32)
+
+
+def canvas_of(numbers):
+    return prefix_canvas(PREFIXES[numbers], LENGTHS[numbers], LENGTH, PROCESS)
+
+
+@functools.cache
+def engine(rows):
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    # The parameters are what is added to every gap.
+    exact = flexmdm_oracle(P1)
+
+    def denoiser(extra):
+        def encode(*args):
+            out = exact.encode(*args)
+            return out.replace(gaps=out.gaps + extra)
+
+        return dataclasses.replace(exact, encode=encode)
+
+    return Engine(denoiser, PROCESS, SAMPLER, mesh, rows)
+
+
+def one_by_one(extra):
+    """Returns (tokens, truncated, trace) of each row, generated alone and without an engine."""
+    denoiser = engine(1).denoiser(extra)
+    run = jax.jit(lambda key, canvas: generate(key, denoiser, canvas, SAMPLER, PROCESS))
+    for i in range(NUM):
+        key = jax.random.fold_in(jax.random.key(SEED), i)
+        out = run(key[None], canvas_of(np.array([i])))
+        yield out.tokens[0, : out.lengths[0]].tolist(), bool(out.truncated[0]), out.trace[:, 0]
+
+
+@pytest.mark.parametrize("rows", [2, 3, 8])
+@pytest.mark.parametrize("extra", [0.0, 3.0])
+def test_a_row_is_what_it_would_be_alone(rows, extra):
+    out = engine(rows).complete(jnp.float32(extra), canvas_of, num=NUM, seed=SEED)
+    tokens, truncated, states = zip(*one_by_one(extra), strict=True)
+    assert [row.tolist() for row in out.tokens] == list(tokens)
+    assert out.lengths.tolist() == [len(row) for row in tokens]
+    assert out.truncated.tolist() == list(truncated)
+    assert any(truncated) == (extra > 0)
+    np.testing.assert_array_equal(out.states, np.stack(states, axis=1))
+
+
+def test_batches_end_with_the_last_row():
+    batches = list(engine(2).batches(jnp.float32(0), canvas_of, num=NUM, seed=SEED))
+    assert [len(batch.lengths) for batch in batches] == [2, 2, 1]
+    assert [batch.trace.shape[:2] for batch in batches] == [(8, 2), (8, 2), (8, 1)]
+
+
+def test_buckets_are_powers_of_two_and_the_length():
+    assert default_buckets(100) == (32, 64, 100)
+    assert default_buckets(64) == (32, 64)
+    assert default_buckets(7) == (7,)
