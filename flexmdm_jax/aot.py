@@ -9,7 +9,6 @@ import pathlib
 
 import jax
 from absl import flags, logging
-from ml_collections import config_flags
 
 from flexmdm_jax import cli
 from flexmdm_jax.compilation.programs import PROGRAMS, Experiment
@@ -22,7 +21,7 @@ from flexmdm_jax.files import new_file, write_atomically
 from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.types import Vocabulary
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
+_CONFIG = cli.define_config_flag("A file of configs/.")
 _TOPOLOGY = flags.DEFINE_string("topology", None, "v5e-16, v5p:4x4x4, 2*v5e-16 (two slices), …")
 _ROWS = flags.DEFINE_integer("per_device_batch", 0, "Rows per chip; 0 spreads the config's batch.")
 _SEARCH = flags.DEFINE_bool("search", False, "Find the largest per_device_batch that fits.")

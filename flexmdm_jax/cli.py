@@ -8,13 +8,16 @@ import pathlib
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
 
 from flexmdm_jax import hosts
-from flexmdm_jax.config import check_field
+from flexmdm_jax.config import load_config_file
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.overrides import check_overrides, make_room, overridden_paths
 
 # What define_…_flags() define belongs to the command that calls them, and to its --help.
 flags.disclaim_key_flags()
@@ -42,7 +45,8 @@ def run(main: Callable[[Sequence[str]], None], commands: Sequence[str] = ()) -> 
 
 def _run(main: Callable[[Sequence[str]], None], commands: Sequence[str]) -> None:
     try:
-        arguments = flags.FLAGS(_checked(sys.argv))
+        check_overrides(overridden_paths(sys.argv))
+        arguments = flags.FLAGS(sys.argv)
         if commands and (len(arguments) < 2 or arguments[1] not in commands):
             given = repr(arguments[1]) if len(arguments) > 1 else "nothing"
             raise UserError(f"expected one of {', '.join(commands)}, got {given}")
@@ -52,11 +56,6 @@ def _run(main: Callable[[Sequence[str]], None], commands: Sequence[str]) -> None
         main(arguments)
     except (flags.Error, UserError) as error:
         _exit(str(error))
-    except (AttributeError, KeyError) as error:
-        # ml_collections reports a --config.field that is not in the file this way.
-        if flags.FLAGS.is_parsed():
-            raise
-        _exit(f"--config: the file does not set the field {error}; add it there")
     except OSError as error:
         if error.errno not in _USERS_ERRNO:
             raise
@@ -108,17 +107,42 @@ def _exit(message: str) -> None:
     sys.exit(2)
 
 
-def _checked(argv: Sequence[str]) -> list[str]:
-    """Returns argv with every --config.field known, and --config=FILE found where it lies."""
-    checked = []
-    for argument in argv:
-        name, separator, value = argument.partition("=")
-        if name.startswith("--config."):
-            check_field(name.removeprefix("--"))
-        if name == "--config" and separator:
-            argument = f"{name}={_config_path(value)}"
-        checked.append(argument)
-    return checked
+def define_config_flag(
+    help_string: str, flag_values: flags.FlagValues = flags.FLAGS, argv: list[str] | None = None
+) -> flags.FlagHolder:
+    """Returns the holder of a config: that of --config=FILE, --config.path=value set in it.
+
+    Args:
+      help_string: Says what the config is for.
+      flag_values: Where the flag is defined.
+      argv: The command line, if it is not the process's own.
+    """
+    holder = config_flags.DEFINE_config_file(
+        "config", None, help_string, flag_values, sys_argv=argv
+    )
+    # With the library's own parser, only fields that the file has could be set.
+    flag_values["config"].parser = _ConfigParser(argv)
+    return holder
+
+
+class _ConfigParser(flags.ArgumentParser):
+    """Makes a config file's path its config, with room for what the command line sets."""
+
+    def __init__(self, argv: list[str] | None):
+        self._argv = argv
+
+    def parse(self, path: str) -> Any:
+        """Returns the config, a dict or a ConfigDict unless the file is wrong."""
+        config = load_config_file(_config_path(path))
+        if isinstance(config, ConfigDict):
+            config = ConfigDict(config).unlock()
+        for field in overridden_paths(sys.argv if self._argv is None else self._argv):
+            make_room(config, field)
+        return config
+
+    def flag_type(self) -> str:
+        """Returns what --help says the flag takes."""
+        return "config file"
 
 
 def _config_path(value: str) -> str:
@@ -129,7 +153,7 @@ def _config_path(value: str) -> str:
     packaged = importlib.resources.files("flexmdm_jax") / "configs" / path.name
     if path.parent.name == "configs" and packaged.is_file():
         return str(packaged)
-    raise UserError(f"no config file {value}; the shipped ones are in configs/")
+    raise UserError("no such file; the shipped ones are in configs/")
 
 
 def define_process_flags() -> Callable[[], None]:

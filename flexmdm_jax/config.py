@@ -4,7 +4,7 @@ import dataclasses
 import math
 import pathlib
 import runpy
-import typing
+import traceback
 from typing import Any, Literal
 
 from flexmdm_jax.errors import UserError
@@ -276,24 +276,24 @@ def read_config(values: Any) -> Config:
     return read_fields(Config, values, "config")
 
 
-def check_field(path: str) -> None:
-    """Raises UserError unless a path such as `config.model.hidden_size` names a field."""
-    kind, known = Config, "config"
-    for name in path.split(".")[1:]:
-        if typing.get_origin(kind) is dict:
-            return
-        types = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
-        if name not in types:
-            raise UserError(f"unknown config field {known}.{name}{nearest(name, types)}")
-        kind, known = types[name], f"{known}.{name}"
+def load_config_file(path: str, neighbour: str = "", **arguments: Any) -> Any:
+    """Returns get_config(**arguments) of a config file, or of its neighbour of the given name.
 
+    Configs that vary another one load it as their neighbour, wherever they are installed.
 
-def load_config_file(here: str, name: str, **arguments: Any) -> Any:
-    """Returns get_config(**arguments) of the config file `name` in the folder of the file here.
-
-    For configs that vary another one, wherever they are installed.
+    Raises:
+      UserError: Naming the place of whatever the file's Python raises.
     """
-    return runpy.run_path(str(pathlib.Path(here).with_name(name)))["get_config"](**arguments)
+    path = str(pathlib.Path(path).with_name(neighbour)) if neighbour else path
+    try:
+        return runpy.run_path(path)["get_config"](**arguments)
+    except UserError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == path]
+        place = f"{path}, line {lines[-1]}" if lines else path
+        raise UserError(f"{place}: {type(error).__name__}: {error}") from error
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:

@@ -10,7 +10,6 @@ flexmdm  a checkpoint of the paper's code (--from) and --config -> a run
 import pathlib
 
 from absl import flags, logging
-from ml_collections import config_flags
 
 from flexmdm_jax import cli
 from flexmdm_jax.config import Config, read_config
@@ -27,7 +26,7 @@ from flexmdm_jax.training.state import Setup
 _FROM = flags.DEFINE_string("from", None, "What to convert.")
 _OUT = flags.DEFINE_string("out", None, "Folder to make; must not hold files yet.")
 _BASE = flags.DEFINE_string("base", "", "A run's base folder, if not where its config says.")
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Of the run to make.")
+_CONFIG = cli.define_config_flag("Of the run to make.")
 _TOKENIZER = flags.DEFINE_string("tokenizer", "gpt2", "Of the run to make; see prepare.")
 _TOKENIZER_DIR = flags.DEFINE_string("tokenizer_dir", None, "Folder of GPT-2's two files.")
 _PAD = flags.DEFINE_integer("pad_id", 50257, "Of a checkpoint of the paper's code.")

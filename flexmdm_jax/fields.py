@@ -21,9 +21,7 @@ def read_fields(kind: type, values: Any, path: str) -> Any:
       UserError: Naming the field that is unknown (and the nearest known one), missing, of the
         wrong type or out of range.
     """
-    # A ConfigDict has items but is no Mapping.
-    if not hasattr(values, "items"):
-        raise UserError(f"{path} = {values!r}: expected a group of fields")
+    check_group(values, path)
     types = typing.get_type_hints(kind)
     arguments = {}
     for name, value in values.items():
@@ -40,6 +38,13 @@ def read_fields(kind: type, values: Any, path: str) -> Any:
         raise
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def check_group(values: Any, path: str) -> None:
+    """Raises UserError unless values are fields by name: a dict or a ConfigDict."""
+    # A ConfigDict has items but is no Mapping.
+    if not hasattr(values, "items"):
+        raise UserError(f"{path} = {values!r}: expected a group of fields")
 
 
 def _convert(kind: Any, value: Any, path: str) -> Any:

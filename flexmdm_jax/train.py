@@ -6,7 +6,6 @@ import sys
 
 import jax
 from absl import flags, logging
-from ml_collections import config_flags
 
 from flexmdm_jax import __version__, cli, hosts
 from flexmdm_jax.config import Config, config_to_dict, read_config
@@ -20,7 +19,7 @@ from flexmdm_jax.training.profiling import Window
 from flexmdm_jax.training.state import Setup
 from flexmdm_jax.training.workdir import claim_workdir
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
+_CONFIG = cli.define_config_flag("A file of configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Checkpoints and metrics; resumed if it exists.")
 _PROFILE = flags.DEFINE_string("profile", "", "Steps to trace into workdir/profile: first:last.")
 _CACHE = flags.DEFINE_string("compilation_cache", "", "A folder that keeps compiled programs.")

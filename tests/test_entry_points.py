@@ -168,7 +168,7 @@ def test_every_command_explains_itself(verb):
 def test_training_refuses(home, tmp_path):
     train = ("train", f"--workdir={tmp_path}/w")
     flex = f"--config={home}/flex.py"
-    refuse("no config file nowhere", *train, "--config=nowhere.py")
+    refuse("nowhere.py: no such file", *train, "--config=nowhere.py")
     refuse("model.hiden; did you mean 'hidden_size'", *train, flex, "--config.model.hiden=3")
     refuse("does not split into 3 heads", *train, flex, "--config.model.num_heads=3")
     refuse("unknown schedule 'cosin'; did you mean", *train, flex, "--config.insertion=cosin")

@@ -14,7 +14,7 @@ LAYERS = [
     {"schedules", "fields", "files", "chips", "hosts"},
     {"process"},
     {"interpolant", "posterior", "attention", "config"},
-    {"losses", "sampling", "sharding"},
+    {"losses", "sampling", "sharding", "overrides"},
     {"data", "models"},
     {"generation", "conversion"},
     {"training"},
