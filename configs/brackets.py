@@ -7,7 +7,6 @@ def get_config() -> ConfigDict:
     return ConfigDict(
         {
             "method": "flexmdm",
-            "seed": 0,
             # Inserted early, unmasked late: the length is decided before the brackets are, and few
             # tokens are left to insert when the last step comes.
             "insertion": "sine",
@@ -45,17 +44,10 @@ def get_config() -> ConfigDict:
                 "num_steps": 24_000,
                 "batch_size": 64,
                 "time_warp": 1.5,
-                "log_every": 100,
                 "evaluate_every": 24_000,
                 "checkpoint_every": 500,
                 "keep_checkpoints": 2,
             },
-            "evaluation": {
-                "num_sequences": 128,
-                "num_times": 8,
-                "num_samples": 64,
-                "num_steps": 64,
-                "batch_size": 64,
-            },
+            "evaluation": {"num_sequences": 128},
         }
     )

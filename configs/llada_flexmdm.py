@@ -7,7 +7,6 @@ def get_config() -> ConfigDict:
     return ConfigDict(
         {
             "method": "flexmdm",
-            "seed": 0,
             "insertion": "linear",
             "unmasking": "linear",
             "model": {
@@ -15,19 +14,11 @@ def get_config() -> ConfigDict:
                 "hidden_size": 4096,
                 "num_layers": 32,
                 "num_heads": 32,
-                "compute_dtype": "bfloat16",
                 "remat": "full",
-                "scan_unroll": 1,
-                "attention": "",
+                # Sizes left out are LLaDA-8B's.
                 "llada": {
                     # python -m flexmdm_jax.convert llada --from=LLaDA-8B-Base --out=data/llada
                     "base": "data/llada",
-                    "embedding_size": 126_464,
-                    "mlp_size": 12_288,
-                    "num_kv_heads": 32,
-                    "rope_theta": 500_000.0,
-                    "norm_epsilon": 1e-5,
-                    "tied": False,
                     "layers_per_group": 8,
                     "lora": {
                         "rank": 128,
@@ -58,29 +49,15 @@ def get_config() -> ConfigDict:
                 "decay": "cosine_restarts",
                 "num_cycles": 5,
                 "weight_decay": 0.1,
-                "b1": 0.9,
-                "b2": 0.999,
-                "clip_norm": 1.0,
                 "ema_decay": 0.9999,
             },
             "training": {
                 "num_steps": 200_000,
                 "batch_size": 64,
-                "accumulation_steps": 1,
-                "start": "",
-                "time_warp": 1.0,
-                "log_every": 100,
                 "evaluate_every": 10_000,
                 "checkpoint_every": 2_000,
-                "keep_checkpoints": 3,
             },
-            "evaluation": {
-                "num_sequences": 512,
-                "num_times": 4,
-                "num_samples": 64,
-                "num_steps": 256,
-                "batch_size": 64,
-            },
+            "evaluation": {"num_sequences": 512, "num_times": 4, "num_steps": 256},
             # The frozen base is spread over all devices; so is every batch.
             "mesh": {"data": 1, "fsdp": -1, "tensor": 1},
         }

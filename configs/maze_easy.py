@@ -10,7 +10,6 @@ def get_config(num_subgoals: int = 2) -> ConfigDict:
     return ConfigDict(
         {
             "method": "flexmdm",
-            "seed": 0,
             "insertion": "linear",
             "unmasking": "linear",
             "model": {
@@ -19,8 +18,6 @@ def get_config(num_subgoals: int = 2) -> ConfigDict:
                 "num_heads": 8,
                 "condition_size": 128,
                 "dropout_rate": 0.1,
-                "compute_dtype": "bfloat16",
-                "scan_unroll": 1,
             },
             "data": {
                 "path": f"data/maze_{num_subgoals}",
@@ -41,10 +38,8 @@ def get_config(num_subgoals: int = 2) -> ConfigDict:
             "training": {
                 "num_steps": 100 * STEPS_PER_EPOCH,
                 "batch_size": 256,
-                "log_every": 100,
                 "evaluate_every": 10 * STEPS_PER_EPOCH,
                 "checkpoint_every": 5 * STEPS_PER_EPOCH,
-                "keep_checkpoints": 3,
             },
         }
     )

@@ -5,8 +5,8 @@ from ml_collections import ConfigDict
 from flexmdm_jax.config import load_config_file
 
 
-def get_config() -> ConfigDict:
-    config = load_config_file(__file__, "maze_easy.py")
+def get_config(num_subgoals: int = 2) -> ConfigDict:
+    config = load_config_file(__file__, "maze_easy.py", num_subgoals=num_subgoals)
     config.method = "mdm"
     # Room for the prompt before the path.
     config.data.max_length += 16

@@ -6,8 +6,4 @@ from flexmdm_jax.config import load_config_file
 
 
 def get_config() -> ConfigDict:
-    config = load_config_file(__file__, "maze_medium.py")
-    config.method = "mdm"
-    # Room for the prompt before the path.
-    config.data.max_length += 16
-    return config
+    return load_config_file(__file__, "maze_easy_mdm.py", num_subgoals=7)

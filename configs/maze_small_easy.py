@@ -8,7 +8,6 @@ def get_config(num_subgoals: int = 7) -> ConfigDict:
     return ConfigDict(
         {
             "method": "flexmdm",
-            "seed": 0,
             # Inserted early, unmasked late: how many cells lie between two subgoals is decided
             # before what they are, and most slots have something to learn from.
             "insertion": "sine",
@@ -44,17 +43,10 @@ def get_config(num_subgoals: int = 7) -> ConfigDict:
                 "num_steps": 9_000,
                 "batch_size": 64,
                 "time_warp": 2.0,
-                "log_every": 100,
                 "evaluate_every": 9_000,
                 "checkpoint_every": 500,
                 "keep_checkpoints": 2,
             },
-            "evaluation": {
-                "num_sequences": 128,
-                "num_times": 8,
-                "num_samples": 64,
-                "num_steps": 64,
-                "batch_size": 64,
-            },
+            "evaluation": {"num_sequences": 128},
         }
     )

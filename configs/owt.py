@@ -7,7 +7,6 @@ def get_config() -> ConfigDict:
     return ConfigDict(
         {
             "method": "flexmdm",
-            "seed": 0,
             "insertion": "linear",
             "unmasking": "linear",
             "model": {
@@ -16,10 +15,6 @@ def get_config() -> ConfigDict:
                 "num_heads": 12,
                 "condition_size": 128,
                 "dropout_rate": 0.05,
-                "compute_dtype": "bfloat16",
-                "remat": "none",
-                "scan_unroll": 1,
-                "attention": "",
             },
             "data": {
                 "path": "data/openwebtext",
@@ -28,36 +23,23 @@ def get_config() -> ConfigDict:
                     "python -m flexmdm_jax.prepare --source=openwebtext --tokenizer=gpt2 "
                     "--tokenizer_dir=PATH/TO/gpt2 --max_length=1024 --out=data/openwebtext"
                 ),
-                "sets": {},
-                "mixture": {},
-                "buckets": (),
-                "workers": 0,
-                "prefetch": 4,
             },
             "optimizer": {
                 "learning_rate": 3e-4,
                 "warmup_steps": 2_000,
                 "decay": "constant",
                 "weight_decay": 0.03,
-                "b1": 0.9,
-                "b2": 0.999,
-                "clip_norm": 1.0,
                 "ema_decay": 0.9999,
             },
             "training": {
                 # Section 5.1.1 reports 500k steps; Appendix F.1 allows up to 1M.
                 "num_steps": 500_000,
                 "batch_size": 1024,
-                "accumulation_steps": 1,
-                "time_warp": 1.0,
-                "log_every": 100,
                 "evaluate_every": 10_000,
                 "checkpoint_every": 5_000,
-                "keep_checkpoints": 3,
             },
             "evaluation": {
                 "num_sequences": 1024,
-                "num_times": 8,
                 "num_samples": 256,
                 "num_steps": 256,
                 "batch_size": 256,

@@ -7,7 +7,6 @@ def get_config() -> ConfigDict:
     return ConfigDict(
         {
             "method": "flexmdm",
-            "seed": 0,
             "insertion": "linear",
             "unmasking": "linear",
             "model": {
@@ -53,7 +52,6 @@ def get_config() -> ConfigDict:
             "training": {
                 "num_steps": 200,
                 "batch_size": 8,
-                "time_warp": 1.0,
                 "log_every": 20,
                 "evaluate_every": 200,
                 "checkpoint_every": 100,
