@@ -9,8 +9,8 @@ PLATFORM := JAX_PLATFORMS=$(or $(JAX_PLATFORMS),cpu)
 RUN := $(KEEP_MEMORY) $(PLATFORM) $(VENV)/bin/python
 TEST := $(PLATFORM) $(VENV)/bin/python
 
-.PHONY: demo maze brackets retrofit install install-dev test proofs faults check format bench-attention \
-	bench-aot bench-scaling clean
+.PHONY: demo maze brackets retrofit install install-dev test test-all proofs faults check format \
+	bench-attention bench-aot bench-scaling clean
 
 demo: install data/demo
 	$(RUN) -m flexmdm_jax.train --config=configs/demo.py --workdir=runs/demo
@@ -99,17 +99,25 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
+# A file's tests share what they compile and start, so one worker gets all of them.
+PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20
+
 test: install-dev
-	$(TEST) -m pytest -n 2 --dist worksteal tests
+	$(TEST) $(PYTEST) tests
+
+# The same with more rows and more kills, and with programs compiled as they are for users.
+test-all: install-dev
+	FLEXMDM_THOROUGH=1 $(TEST) $(PYTEST) tests
 
 # The figures of docs/results.md on samplers and bounds, printed by the tests that check them.
 proofs: install-dev
-	$(TEST) -m pytest -q -rP tests/sampling/test_oracle_sampling.py tests/test_losses.py \
-		-k "follow or exact_posterior_is_the_entropy" | grep -E "^(___|{|[0-9.]+ ±)"
+	FLEXMDM_THOROUGH=1 $(TEST) -m pytest -q -rP tests/sampling/test_oracle_sampling.py \
+		tests/test_losses.py -k "follow or exact_posterior_is_the_entropy" \
+		| grep -E "^(___|{|[0-9.]+ ±)"
 
 # Two processes, killed at ten moments and told to stop at an eleventh.
 faults: install-dev
-	FLEXMDM_FAULTS=10 $(RUN) -m pytest -q -s tests/training/test_faults.py
+	FLEXMDM_THOROUGH=1 $(RUN) -m pytest -q -s tests/training/test_faults.py
 
 check: install-dev
 	$(VENV)/bin/ruff check .

@@ -1,17 +1,19 @@
 """Set up before jax is imported: CPU, eight host devices, and shape checks at run time."""
 
+import gc
 import os
 import pathlib
 
+import effort
+
 ROOT = pathlib.Path(__file__).parents[1]
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-)
+flags = (os.environ.get("XLA_FLAGS", ""), effort.COMPILER_FLAGS)
+os.environ["XLA_FLAGS"] = " ".join((*flags, "--xla_force_host_platform_device_count=8"))
 
 # Tests compile the same programs many times, in this process and in those they start.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "xla"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 from jaxtyping import install_import_hook
 
@@ -27,6 +29,27 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # How long an example takes says nothing on a busy machine.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+
+
+# Whose tests take longest, longest first: dealt out so, no worker is left alone with one of them.
+FIRST = (
+    *("test_faults", "test_entry_points", "test_oracle_sampling", "test_resume", "test_meshes"),
+    *("test_aot", "test_step", "test_tpu_compile", "test_retrofit", "test_transformations"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(
+        key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST)
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """A worker would hold on to every program it has compiled, gigabytes of them by the end."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

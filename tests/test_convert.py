@@ -1,32 +1,15 @@
 """The command as a user runs it."""
 
-import os
-import pathlib
-import subprocess
-import sys
-
 import pytest
 import torch_llada
-
-ROOT = pathlib.Path(__file__).parents[1]
-
-
-def convert(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "flexmdm_jax.convert", *map(str, arguments)],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""},
-        capture_output=True,
-        text=True,
-    )
+from commands import run, succeed
 
 
 def test_a_model_goes_in_and_comes_out(tmp_path):
     sizes = torch_llada.Sizes(layers=1)
     source = torch_llada.save(tmp_path / "source", sizes, torch_llada.random_state(sizes))
     for command, origin, out in (("llada", source, "base"), ("export", tmp_path / "base", "out")):
-        result = convert(command, f"--from={origin}", f"--out={tmp_path / out}")
-        assert result.returncode == 0, result.stderr
+        result = succeed("convert", command, f"--from={origin}", f"--out={tmp_path / out}")
         assert "WARNING" not in result.stderr
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "config.json",
@@ -42,7 +25,7 @@ def test_a_model_goes_in_and_comes_out(tmp_path):
     ],
 )
 def test_what_it_cannot_do_takes_one_line(tmp_path, arguments, message):
-    result = convert(*arguments, f"--from={tmp_path}", f"--out={tmp_path / 'out'}")
+    result = run("convert", *arguments, f"--from={tmp_path}", f"--out={tmp_path / 'out'}")
     assert result.stderr.strip() == message
     assert result.returncode == 2
     assert not (tmp_path / "out").exists()

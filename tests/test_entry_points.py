@@ -2,52 +2,15 @@
 
 import ast
 import json
-import os
 import pathlib
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 import tiny
+from commands import config_file, refuse, run, succeed
 
 ROOT = pathlib.Path(__file__).parents[1]
-
-
-def run(verb, *arguments, cwd=ROOT, prefix=()):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
-    return subprocess.run(
-        [*prefix, sys.executable, "-m", f"flexmdm_jax.{verb}", *map(str, arguments)],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-
-
-def succeed(verb, *arguments, **kwargs):
-    result = run(verb, *arguments, **kwargs)
-    assert result.returncode == 0, result.stderr
-    return result
-
-
-def refuse(message, verb, *arguments, **kwargs):
-    """Asserts that a command ends with one line that matches a message, and status 2."""
-    result = run(verb, *arguments, **kwargs)
-    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1, result.stderr
-    assert re.search(message, errors[0]), errors[0]
-    assert "Traceback" not in result.stderr
-    assert result.returncode == 2
-
-
-def config_file(path, values):
-    path.write_text(
-        "from ml_collections import ConfigDict\n"
-        f"def get_config():\n    return ConfigDict({values!r})\n"
-    )
-    return path
 
 
 @pytest.fixture(scope="module")

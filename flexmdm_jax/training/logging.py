@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import tensorboardX
 from tqdm import tqdm
 
 from flexmdm_jax.chips import chip_of
@@ -23,6 +22,9 @@ class MetricsWriter:
         """Opens the files."""
         self._active = jax.process_index() == 0
         if self._active:
+            # It imports PyTorch where that is installed, which takes longer than all the rest.
+            import tensorboardX
+
             self._file = (workdir / "metrics.jsonl").open("a")
             self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"))
 

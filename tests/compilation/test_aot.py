@@ -9,7 +9,7 @@ import jaxtyping
 import numpy as np
 import pytest
 import tiny
-from test_entry_points import config_file, refuse, succeed
+from commands import config_file, refuse, succeed
 
 from flexmdm_jax.attention.blocks import TooManyRowsError
 from flexmdm_jax.chips import CHIPS, chip_of
@@ -22,7 +22,7 @@ from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.types import Vocabulary
 
 VOCABULARY = Vocabulary(512, 510, 511)
-LENGTH, LAYERS = 256, 3
+LENGTH, LAYERS = 128, 2
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -357,9 +357,7 @@ def test_groups_and_buckets_change_nothing():
         random_denoiser(this.gap_scale),
         start(this.length),
         sampler,
-        insertion=this.insertion,
-        unmasking=Cosine(),
-        vocabulary=V,
+        this.process,
         num_groups=4,
     )
     np.testing.assert_array_equal(jax.jit(run)().trace, samples_of("exact_rate").trace)

@@ -1,13 +1,18 @@
 """With an exact denoiser, samplers draw from the data's law as the number of steps grows.
 
 The paper's theorems promise this for the vanilla sampler and for any order of unmasking. Total
-variations are compared with what as many exact draws would show, the Monte-Carlo floor.
+variations are compared with what as many exact draws would show, the Monte-Carlo floor. Quick
+tests draw 4,000 rows on a grid that needs few steps: a denoiser whose gaps are a tenth off is told
+apart all the same.
 """
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from effort import OPTIMISED, either
 from oracle import P1, VOCABULARY, flexmdm_oracle, mdm_oracle
 from scipy import integrate
 
@@ -24,11 +29,13 @@ from flexmdm_jax.sampling import (
     masked_canvas,
     protect,
 )
-from flexmdm_jax.schedules import Cosine, Polynomial, Sine
+from flexmdm_jax.schedules import Cosine, Linear, Polynomial, Sine
 
-NUM_ROWS = 20_000
+NUM_ROWS = either(4_000, 20_000)
 LENGTH = 7
-STEPS = 128
+GRID = either(Sine(), Linear())
+ALL_STEPS = either((8, 64), (16, 64, 256))
+STEPS = either(64, 128)
 ADAPTIVE = {name: Adaptive(confidence=name) for name in CONFIDENCES}
 WINDOWED = Adaptive(confidence="top_prob", window_factor=1.5, window_size=2)
 RULES = {
@@ -43,10 +50,11 @@ FLEXMDM, MDM = Process(VOCABULARY), Process.mdm(VOCABULARY)
 
 
 def draw(denoiser, canvas, process=FLEXMDM, **sampler):
-    @jax.jit
-    def run(keys, canvas):
-        return generate(keys, denoiser, canvas, SamplerConfig(**sampler), process)
-
+    sampler = SamplerConfig(**{"grid": GRID} | sampler)
+    run = jax.jit(
+        lambda keys, canvas: generate(keys, denoiser, canvas, sampler, process),
+        compiler_options=OPTIMISED if sampler.trace else None,
+    )
     return run(jax.random.split(jax.random.key(0), NUM_ROWS), canvas)
 
 
@@ -67,7 +75,7 @@ def mdm_canvas(tokens=()):
     return masked_canvas(*fixed_rows(tokens), P1.max_length + 1, VOCABULARY)
 
 
-def check_converges(law, sample_at, all_steps):
+def check_converges(law, sample_at, all_steps=(STEPS,)):
     """Checks that the total variation falls with the steps, to nearly the floor at the last."""
     samples = {steps: sample_at(steps) for steps in all_steps}
     distances = [law.total_variation(x.tokens, x.lengths) for x in samples.values()]
@@ -77,7 +85,7 @@ def check_converges(law, sample_at, all_steps):
     last = samples[all_steps[-1]]
     lengths = np.bincount(last.lengths, minlength=LENGTH + 1) / NUM_ROWS
     expected = np.pad(law.lengths(), (0, LENGTH + 1 - len(law.lengths())))
-    assert np.abs(lengths - expected).sum() / 2 <= 0.03
+    assert np.abs(lengths - expected).sum() / 2 <= either(0.04, 0.03)
 
 
 def test_law_statistics_tell_right_from_wrong():
@@ -90,29 +98,37 @@ def test_law_statistics_tell_right_from_wrong():
     assert P1.total_variation(tokens[:1], lengths[:1]) == pytest.approx(1 - P1.probs[choice[0]])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 def test_unconditional_samples_follow_the_data(rule):
     oracle = flexmdm_oracle(P1)
     check_converges(
-        P1, lambda n: draw(oracle, flexmdm_canvas(), steps=n, rule=RULES[rule]), (16, 64, 256)
+        P1, lambda n: draw(oracle, flexmdm_canvas(), steps=n, rule=RULES[rule]), ALL_STEPS
     )
 
 
-@pytest.mark.slow
-def test_steps_closer_together_towards_the_end_follow_the_data():
+@pytest.mark.parametrize("factor", [0.9, 1.1])
+def test_gaps_that_are_a_tenth_off_are_noticed(factor):
     oracle = flexmdm_oracle(P1)
-    check_converges(
-        P1, lambda n: draw(oracle, flexmdm_canvas(), steps=n, grid=Sine()), (16, 64, 256)
-    )
+
+    def encode(*args):
+        out = oracle.encode(*args)
+        return out.replace(gaps=out.gaps * factor)
+
+    wrong = dataclasses.replace(oracle, encode=encode)
+    with pytest.raises(AssertionError, match="floor"):
+        check_converges(P1, lambda n: draw(wrong, flexmdm_canvas(), steps=n, grid=Sine()))
+
+
+def test_steps_on_another_grid_follow_the_data():
+    oracle, grid = flexmdm_oracle(P1), either(Linear(), Sine())
+    all_steps = either((16, 128), ALL_STEPS)
+    check_converges(P1, lambda n: draw(oracle, flexmdm_canvas(), steps=n, grid=grid), all_steps)
 
 
 def test_binomial_insertions_follow_the_data():
     oracle = flexmdm_oracle(P1)
     sampler = {"rule": RULES["exact_rate"], "insertions": Binomial()}
-    check_converges(
-        P1, lambda n: draw(oracle, flexmdm_canvas(), steps=n, **sampler), (8, 32, STEPS)
-    )
+    check_converges(P1, lambda n: draw(oracle, flexmdm_canvas(), steps=n, **sampler), ALL_STEPS)
 
 
 def test_continuations_of_a_prompt_follow_the_conditional_law():
@@ -123,7 +139,6 @@ def test_continuations_of_a_prompt_follow_the_conditional_law():
         lambda n: draw(
             flexmdm_oracle(law, num_prefix=1), canvas, steps=n, rule=RULES["exact_rate"]
         ),
-        (STEPS,),
     )
 
 
@@ -132,7 +147,7 @@ def test_infilling_follows_the_conditional_law():
     assert len(law.sequences) == 3
     canvas = close(close(flexmdm_canvas((0, 0)), 0, 1), 2, 3)
     oracle = flexmdm_oracle(law, num_prefix=1, num_suffix=1)
-    check_converges(law, lambda n: draw(oracle, canvas, steps=n, rule=RULES["margin"]), (STEPS,))
+    check_converges(law, lambda n: draw(oracle, canvas, steps=n, rule=RULES["margin"]))
 
 
 @pytest.mark.parametrize("rule", ["exact_rate", "tau_leaping", "top_prob", "top_prob_window"])
@@ -146,7 +161,6 @@ def test_mdm_samples_follow_the_data(rule):
             steps=n,
             rule=RULES[rule],
         ),
-        (STEPS,),
     )
 
 
@@ -163,7 +177,7 @@ def test_semi_autoregressive_mdm_follows_the_data():
             rule=RULES["margin"],
             block_length=2,
         ),
-        (STEPS,),
+        (128,),
     )
 
 
@@ -171,36 +185,38 @@ def test_semi_autoregressive_mdm_follows_the_data():
 def sine_samples():
     """Samples under schedules that differ from each other and from linear, with their trace."""
     process = Process(VOCABULARY, Sine(), Polynomial(2.0))
-    return draw(flexmdm_oracle(P1), flexmdm_canvas(), process, steps=STEPS, trace=True)
+    sampler = {"steps": 128, "grid": Linear(), "trace": True}
+    return draw(flexmdm_oracle(P1), flexmdm_canvas(), process, **sampler)
 
 
 def test_other_schedules_lead_to_the_same_law(sine_samples):
-    check_converges(P1, lambda _: sine_samples, (STEPS,))
+    check_converges(P1, lambda _: sine_samples)
 
 
 @pytest.mark.parametrize("grid", [Sine(), Cosine()])
 def test_every_grid_of_times_leads_to_the_same_law(grid):
     oracle, process = flexmdm_oracle(P1), Process(VOCABULARY, Sine(), Sine())
     check_converges(
-        P1, lambda n: draw(oracle, flexmdm_canvas(), process, steps=n, grid=grid), (STEPS,)
+        P1, lambda n: draw(oracle, flexmdm_canvas(), process, steps=n, grid=grid), (128,)
     )
 
 
 def test_partial_sequences_on_the_way_have_the_interpolants_marginals(sine_samples):
     trace = np.asarray(sine_samples.trace)
+    error = either(0.07, 0.04)
     mean_length = P1.lengths() @ np.arange(P1.max_length + 1)
     for t in (0.25, 0.5, 0.75):
-        tokens = trace[round(t * STEPS) - 1]
+        tokens = trace[round(t * len(trace)) - 1]
         present = (tokens != VOCABULARY.end).sum(axis=1)
         masks = (tokens == VOCABULARY.mask).sum(axis=1)
         # Events of one step are drawn independently, which is off by at most the order of a step.
-        assert present.mean() == pytest.approx(mean_length * np.sin(np.pi * t / 2), abs=0.04)
+        assert present.mean() == pytest.approx(mean_length * np.sin(np.pi * t / 2), abs=error)
         rate = lambda u: np.pi / 2 * np.cos(np.pi * u / 2) / (1 - u**2)  # noqa: E731
         chance = (1 - t**2) * integrate.quad(rate, 0, t)[0]
-        assert masks.mean() == pytest.approx(mean_length * chance, abs=0.04)
+        assert masks.mean() == pytest.approx(mean_length * chance, abs=error)
         thinned = _thinned_lengths(np.sin(np.pi * t / 2))
         counts = np.bincount(present, minlength=LENGTH + 1) / NUM_ROWS
-        assert np.abs(counts - thinned).sum() / 2 < 0.03
+        assert np.abs(counts - thinned).sum() / 2 < either(0.04, 0.03)
 
 
 def _thinned_lengths(chance):

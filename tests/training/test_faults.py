@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from effort import COMPILER_FLAGS, either
 
 from flexmdm_jax.config import read_config
 from flexmdm_jax.model import load
@@ -24,8 +25,7 @@ from flexmdm_jax.training.workdir import claim_workdir
 
 ROOT = pathlib.Path(__file__).parents[2]
 LAUNCHER = ROOT / "launch" / "local_multiprocess.sh"
-# `make faults` asks for more.
-NUM_KILLS = int(os.environ.get("FLEXMDM_FAULTS", "2"))
+NUM_KILLS = either(1, 10)
 
 
 def _free_port() -> int:
@@ -35,8 +35,8 @@ def _free_port() -> int:
 
 
 def _environment(**more):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHON": sys.executable, "XLA_FLAGS": ""}
-    return environment | {"PORT": str(_free_port())} | more
+    ours = {"PYTHONPATH": str(ROOT), "PYTHON": sys.executable, "XLA_FLAGS": COMPILER_FLAGS}
+    return os.environ | ours | {"PORT": str(_free_port())} | more
 
 
 def _start(config_file, workdir, *flags, number=2):
@@ -107,7 +107,7 @@ def ended(config_file, tmp_path_factory):
     for number in range(NUM_KILLS):
         seen = len(_steps_logged(killed))
         _until(run, lambda: len(_steps_logged(killed)) > seen + source.randrange(12), killed)  # noqa: B023
-        if number % 2:
+        if number % 2 == 0:
             # In the midst of a save.
             saving = lambda: list(killed.glob("checkpoints/*tmp*"))  # noqa: E731
             _until(run, saving, killed)
@@ -128,7 +128,6 @@ def ended(config_file, tmp_path_factory):
     return killed, home / "straight", last
 
 
-@pytest.mark.slow
 def test_killed_processes_end_like_those_that_were_not(ended):
     killed, straight, last = ended
     assert _output(killed).count("all start again") >= NUM_KILLS
@@ -142,7 +141,6 @@ def test_killed_processes_end_like_those_that_were_not(ended):
     assert all(truth[line["step"]] == line["loss"] for line in logged)
 
 
-@pytest.mark.slow
 def test_the_data_goes_on_with_another_number_of_hosts(ended, tiny_dataset, monkeypatch):
     """Two processes saved; one goes on, with the very next examples."""
     _, workdir, last = ended
@@ -206,7 +204,6 @@ def test_a_coordinator_that_never_answers_is_given_up(config_file, tmp_path):
     assert "--join_time_limit" in said
 
 
-@pytest.mark.slow
 def test_two_processes_sample_what_one_does(ended, tmp_path):
     _, workdir, _ = ended
     common = [f"--workdir={workdir}", "--num=13", "--steps=4", "--batch_size=8"]
@@ -221,7 +218,6 @@ def test_two_processes_sample_what_one_does(ended, tmp_path):
     assert all("the command line of process [1] differs" in line for line in said)
 
 
-@pytest.mark.slow
 def test_two_processes_evaluate_what_one_does(ended, tmp_path):
     _, workdir, _ = ended
     common = [f"--workdir={workdir}", "--num=13", "--steps=4", "--batch_size=8"]

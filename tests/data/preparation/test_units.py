@@ -60,8 +60,7 @@ def test_workers_do_not_change_the_dataset(corpus, tmp_path):
 
 KILLED_IN_THE_THIRD_UNIT = """
 import os, pathlib, signal, sys
-from flexmdm_jax.data.preparation import units
-from flexmdm_jax.data.preparation import runners
+from flexmdm_jax.data.preparation import runners, units
 from flexmdm_jax.data.storage import shards
 
 written = shards.ShardWriter.write
@@ -70,8 +69,8 @@ def write(self, *sequence):
     if "00002-of" in self._names["train"] and len(self._lengths["train"]) == 5:
         os.kill(os.getpid(), signal.SIGKILL)
 shards.ShardWriter.write = write
-plan = preparation.Plan(**eval(sys.argv[2]))
-preparation.prepare_dataset(pathlib.Path(sys.argv[1]), plan, runners.processes(1))
+plan = units.Plan(**eval(sys.argv[2]))
+units.prepare_dataset(pathlib.Path(sys.argv[1]), plan, runners.processes(1))
 """
 
 

@@ -1,0 +1,58 @@
+"""Runs commands one after another, each in a fork of this process; started by commands.py.
+
+A request is a line of JSON: the command's module, argv, folder, environment and the files its
+output goes to. The answer is a line with its exit status. Importing what commands share takes
+longer than most of them; a command's own module, which defines its flags, is not among it.
+"""
+
+import importlib
+import json
+import os
+import pathlib
+import pkgutil
+import runpy
+import sys
+
+import flexmdm_jax
+
+COMMANDS = {"aot", "convert", "evaluate", "prepare", "sample", "train"}
+
+
+def import_shared_modules():
+    for module in pkgutil.walk_packages(flexmdm_jax.__path__, "flexmdm_jax."):
+        if module.name.split(".")[1] not in {*COMMANDS, "configs"}:
+            importlib.import_module(module.name)
+
+
+def become(request):
+    """Makes this process the one that a command asks for."""
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    for stream, path in enumerate((os.devnull, request["stdout"], request["stderr"])):
+        opened = os.open(path, os.O_RDONLY if stream == 0 else os.O_WRONLY)
+        os.dup2(opened, stream)
+        os.close(opened)
+    sys.argv = request["argv"]
+    # As python -m finds it: first in the folder it was started in.
+    sys.path.insert(0, "")
+
+
+def serve():
+    """Returns the module to run, in a fork; the process itself never returns."""
+    for line in sys.stdin:
+        request = json.loads(line)
+        child = os.fork()
+        if not child:
+            become(request)
+            return request["module"]
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    sys.path.remove(str(pathlib.Path(__file__).parent))
+    import_shared_modules()
+    print("ready", flush=True)
+    runpy.run_module(serve(), run_name="__main__", alter_sys=True)
