@@ -11,7 +11,9 @@ import numpy as np
 from flexmdm_jax.data.tokenizers import Tokenizer
 
 # A line break, blank lines, a line break: the "\n\n" of the paper, however blank the lines are.
-_DELIMITER = re.compile(r"\n\s*\n")
+# Lines may end in "\r\n", as Windows writes them.
+_BREAK = re.compile(r"\r?\n")
+_DELIMITER = re.compile(r"\r?\n\s*\n")
 
 
 def delimited(text: str) -> tuple[list[str], list[str]]:
@@ -25,8 +27,8 @@ def delimited(text: str) -> tuple[list[str], list[str]]:
     if not body:
         return [], [text]
     # Only whole lines are delimiters: space on the last line of text belongs to the text.
-    tail = text[len(body) :]
-    stop = len(body) + (tail.find("\n") if "\n" in tail else len(tail))
+    edge = _BREAK.search(text, len(body))
+    stop = edge.start() if edge else len(text)
     lead = text[: len(text) - len(text.lstrip())]
     start = lead.rfind("\n") + 1
     parts, delimiters, position = [], [text[:start]], start

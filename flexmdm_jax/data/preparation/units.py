@@ -197,6 +197,8 @@ def prepare_dataset(
     """
     refuse_existing(directory)
     units = units_of(parse_source(plan.source).parts(plan.unit_bytes), plan.unit_bytes)
+    if not units:
+        raise UserError(f"--source={plan.source}: the corpus is empty; give it some text")
     work = Work(directory.with_name(f"{directory.name}.partial"), plan, units, skip_bad)
     with _claimed(work):
         try:

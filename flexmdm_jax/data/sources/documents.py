@@ -47,23 +47,53 @@ class Source(Protocol):
         ...
 
 
+def find_files(pattern: str) -> list[pathlib.Path]:
+    """Returns the files that match a pattern in order of their names, each of them once.
+
+    As much of the pattern as there is on the disk is a name, whatever characters it holds. A file
+    that links make known by several names, or by names without end, goes by the shortest.
+    """
+    named = pathlib.Path(pattern)
+    folder = next(path for path in (named, *named.parents) if path.exists())
+    names = ["."]
+    if folder != named:
+        rest = str(named.relative_to(folder))
+        # A link back to a folder above is followed until the name becomes too long.
+        names = glob.glob(rest, root_dir=folder, recursive=True)
+    by_file = {}
+    for path in sorted((folder / name for name in names), key=lambda path: (len(path.parts), path)):
+        if path.is_file():
+            by_file.setdefault(path.resolve(), path)
+    return sorted(by_file.values())
+
+
 def matching(pattern: str) -> list[pathlib.Path]:
-    """Returns the files that match a pattern in order of their names.
+    """Returns find_files(pattern).
 
     Raises:
       UserError: If there are none.
     """
-    paths = sorted(pathlib.Path(name) for name in glob.glob(pattern, recursive=True))
-    paths = [path for path in paths if path.is_file()]
+    paths = find_files(pattern)
     if not paths:
         raise UserError(f"no file matches {pattern!r}; check the path given in --source")
     return paths
 
 
+def pattern_and_field(rest: str) -> tuple[str, str]:
+    """Returns both parts of GLOB[#field], the field being `text` unless told.
+
+    The name of a file or folder may hold a # too.
+    """
+    pattern, mark, field = rest.rpartition("#")
+    if not mark or "/" in field or pathlib.Path(rest).exists():
+        return rest, "text"
+    return pattern, field or "text"
+
+
 def decode_text(data: bytes, where: str) -> Found:
-    """Returns UTF-8 as text, or the error that says where it is none."""
+    """Returns UTF-8 as text without a byte order mark, or the error that says where it is none."""
     try:
-        return data.decode("utf-8")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         return UserError(
             f"{where}: byte {error.start} is not UTF-8; convert the file (iconv -t UTF-8) first"

@@ -11,7 +11,15 @@ from typing import ClassVar
 
 import zstandard
 
-from flexmdm_jax.data.sources.documents import Found, Part, check_text, decode_text, matching
+from flexmdm_jax.data.sources.documents import (
+    Found,
+    Part,
+    check_text,
+    decode_text,
+    first_line,
+    matching,
+    pattern_and_field,
+)
 from flexmdm_jax.errors import UserError
 
 
@@ -66,7 +74,7 @@ class JsonLines:
     def parts(self, part_bytes: int) -> list[Part]:
         """Returns parts of about part_bytes; compressed files stay whole."""
         found = []
-        for path in matching(self.rest.partition("#")[0]):
+        for path in matching(pattern_and_field(self.rest)[0]):
             size = path.stat().st_size
             step = size if path.suffix in self._PACKED else part_bytes
             for start in range(0, size, step or 1):
@@ -95,13 +103,15 @@ class JsonLines:
             yield UserError(f"{path}: damaged after line {number} ({error}); fetch it again")
 
     def _document(self, line: bytes, part: Part, number: int) -> Found:
-        field = self.rest.partition("#")[2] or "text"
+        field = pattern_and_field(self.rest)[1]
         try:
             value = json.loads(line)[field]
         except UnicodeDecodeError:
             return decode_text(line, _line(part, number))
         except json.JSONDecodeError:
             return UserError(f"{_line(part, number)}: not JSON; every line must be an object")
+        except (ValueError, RecursionError) as error:
+            return UserError(f"{_line(part, number)}: cannot be read ({first_line(error)})")
         except (KeyError, TypeError, IndexError):
             where = _line(part, number)
             return UserError(f"{where}: no field {field!r}; name another with GLOB#field")

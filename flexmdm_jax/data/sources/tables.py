@@ -1,7 +1,6 @@
 """Sources with columns: Parquet, saved datasets of Hugging Face, TFDS, and OpenWebText."""
 
 import dataclasses
-import glob
 import json
 import pathlib
 from collections.abc import Iterator
@@ -12,8 +11,10 @@ from flexmdm_jax.data.sources.documents import (
     Part,
     check_text,
     decode_text,
+    find_files,
     first_line,
     matching,
+    pattern_and_field,
 )
 from flexmdm_jax.errors import UserError
 
@@ -28,14 +29,14 @@ class Parquet:
         """Returns a part for each row group."""
         from pyarrow import parquet
 
-        pattern, _, field = self.rest.partition("#")
+        pattern, field = pattern_and_field(self.rest)
         found = []
         for path in matching(pattern):
             try:
                 metadata = parquet.read_metadata(path)
             except (OSError, ValueError) as error:
                 raise UserError(f"{path}: not a Parquet file ({first_line(error)})") from None
-            _check_field(str(path), field or "text", metadata.schema.to_arrow_schema().names)
+            _check_field(str(path), field, metadata.schema.to_arrow_schema().names)
             for group in range(metadata.num_row_groups):
                 size = metadata.row_group(group).total_byte_size
                 found.append(Part(str(path), group, group + 1, size))
@@ -45,7 +46,7 @@ class Parquet:
         """Yields the column of each row."""
         from pyarrow import ArrowException, parquet
 
-        field = self.rest.partition("#")[2] or "text"
+        _, field = pattern_and_field(self.rest)
         try:
             file = parquet.ParquetFile(part.path)
             groups = list(range(part.start, part.stop))
@@ -65,7 +66,7 @@ class SavedDataset:
 
     def parts(self, part_bytes: int) -> list[Part]:
         """Returns a part for each file."""
-        folder = pathlib.Path(self.rest.partition("#")[0])
+        folder = pathlib.Path(pattern_and_field(self.rest)[0])
         if (folder / "dataset_dict.json").is_file():
             splits = sorted(path.parent.name for path in folder.glob("*/state.json"))
             raise UserError(f"{folder} holds splits: choose one, as in hf:{folder}/{splits[0]}")
@@ -84,7 +85,7 @@ class SavedDataset:
         """Yields the column of each row."""
         import pyarrow
 
-        field = self.rest.partition("#")[2] or "text"
+        _, field = pattern_and_field(self.rest)
         try:
             with pyarrow.memory_map(part.path) as file, pyarrow.ipc.open_stream(file) as reader:
                 _check_field(part.path, field, reader.schema.names)
@@ -162,7 +163,7 @@ class OpenWebText:
     def parts(self, part_bytes: int) -> list[Part]:
         """Returns a part for each row group, once all files are there."""
         source, folder = self._parquet(), self.rest or self.FOLDER
-        found = glob.glob(source.rest.partition("#")[0], recursive=True)
+        found = find_files(pattern_and_field(source.rest)[0])
         if len(found) != self.FILES:
             raise UserError(
                 f"{folder} holds {len(found)} of the {self.FILES} files "

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from flexmdm_jax.data.preparation.splitting import SPLITS, cut, delimited, paragraphs
 from flexmdm_jax.data.tokenizers import ByteTokenizer
 
-TEXTS = st.text(alphabet="ab \n\tü", max_size=80)
+TEXTS = st.text(alphabet="ab \n\r\tü", max_size=80)
 BYTES = ByteTokenizer({})
 
 
@@ -35,6 +35,13 @@ def test_paragraphs_of_a_page():
     assert paragraphs(page) == [" Title", "  First line\nsecond line", "Last "]
     assert paragraphs("one line ") == ["one line "]
     assert paragraphs(" \n\n ") == paragraphs("") == []
+
+
+@given(TEXTS)
+def test_lines_may_end_as_windows_ends_them(text):
+    text = text.replace("\r", "")
+    windows = paragraphs(text.replace("\n", "\r\n"))
+    assert windows == [part.replace("\n", "\r\n") for part in paragraphs(text)]
 
 
 def _recursive(start, stop, breaks, maximum):

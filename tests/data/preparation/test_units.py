@@ -175,3 +175,12 @@ def test_a_tokenizer_is_trained_on_training_text_alone(tmp_path, split):
     )
     tokenizer = prepare_dataset(tmp_path / "d", plan, processes(1)).tokenizer()
     assert len(tokenizer.encode("東")) == 3, "three bytes"
+
+
+@pytest.mark.parametrize("tokenizer", ["bytes", "sentencepiece:300"])
+def test_an_empty_corpus_is_named(tmp_path, tokenizer):
+    (tmp_path / "empty.jsonl").write_text("")
+    plan = Plan(source=f"jsonl:{tmp_path}/empty.jsonl", tokenizer=tokenizer)
+    with pytest.raises(UserError, match=r"empty\.jsonl: the corpus is empty"):
+        prepare_dataset(tmp_path / "d", plan, processes(1))
+    assert [path.name for path in tmp_path.iterdir()] == ["empty.jsonl"]

@@ -8,6 +8,8 @@ import pyarrow
 import pytest
 import zstandard
 from array_record.python import array_record_module
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pyarrow import parquet
 
 from flexmdm_jax.data.preparation.splitting import paragraphs
@@ -31,6 +33,78 @@ def test_files_are_read_in_order(tmp_path):
     (tmp_path / "b.txt").write_text("second")
     (tmp_path / "a.txt").write_text("first ü")
     assert list(read_documents(f"text:{tmp_path}/*.txt")) == ["first ü", "second"]
+
+
+@pytest.mark.parametrize("name", ["run[1]", "a*b", "what?", "[!x]", "x#y", "é 🙂", "**"])
+def test_what_exists_is_a_name_whatever_characters_it_holds(tmp_path, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / f"{name}.jsonl").write_text(LINES)
+    (folder / "other.jsonl").write_text('{"body": "other"}')
+    # What the name would mean as a pattern.
+    (tmp_path / "run1").mkdir()
+    (tmp_path / "run1" / "run1.jsonl").write_text('{"body": "wrong"}')
+    assert list(read_documents(f"jsonl:{folder}/{name}.jsonl#body")) == TEXTS
+    assert set(read_documents(f"jsonl:{folder}/*.jsonl#body")) == {*TEXTS, "other"}
+    (folder / "plain.txt").write_text("text")
+    assert list(read_documents(f"text:{folder}/plain.txt")) == ["text"]
+    if "#" in name:
+        error = next(
+            parse_source(f"jsonl:{folder}/{name}.jsonl").documents(
+                Part(str(folder / f"{name}.jsonl"), 0, 9, 9)
+            )
+        )
+        assert "no field 'text'" in str(error)
+
+
+def test_a_file_of_several_names_is_read_once(tmp_path):
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "deep" / "er" / "a.txt").write_text("a")
+    (tmp_path / "deep" / "er" / "up").symlink_to("../..")
+    (tmp_path / "short.txt").symlink_to("deep/er/a.txt")
+    (tmp_path / "broken.txt").symlink_to("nowhere")
+    for pattern in ("**/*.txt", "deep/**/*.txt"):
+        [part] = parse_source(f"text:{tmp_path}/{pattern}").parts(1)
+        assert part.path == str(tmp_path / ("short.txt" if pattern[0] == "*" else "deep/er/a.txt"))
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    for name, text in (("a.txt", "first"), ("b.jsonl", '{"text": "first"}')):
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert list(read_documents(f"text:{tmp_path}/a.txt")) == ["first"]
+    assert list(read_documents(f"jsonl:{tmp_path}/b.jsonl")) == ["first"]
+
+
+RUBBISH = st.one_of(
+    st.binary(max_size=60),
+    st.text(max_size=30).map(str.encode),
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+        lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.just("text"), inner),
+        max_leaves=4,
+    ).map(lambda value: json.dumps(value).encode()),
+    st.sampled_from([b"9" * 5000, b'{"text": ' + b"9" * 5000 + b"}", b"[" * 20_000]),
+)
+
+
+@pytest.mark.parametrize("kind", ["text", "jsonl", "jsonl.gz", "jsonl.zst", "parquet"])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(lines=st.lists(RUBBISH, max_size=3))
+def test_rubbish_is_text_or_named_and_never_raises_anything_else(tmp_path, kind, lines):
+    path = tmp_path / f"rubbish.{kind}"
+    content = b"\n".join(lines)
+    packed = {"jsonl.gz": gzip.compress, "jsonl.zst": zstandard.compress}.get(kind, bytes)
+    # Half of the packed files are damaged ones.
+    path.write_bytes(packed(content) if len(content) % 2 else content)
+    source = parse_source(f"{kind.split('.')[0]}:{path}")
+    try:
+        parts = source.parts(256)
+    except UserError:
+        return
+    for found in itertools.chain.from_iterable(map(source.documents, parts)):
+        assert isinstance(found, (str, UserError))
+        if isinstance(found, UserError):
+            assert str(path) in str(found)
 
 
 def test_jsonl_plain_and_compressed(tmp_path):
