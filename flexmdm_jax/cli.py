@@ -26,6 +26,8 @@ flags.disclaim_key_flags()
 def run(main: Callable[[Sequence[str]], None], commands: Sequence[str] = ()) -> None:
     """Parses the flags, calls main, and exits: 2 with one line if the user can mend the cause.
 
+    Ctrl-C ends it with one line and 130, as a shell counts it.
+
     Args:
       main: Takes the arguments that are no flags, the program's name first.
       commands: If there are any, the first argument must be one of them.
@@ -56,6 +58,9 @@ def _run(main: Callable[[Sequence[str]], None], commands: Sequence[str]) -> None
         main(arguments)
     except (flags.Error, UserError) as error:
         _exit(str(error))
+    except KeyboardInterrupt:
+        # What is finished has been written: shards, checkpoints, files that were renamed.
+        _exit("interrupted; what was finished is kept, run the same command again", 130)
     except OSError as error:
         if error.errno not in _USERS_ERRNO:
             raise
@@ -101,10 +106,10 @@ _USERS_ERRNO = {
 }
 
 
-def _exit(message: str) -> None:
+def _exit(message: str, status: int = 2) -> None:
     print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
-    hosts.leave(2)
-    sys.exit(2)
+    hosts.leave(status)
+    sys.exit(status)
 
 
 def define_config_flag(

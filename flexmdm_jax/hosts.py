@@ -140,30 +140,38 @@ def first_process_first(work: Callable[[], T]) -> T:
 
 
 class Preemption:
-    """Knows when the run has to stop: SIGTERM, or a notice from the cluster to any process.
+    """Knows when the run has to stop: SIGTERM, Ctrl-C, or a notice from the cluster to any process.
 
-    Used as a context; within it SIGTERM does not end the process. The distributed runtime of
-    several processes carries a notice to all of them and picks a step they all can reach.
+    Used as a context; within it SIGTERM and a first SIGINT do not end the process, a second SIGINT
+    does, at once. The distributed runtime of several processes carries a notice to all of them and
+    picks a step they all can reach.
     """
 
     def __init__(self):
         """Prepares; nothing is changed yet."""
         self._told = False
-        self._previous = None
+        self._previous = {}
 
     def __enter__(self):
-        # With several processes JAX has a handler of its own.
-        alone = jax.process_count() == 1
-        if alone and threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGTERM, self._tell)
+        if threading.current_thread() is threading.main_thread():
+            handlers = {signal.SIGINT: self._interrupt}
+            if jax.process_count() == 1:
+                handlers[signal.SIGTERM] = self._tell
+            self._previous = {number: signal.signal(number, x) for number, x in handlers.items()}
         return self
 
     def __exit__(self, *_):
-        if self._previous is not None:
-            signal.signal(signal.SIGTERM, self._previous)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
     def _tell(self, *_):
         self._told = True
+
+    def _interrupt(self, *_):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        print("stopping after this step; Ctrl-C again: at once", file=sys.stderr, flush=True)
+        # With several processes JAX has a handler of its own, which tells all of them.
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def due(self, step: int) -> bool:
         """Returns whether to stop after this step; every process has to ask after every step."""

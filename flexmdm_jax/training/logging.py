@@ -61,6 +61,10 @@ class Progress:
         """Shows the newest figures."""
         self._bar.set_postfix_str(f"loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s")
 
+    def say(self, what: str) -> None:
+        """Shows what goes on while no step is taken."""
+        self._bar.set_postfix_str(what)
+
     def close(self) -> None:
         """Leaves the bar as it stands."""
         self._bar.close()

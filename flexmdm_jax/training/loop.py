@@ -154,10 +154,11 @@ class _Run:
             # The first step of a process compiles; its time says nothing.
             if number % self._config.log_every == 0 or number in (first + 1, last) or stop:
                 self._log(number)
-            if number % self._config.evaluate_every == 0 or number == last:
-                self._look(number, state)
+            # What takes long comes after what keeps the run.
             if number % self._config.checkpoint_every == 0 or number == last or stop:
                 self._save(state, batches)
+            if number % self._config.evaluate_every == 0 or number == last:
+                self._look(number, state)
             if stop:
                 break
         self._checkpoints.wait()
@@ -212,6 +213,7 @@ class _Run:
 
     def _look(self, number: int, state: TrainState) -> None:
         self._watch.pause()
+        self._progress.say("evaluating")
         metrics = self._evaluate(self._setup.whole(state.ema, state.frozen))
         self._writer.write(number, {f"eval/{name}": value for name, value in metrics.items()})
         self._watch.resume()

@@ -1,0 +1,72 @@
+"""Ctrl-C: training saves and stops, a second one stops at once, every command says so in a line."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from commands import environment
+
+from flexmdm_jax.config import read_config
+from flexmdm_jax.hosts import Preemption
+from flexmdm_jax.model import load
+from flexmdm_jax.sharding import make_mesh
+from flexmdm_jax.training.loop import train
+from flexmdm_jax.training.state import Setup
+from flexmdm_jax.training.workdir import claim_workdir
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_first_signal_is_a_wish_to_stop(number):
+    before = [signal.getsignal(x) for x in SIGNALS]
+    with Preemption() as preemption:
+        assert not preemption.due(1)
+        os.kill(os.getpid(), number)
+        assert preemption.due(2)
+        assert preemption.due(3)
+    assert [signal.getsignal(x) for x in SIGNALS] == before
+
+
+def test_a_second_interrupt_stops_at_once(capsys):
+    before = [signal.getsignal(x) for x in SIGNALS]
+    with Preemption() as preemption:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert "Ctrl-C again: at once" in capsys.readouterr().err
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert preemption.due(1)
+    assert [signal.getsignal(x) for x in SIGNALS] == before
+
+
+def test_a_command_that_is_interrupted_ends_with_one_line():
+    code = """
+        import os, signal
+        from flexmdm_jax import cli
+        cli.run(lambda _: os.kill(os.getpid(), signal.SIGINT))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    result = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    assert result.returncode == 130
+    assert result.stderr.startswith("error: interrupted; ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_the_last_step_is_saved_before_it_is_evaluated(tiny_config, tiny_dataset, tmp_path):
+    saved = []
+
+    def evaluate(_):
+        saved.extend(path.name for path in (tmp_path / "w" / "checkpoints").iterdir())
+        raise KeyboardInterrupt
+
+    tiny_config["training"]["num_steps"] = 3
+    config, workdir = read_config(tiny_config), tmp_path / "w"
+    setup = Setup.of(config, tiny_dataset.vocabulary, make_mesh(config.mesh))
+    experiment = claim_workdir(workdir, config, tiny_dataset)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, setup, tiny_dataset, experiment, workdir, evaluate)
+    assert [name.partition(".")[0] for name in saved] == ["3"]
+    assert load(tmp_path / "w").step == 3
