@@ -18,6 +18,7 @@ from flexmdm_jax import hosts
 from flexmdm_jax.config import load_config_file
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.overrides import check_overrides, make_room, overridden_paths
+from flexmdm_jax.types import SEEDS
 
 # What define_…_flags() define belongs to the command that calls them, and to its --help.
 flags.disclaim_key_flags()
@@ -185,6 +186,11 @@ def define_process_flags() -> Callable[[], None]:
         )
 
     return join
+
+
+def define_seed_flag(help_string: str) -> flags.FlagHolder:
+    """Returns the holder of --seed."""
+    return flags.DEFINE_integer("seed", 0, help_string, lower_bound=SEEDS[0], upper_bound=SEEDS[-1])
 
 
 def define_sampler_flags() -> Callable[[], dict[str, str]]:

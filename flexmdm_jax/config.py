@@ -11,7 +11,7 @@ from flexmdm_jax.errors import UserError
 from flexmdm_jax.fields import flatten, nearest, parse_strategy, read_fields
 from flexmdm_jax.process import Process
 from flexmdm_jax.schedules import SCHEDULES
-from flexmdm_jax.types import Vocabulary
+from flexmdm_jax.types import SEEDS, Vocabulary
 
 
 def _positive(config: Any, *names: str) -> None:
@@ -229,6 +229,8 @@ class Config:
     seed: int = 0
 
     def __post_init__(self):
+        if self.seed not in SEEDS:
+            raise ValueError(f"seed = {self.seed}; it must lie between 0 and {SEEDS[-1]}")
         for schedule in (self.insertion, self.unmasking):
             parse_strategy(schedule, SCHEDULES, "schedule")
 

@@ -33,7 +33,7 @@ _TEMPERATURE = flags.DEFINE_multi_float(
 )
 _SEQUENCES = flags.DEFINE_integer("num_sequences", 1024, "Held-out sequences to score.")
 _TIMES = flags.DEFINE_integer("num_times", 32, "Times per sequence in the likelihood bound.")
-_SEED = flags.DEFINE_integer("seed", 0, "Decides all noise.")
+_SEED = cli.define_seed_flag("Decides all noise.")
 _BATCH = flags.DEFINE_integer("batch_size", 64, "Sequences at a time.")
 _BIN = flags.DEFINE_integer("bin_width", 4, "Lengths to a bin, in the picture and the TV.")
 _sampling = cli.define_sampler_flags()

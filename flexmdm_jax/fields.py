@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
@@ -63,6 +64,8 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
         return float(value)
     if type(value) is not kind:
         raise UserError(f"{path} = {value!r}: expected {getattr(kind, '__name__', kind)}")
+    if kind is float and not math.isfinite(value):
+        raise UserError(f"{path} = {value!r}: expected a finite number")
     return value
 
 
@@ -100,6 +103,8 @@ def parse_strategy(text: str, kinds: Mapping[str, type], what: str) -> Any:
             raise UserError(f"{what} {name!r} has no argument {key!r}{nearest(key, fields)}")
         try:
             values[key] = fields[key](value)
+            if fields[key] is float and not math.isfinite(values[key]):
+                raise ValueError
         except ValueError:
             raise UserError(f"{what} {text!r}: {value!r} is no {fields[key].__name__}") from None
     try:

@@ -36,14 +36,14 @@ _OUT = flags.DEFINE_string("out", None, "Folder to make; must not hold files yet
 _MAX_LENGTH = flags.DEFINE_integer("max_length", 1024, "Longest sequence in slots, with END.")
 _SPLIT = flags.DEFINE_string("split", "paragraph", "What a sequence is: paragraph or document.")
 _FRACTION = flags.DEFINE_float("validation_fraction", 0.05, "Share of text held out.")
-_SEED = flags.DEFINE_integer("seed", 0, "Decides which text is held out.")
+_SEED = cli.define_seed_flag("Decides which text is held out.")
 _SHARD_MB = flags.DEFINE_integer("shard_mb", 64, "About how much text becomes one shard.")
 _SKIP_BAD = flags.DEFINE_bool("skip_bad", False, "Count unusable documents instead of stopping.")
 _WORKERS = flags.DEFINE_integer("workers", os.cpu_count(), "Processes that prepare shards.")
 _RUNNER = flags.DEFINE_enum("runner", "local", ["local", "beam"], "Who prepares the shards.")
 _BEAM = flags.DEFINE_multi_string("beam_option", [], "Of the Beam pipeline: --runner=…")
 _INSPECT = flags.DEFINE_string("inspect", None, "Prepared dataset to describe.")
-_PRINT = flags.DEFINE_integer("print", 5, "Random examples that --inspect prints.")
+_PRINT = flags.DEFINE_integer("print", 5, "Random examples that --inspect prints.", lower_bound=0)
 
 
 def prepare() -> Dataset:

@@ -17,7 +17,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "A trained run.")
 _BASE = flags.DEFINE_string("base", "", "A LLaDA's base folder, if not where the run had it.")
 _NUM = flags.DEFINE_integer("num", 64, "Samples.")
 _STEPS = flags.DEFINE_integer("steps", 256, "Steps of the sampler.")
-_SEED = flags.DEFINE_integer("seed", 0, "Decides all noise.")
+_SEED = cli.define_seed_flag("Decides all noise.")
 _OUT = flags.DEFINE_string("out", "samples.jsonl", "File to write; must not exist yet.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace --out if it exists.")
 _BATCH = flags.DEFINE_integer("batch_size", 64, "Samples at a time.")
@@ -33,7 +33,9 @@ _TOP_P = flags.DEFINE_float("top_p", 1.0, "Draw among the tokens that reach this
 _BLOCK = flags.DEFINE_integer("block_length", 0, "MDM only: fill blocks of this many slots.")
 _PREFIX = flags.DEFINE_string("prefix", "", "Text to continue.")
 _SUFFIX = flags.DEFINE_string("suffix", "", "FlexMDM only: text to lead up to.")
-_PRINT = flags.DEFINE_integer("print", 0, "Also print this many samples, shortest to longest.")
+_PRINT = flags.DEFINE_integer(
+    "print", 0, "Also print this many samples, shortest to longest.", lower_bound=0
+)
 _sampling = cli.define_sampler_flags()
 _join = cli.define_process_flags()
 

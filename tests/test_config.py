@@ -4,6 +4,7 @@ import copy
 import pathlib
 
 import pytest
+import tiny
 
 from flexmdm_jax.config import (
     CHANGEABLE,
@@ -50,6 +51,25 @@ def _change(values, path, value):
         target = target.setdefault(group, {})
     target[name] = value
     return values
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("field", ["learning_rate", "weight_decay", "clip_norm"])
+def test_numbers_are_finite(field, value):
+    values = tiny.config_at("nowhere")
+    values["optimizer"][field] = value
+    with pytest.raises(UserError, match=rf"config\.optimizer\.{field} = .*: expected a finite"):
+        read_config(values)
+    with pytest.raises(UserError, match="is no float"):
+        read_config(tiny.config_at("nowhere") | {"insertion": f"polynomial:power={value}"})
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**63])
+def test_seeds_are_those_that_make_a_difference(seed):
+    values = tiny.config_at("nowhere")
+    assert read_config(values | {"seed": 2**32 - 1}).seed == 2**32 - 1
+    with pytest.raises(UserError, match=f"seed = {seed}; it must lie between 0 and 4294967295"):
+        read_config(values | {"seed": seed})
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Batch sampling: the time grid, length buckets, and the loop over leaps (paper, Algorithm 1)."""
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import flax.struct
@@ -40,7 +41,7 @@ class SamplerConfig:
         flattest: at the end for sine, at the start for cosine.
       rule: Which masks each step unmasks.
       insertions: How many masks each step inserts.
-      temperature: Divides the logits; 0 takes the most likely token.
+      temperature: Divides the logits; 0, or next to nothing, takes the most likely token.
       top_k: Draw among the k most likely tokens only; 0 for all.
       top_p: Draw among the most likely tokens that together reach this probability.
       block_length: MDM only: fill blocks of this many slots from left to right, each over its share
@@ -64,8 +65,8 @@ class SamplerConfig:
     def __post_init__(self):
         if self.steps < 1:
             raise ValueError(f"steps = {self.steps}; sampling needs at least 1 step")
-        if not self.temperature >= 0:
-            raise ValueError(f"temperature = {self.temperature}; it must be 0 or more")
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature = {self.temperature}; it must be 0 or more, and finite")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p = {self.top_p}; it must lie in (0, 1]")
         if self.top_k < 0 or self.block_length < 0:
@@ -109,6 +110,10 @@ class Samples:
     def sequences(self) -> list[Int[np.ndarray, "_"]]:
         """Returns the tokens of each row without END, of samples that are on the host."""
         return [row[:count] for row, count in zip(self.tokens, self.lengths, strict=True)]
+
+
+# Below it the likeliest token is drawn all but surely, and logits may overflow when divided.
+_COLDEST = 1e-6
 
 
 class _Grid(NamedTuple):
@@ -256,7 +261,7 @@ def _drawing(keys, denoiser, hidden, sampler, num_groups, process):
 
 def _sample(keys, logits: Float[Array, "*slots v"], sampler) -> Int[Array, "*slots"]:
     """Returns tokens drawn exactly from softmax(logits) after temperature, top_k and top_p."""
-    if sampler.temperature == 0:
+    if sampler.temperature < _COLDEST:
         return jnp.argmax(logits, axis=-1)
     logits = logits / sampler.temperature
     if sampler.top_k:

@@ -442,6 +442,7 @@ def test_impossible_samplers_are_refused():
         {"steps": 0},
         {"temperature": -1.0},
         {"temperature": float("nan")},
+        {"temperature": float("inf")},
         {"top_p": 0.0},
         {"top_p": 1.5},
     ):
@@ -456,6 +457,14 @@ def test_impossible_samplers_are_refused():
         generate(*args, start(LENGTH), sampler, Process(V))
     with pytest.raises(ValueError, match="steps = 2 cannot fill 5 blocks of 2"):
         generate(*args, start(LENGTH, mdm=True), sampler, Process.mdm(V))
+
+
+@pytest.mark.parametrize("temperature", [1e-7, 1e-30, 1e-45])
+def test_a_temperature_next_to_nothing_takes_the_likeliest_token(temperature):
+    logits = jnp.asarray([[3.0, 90.0, -jnp.inf, 89.0], [-1e30, -2e30, -jnp.inf, -3e30]])
+    keys = jax.random.split(jax.random.key(0), 2)
+    tokens = _sample(keys, logits, SamplerConfig(temperature=temperature))
+    assert tokens.tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(
