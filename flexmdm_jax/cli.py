@@ -67,6 +67,8 @@ def _run(main: Callable[[Sequence[str]], None], commands: Sequence[str]) -> None
             raise
         _exit(f"{error.filename or 'file system'}: {_USERS_ERRNO[error.errno]}")
     except Exception as error:
+        if str(error).startswith(_NO_BACKEND):
+            _exit(f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {error}")
         full = _full_disk(error)
         if not full:
             raise
@@ -95,6 +97,7 @@ def _worth_logging(record) -> bool:
     return not (_full_disk(record.getMessage()) or _full_disk(error))
 
 
+_NO_BACKEND = "Unable to initialize backend"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _USERS_ERRNO = {
     errno.ENOSPC: "no space left on the disk; free some and run the same command again",

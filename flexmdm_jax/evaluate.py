@@ -15,7 +15,7 @@ from flexmdm_jax.evaluation.planning import evaluate_maze
 from flexmdm_jax.evaluation.report import format_table
 from flexmdm_jax.evaluation.request import Request
 from flexmdm_jax.evaluation.text import evaluate_likelihood, evaluate_text
-from flexmdm_jax.files import write_atomically
+from flexmdm_jax.files import check_writable, write_atomically
 from flexmdm_jax.model import Model, load
 from flexmdm_jax.training.workdir import check_dataset
 
@@ -83,6 +83,9 @@ def main(_):
     """Runs the command."""
     logging.set_verbosity(logging.WARNING)
     request = _request()
+    out = pathlib.Path(_OUT.value or _WORKDIR.value[0])
+    if _OUT.value:
+        check_writable(out / "evaluation.json")
     _join()
     hosts.check_agreement({"the command line": cli.shared_flags()})
     models = _load_models()
@@ -98,7 +101,6 @@ def main(_):
     report = EVALUATIONS[kind](models, dataset, request)
     if jax.process_index() > 0:
         return
-    out = pathlib.Path(_OUT.value or _WORKDIR.value[0])
     results = json.dumps(report.rows, indent=2) + "\n"
     files = {"evaluation.json": results.encode(), **report.pictures}
     for name, data in files.items():

@@ -107,10 +107,20 @@ def parse_strategy(text: str, kinds: Mapping[str, type], what: str) -> Any:
                 raise ValueError
         except ValueError:
             raise UserError(f"{what} {text!r}: {value!r} is no {fields[key].__name__}") from None
+    if missing := [key for key in _required(kinds[name]) if key not in values]:
+        arguments = ",".join(f"{key}=…" for key in missing)
+        raise UserError(f"{what} {text!r} needs {', '.join(missing)}: {name}:{arguments}")
     try:
         return kinds[name](**values)
     except ValueError as error:
         raise UserError(f"{what} {text!r}: {error}") from None
+
+
+def _required(kind: type) -> list[str]:
+    """Returns the fields of a dataclass that have no default."""
+    nothing = dataclasses.MISSING
+    fields = dataclasses.fields(kind)
+    return [x.name for x in fields if x.default is nothing and x.default_factory is nothing]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

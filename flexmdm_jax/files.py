@@ -22,7 +22,21 @@ def new_file(name: str, overwrite: bool) -> pathlib.Path:
         raise UserError(f"{path} is a folder; name a file")
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists already; name another file or pass --overwrite")
+    check_writable(path)
     return path
+
+
+def check_writable(path: pathlib.Path) -> None:
+    """Raises UserError unless something may be written at a path; its folder is made."""
+    probe = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{path} cannot be written: a part of this path is a file") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}; name another") from None
 
 
 def write_atomically(path: pathlib.Path, data: bytes) -> None:
@@ -56,7 +70,7 @@ def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path} exists already; choose another --out or delete it first")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(path)
     partial = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield partial

@@ -12,12 +12,13 @@ from absl import flags, logging
 from flexmdm_jax import cli
 from flexmdm_jax.data.preparation import runners
 from flexmdm_jax.data.preparation.units import Plan, prepare_dataset
+from flexmdm_jax.data.sources.corpora import SOURCES
 from flexmdm_jax.data.storage import inspection
 from flexmdm_jax.data.storage.records import Dataset, open_dataset
 from flexmdm_jax.data.tasks import SYMBOL_TASKS, TASKS
 from flexmdm_jax.data.tokenizers import make_tokenizer
 from flexmdm_jax.errors import UserError
-from flexmdm_jax.fields import parse_strategy
+from flexmdm_jax.fields import nearest, parse_strategy
 
 _SOURCE = flags.DEFINE_string(
     "source",
@@ -53,8 +54,11 @@ def prepare() -> Dataset:
             raise UserError(f"--{flag.name} must have a value, unless there is --inspect=DIR")
     cli.require_positive(workers=_WORKERS.value, shard_mb=_SHARD_MB.value)
     tokenizer_dir = pathlib.Path(_TOKENIZER_DIR.value) if _TOKENIZER_DIR.value else None
-    if _SOURCE.value.partition(":")[0] in TASKS:
+    kind = _SOURCE.value.partition(":")[0]
+    if kind in TASKS:
         return _prepare_task(tokenizer_dir)
+    if kind not in SOURCES:
+        raise UserError(f"unknown --source {kind!r}{nearest(kind, [*SOURCES, *TASKS])}")
     plan = Plan(
         source=_SOURCE.value,
         tokenizer=_TOKENIZER.value,

@@ -138,6 +138,10 @@ def test_training_refuses(home, tmp_path):
     refuse("make it with: make data/demo", *train, "--config=configs/demo.py", cwd=_bare(tmp_path))
     refuse("invalid literal", *train, flex, "--config.model.num_layers=x")
     refuse("unexpected argument 'extra'", *train, flex, "extra")
+    refuse(
+        "unknown attention implementation 'flash'", *train, flex, "--config.model.attention=flash"
+    )
+    refuse("this program is for cpu", *train, flex, "--config.model.attention=pallas")
     assert not (tmp_path / "w").exists()
 
 
@@ -191,6 +195,7 @@ def test_sampling_refuses(home, tmp_path):
     refuse("temperature = inf", *sample, "--temperature=inf")
     refuse("--seed=4294967296", *sample, "--seed=4294967296")
     refuse("--print=-4", *sample, "--print=-4")
+    refuse("/proc/x cannot be written", "sample", f"--workdir={home}/flex", "--out=/proc/x")
     refuse("unknown rule 'adaptiv'; did you mean 'adaptive'", *sample, "--rule=adaptiv")
     refuse("unknown grid 'sinus'; did you mean 'sine'", *sample, "--grid=sinus")
     refuse("MDM only", *sample, "--block_length=4")
@@ -210,6 +215,13 @@ def test_preparation_refuses(home, tmp_path):
     refuse("split empty", *prepare, f"--source=text:{tmp_path}/empty.txt")
     refuse("no file matches", *prepare, f"--source=text:{tmp_path}/nothing/*")
     refuse("--max_length=0", *prepare, "--source=stdlib", "--max_length=0")
+    refuse("needs data: gsm8k:data=…", *prepare, "--source=gsm8k")
+    refuse("nothing follows stdlib", *prepare, "--source=stdlib:all")
+    refuse("unknown --source 'mazes'; did you mean 'maze'", *prepare, "--source=mazes:size=9")
+    for out in ("/proc/x", f"{tmp_path}/latin.txt/x"):
+        refuse(f"{out} cannot be written", "prepare", "--source=stdlib", f"--out={out}")
+    notes = f"--tokenizer=sentencepiece:{tmp_path}/empty.txt"
+    refuse("empty.txt is no SentencePiece model", "prepare", "--source=stdlib", notes, prepare[2])
     refuse("no prepared dataset in", "prepare", f"--inspect={tmp_path}/nowhere")
     refuse("--source must have a value", *prepare)
     refuse("exists already", *prepare[:2], f"--out={home}/data", "--source=stdlib")
@@ -263,6 +275,7 @@ def test_a_damaged_checkpoint_is_reported_and_passed_over(home, tmp_path):
 def test_evaluation_refuses(home):
     refuse("--num=0", "evaluate", f"--workdir={home}/flex", "--num=0")
     refuse("no prepared dataset", "evaluate", f"--workdir={home}/flex", "--data=/nowhere")
+    refuse("cannot be written", "evaluate", f"--workdir={home}/flex", "--out=/proc/x")
 
 
 def test_a_changed_vocabulary_is_noticed(home, tmp_path):
@@ -272,5 +285,7 @@ def test_a_changed_vocabulary_is_noticed(home, tmp_path):
     values["vocabulary"]["mask"] = 300
     path.write_text(json.dumps(values))
     refuse("mask = 300 lies outside the vocabulary", "sample", f"--workdir={tmp_path}/w")
+    path.write_text("{}")
+    refuse("experiment.json: no field 'config'", "sample", f"--workdir={tmp_path}/w")
     path.write_text("{")
     refuse("experiment.json is not JSON", "sample", f"--workdir={tmp_path}/w")

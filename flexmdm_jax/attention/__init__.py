@@ -6,7 +6,7 @@ import logging
 import jax
 from jaxtyping import Array, Float, Int
 
-from flexmdm_jax.attention.backends import BACKENDS, DEFAULTS
+from flexmdm_jax.attention.backends import BACKENDS, DEFAULTS, Backend
 from flexmdm_jax.attention.checks import check_inputs
 from flexmdm_jax.attention.pallas_tpu import ATTENTION_RESULTS as ATTENTION_RESULTS
 
@@ -41,6 +41,23 @@ def attention(
     check_inputs(q, k, v, segment_ids)
     platform = current_platform()
     name = implementation or ("xla" if causal else DEFAULTS.get(platform, "xla"))
+    backend = find_backend(name, platform)
+    _announce(name, platform, chosen=implementation is not None)
+    if not causal:
+        return backend.attend(q, k, v, segment_ids)
+    if backend.attend_causal is None:
+        raise ValueError(
+            f"attention implementation {name!r} always sees both ways; choose 'xla' if causal"
+        )
+    return backend.attend_causal(q, k, v, segment_ids)
+
+
+def find_backend(name: str, platform: str) -> Backend:
+    """Returns the backend of a name.
+
+    Raises:
+      ValueError: If there is none, or it cannot run on the platform.
+    """
     if name not in BACKENDS:
         raise ValueError(
             f"unknown attention implementation {name!r}; choose one of {', '.join(BACKENDS)}"
@@ -51,14 +68,7 @@ def attention(
             f"attention implementation {name!r} runs on {' or '.join(backend.platforms)} only and "
             f"this program is for {platform}; {backend.advice}"
         )
-    _announce(name, platform, chosen=implementation is not None)
-    if not causal:
-        return backend.attend(q, k, v, segment_ids)
-    if backend.attend_causal is None:
-        raise ValueError(
-            f"attention implementation {name!r} always sees both ways; choose 'xla' if causal"
-        )
-    return backend.attend_causal(q, k, v, segment_ids)
+    return backend
 
 
 def current_platform() -> str:

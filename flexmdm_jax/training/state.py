@@ -10,6 +10,7 @@ import optax
 from flax.core import meta
 from jax.sharding import Mesh
 
+from flexmdm_jax.attention import find_backend
 from flexmdm_jax.config import Config
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.generation.engine import Engine
@@ -66,8 +67,14 @@ class Setup:
         """Returns the model and process that a config describes.
 
         Raises:
-          UserError: If the vocabulary is larger than the model's.
+          UserError: If the vocabulary is larger than the model's, or the mesh's devices do not run
+            the attention that the config names.
         """
+        if config.model.attention:
+            try:
+                find_backend(config.model.attention, mesh.devices.flat[0].platform)
+            except ValueError as error:
+                raise UserError(f"config.model.attention: {error}") from None
         process = config.process(vocabulary)
         model = _MODELS[config.model.kind](config, process)
         return cls(model, mesh, process, base=config.model.llada.base)

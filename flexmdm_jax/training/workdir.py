@@ -62,7 +62,9 @@ def load_experiment(workdir: pathlib.Path) -> Experiment:
             vocabulary=Vocabulary(**values["vocabulary"]),
             tokenizer_sha256=values["tokenizer_sha256"],
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except KeyError as error:
+        raise UserError(f"{path}: no field {error}; it is not what a run wrote") from None
+    except (TypeError, ValueError) as error:
         raise UserError(f"{path}: {error}") from None
 
 

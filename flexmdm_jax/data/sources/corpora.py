@@ -6,6 +6,7 @@ from flexmdm_jax.data.sources.documents import Part, Source
 from flexmdm_jax.data.sources.lines import JsonLines, Stdlib, TextFiles
 from flexmdm_jax.data.sources.tables import OpenWebText, Parquet, SavedDataset, TensorFlowDataset
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.fields import nearest
 
 SOURCES: dict[str, type[Source]] = {
     "stdlib": Stdlib,
@@ -31,7 +32,7 @@ def parse_source(spec: str) -> Source:
     """
     kind, _, rest = spec.partition(":")
     if kind not in SOURCES:
-        raise UserError(f"unknown source {spec!r}; choose one of {', '.join(SOURCES)}")
+        raise UserError(f"unknown source {spec!r}{nearest(kind, SOURCES)}")
     return SOURCES[kind](rest)
 
 

@@ -33,6 +33,10 @@ class Stdlib:
 
     rest: str = ""
 
+    def __post_init__(self):
+        if self.rest:
+            raise UserError(f"source 'stdlib:{self.rest}': nothing follows stdlib, write 'stdlib'")
+
     def parts(self, part_bytes: int) -> list[Part]:
         """Returns the whole as one part."""
         return [Part("stdlib", 0, 1, 500_000)]

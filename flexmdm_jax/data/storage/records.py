@@ -31,7 +31,7 @@ from flexmdm_jax.data.tokenizers import (
     tokenizer_hash,
 )
 from flexmdm_jax.errors import UserError
-from flexmdm_jax.files import write_atomically
+from flexmdm_jax.files import check_writable, write_atomically
 from flexmdm_jax.types import Vocabulary
 
 __all__ = [
@@ -123,9 +123,10 @@ def split_of(text: str, seed: int, validation_fraction: float) -> str:
 
 
 def refuse_existing(directory: pathlib.Path) -> None:
-    """Raises UserError if a directory is there and holds anything."""
+    """Raises UserError if a directory is there and holds anything, or cannot be made."""
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{directory} exists already; choose another --out or delete it first")
+    check_writable(directory)
 
 
 def write_dataset(

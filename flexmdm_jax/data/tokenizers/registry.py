@@ -58,7 +58,10 @@ def make_tokenizer(
         return SentencePieceTokenizer.train(texts, int(rest))
     if not rest:
         raise UserError("sentencepiece needs a size or a file: sentencepiece:1024")
-    return SentencePieceTokenizer({"sentencepiece.model": _read(pathlib.Path(rest))})
+    try:
+        return SentencePieceTokenizer({"sentencepiece.model": _read(pathlib.Path(rest))})
+    except RuntimeError:
+        raise UserError(f"{rest} is no SentencePiece model; name another file or a size") from None
 
 
 def _huggingface(folder: str) -> HuggingFaceTokenizer:
