@@ -49,7 +49,7 @@ def run(main: Callable[[Sequence[str]], None], commands: Sequence[str] = ()) -> 
 def _run(main: Callable[[Sequence[str]], None], commands: Sequence[str]) -> None:
     try:
         check_overrides(overridden_paths(sys.argv))
-        arguments = flags.FLAGS(sys.argv)
+        arguments = _parsed(sys.argv)
         if commands and (len(arguments) < 2 or arguments[1] not in commands):
             given = repr(arguments[1]) if len(arguments) > 1 else "nothing"
             raise UserError(f"expected one of {', '.join(commands)}, got {given}")
@@ -75,6 +75,15 @@ def _run(main: Callable[[Sequence[str]], None], commands: Sequence[str]) -> None
         print(f"error: {_USERS_ERRNO[full]}", file=sys.stderr, flush=True)
         # Writers that could not finish would complain once more while Python shuts down.
         os._exit(2)
+
+
+def _parsed(argv: Sequence[str]) -> list[str]:
+    """Returns the arguments that are no flags."""
+    try:
+        return flags.FLAGS(argv)
+    except ValueError as error:
+        # Of a flag such as --noconfig.x=true.
+        raise UserError(str(error)) from None
 
 
 def _report_unraisable(details) -> None:
@@ -143,6 +152,8 @@ class _ConfigParser(flags.ArgumentParser):
     def parse(self, path: str) -> Any:
         """Returns the config, a dict or a ConfigDict unless the file is wrong."""
         config = load_config_file(_config_path(path))
+        if config is None:
+            raise UserError("its get_config() returns nothing")
         if isinstance(config, ConfigDict):
             config = ConfigDict(config).unlock()
         for field in overridden_paths(sys.argv if self._argv is None else self._argv):

@@ -288,7 +288,10 @@ def load_config_file(path: str, neighbour: str = "", **arguments: Any) -> Any:
     """
     path = str(pathlib.Path(path).with_name(neighbour)) if neighbour else path
     try:
-        return runpy.run_path(path)["get_config"](**arguments)
+        get_config = runpy.run_path(path).get("get_config")
+        if not callable(get_config):
+            raise UserError(f"{path}: no function get_config(), as the shipped configs have it")
+        return get_config(**arguments)
     except UserError:
         raise
     except Exception as error:

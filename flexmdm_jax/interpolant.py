@@ -109,12 +109,15 @@ def stratified_times(
       warp: At least 1.
 
     Raises:
-      ValueError: If there is not one key for each row.
+      ValueError: If there is not one key for each row, or an argument is out of range.
     """
+    if (stratum is None) != (num_strata is None):
+        raise ValueError("give stratum and num_strata together, or neither")
+    if not warp >= 1:
+        raise ValueError(f"warp = {warp}; it must be at least 1")
+    check_row_keys(keys, None if stratum is None else stratum.shape[0])
     if stratum is None:
-        stratum = jnp.arange(keys.size)[:, None]
-    check_row_keys(keys, stratum.shape[0])
-    num_strata = num_strata or stratum.shape[0]
+        stratum, num_strata = jnp.arange(len(keys))[:, None], len(keys)
     offset = jax.vmap(lambda key: jax.random.uniform(key, stratum.shape[1:]))(keys)
     uniform = jnp.minimum((stratum + offset) / num_strata, LAST_TIME)
     if warp == 1:

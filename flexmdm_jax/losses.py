@@ -146,10 +146,12 @@ def nll_bound(
       num_groups: See map_slots.
 
     Raises:
-      ValueError: If there is not one key for each row.
+      ValueError: If there is not one key for each row, or num_times is not at least 1.
     """
     num_rows = batch.tokens.shape[0]
     check_row_keys(keys, num_rows)
+    if num_times < 1:
+        raise ValueError(f"num_times = {num_times}; it must be at least 1")
     of_slot = _negative_log_posterior(denoiser, process)
 
     def add_time(total, number):

@@ -10,7 +10,7 @@ import jax
 from flexmdm_jax.data.tokenizers import Tokenizer
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.generation.engine import CanvasOf, Completions
-from flexmdm_jax.sampling import SamplerConfig, start_canvas
+from flexmdm_jax.sampling import SamplerConfig, Samples, start_canvas
 from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.training.checkpoints import Checkpoints
 from flexmdm_jax.training.frozen import load_frozen
@@ -72,7 +72,7 @@ class Model:
         prefix: str = "",
         suffix: str = "",
     ) -> Iterator[dict[str, Any]]:
-        """Yields num samples as {"text", "tokens", "length", "truncated"}.
+        """Returns an iterator over num samples as {"text", "tokens", "length", "truncated"}.
 
         Args:
           sampler: How to sample.
@@ -83,10 +83,12 @@ class Model:
           suffix: Text to lead up to, FlexMDM only.
 
         Raises:
-          UserError: If prefix and suffix leave no room, or the method cannot take a suffix or
-            blocks.
+          UserError: At once, if nothing is asked for, prefix and suffix leave no room, or the
+            method cannot take a suffix or blocks.
         """
         process, encode = self.setup.process, self.tokenizer.encode
+        if min(num, batch_size) < 1:
+            raise UserError(f"num = {num}, batch_size = {batch_size}; both must be at least 1")
         engine = self.setup.engine(sampler, min(batch_size, num))
         try:
             sampler.num_blocks(self.max_length, process)
@@ -99,7 +101,10 @@ class Model:
             )
         except ValueError as error:
             raise UserError(str(error)) from None
-        for batch in engine.batches(self.params, lambda _: canvas, num=num, seed=seed):
+        return self._records(engine.batches(self.params, lambda _: canvas, num=num, seed=seed))
+
+    def _records(self, batches: Iterator[Samples]) -> Iterator[dict[str, Any]]:
+        for batch in batches:
             for sequence, truncated in zip(batch.sequences(), batch.truncated, strict=True):
                 tokens = sequence.tolist()
                 yield {

@@ -53,7 +53,8 @@ def field_type(path: str) -> Any:
 
 def _check_key(name: str, group: str) -> None:
     # config_flags reads a path as Python does, and finds a ConfigDict's methods before its keys.
-    if not name.isidentifier() or keyword.iskeyword(name) or hasattr(ConfigDict, name):
+    taken = name.startswith("_") or keyword.iskeyword(name) or hasattr(ConfigDict, name)
+    if taken or not name.isidentifier():
         raise UserError(
             f"{group}: {name!r} cannot be set by itself; set the whole, as in "
             f'--{group}="{{{name!r}: …}}"'

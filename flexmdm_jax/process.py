@@ -31,12 +31,25 @@ class Process:
     Attributes:
       vocabulary: Ids of MASK and END.
       insertion: α, the chance to be inserted by time t.
-      unmasking: β.
+      unmasking: β, not immediate.
+
+    Raises:
+      ValueError: If an argument is not what its name says.
     """
 
     vocabulary: Vocabulary
     insertion: Schedule = Linear()
     unmasking: Schedule = Linear()
+
+    def __post_init__(self):
+        if not isinstance(self.vocabulary, Vocabulary):
+            raise ValueError(f"vocabulary = {self.vocabulary!r}; it comes first, as in Process(…)")
+        for name in ("insertion", "unmasking"):
+            schedule = getattr(self, name)
+            if isinstance(schedule, type) or not isinstance(schedule, Schedule):
+                raise ValueError(f"{name} = {schedule!r}; give a schedule, such as Linear()")
+        if not self.unmasking.inserts:
+            raise ValueError("unmasking is immediate: then nothing is ever masked")
 
     @classmethod
     def mdm(cls, vocabulary: Vocabulary, unmasking: Schedule = unmasking) -> "Process":

@@ -94,15 +94,16 @@ class Denoiser:
 RowKeys = Key[Array, "b"]
 
 
-def check_row_keys(keys: Array, num_rows: int) -> None:
-    """Raises ValueError unless there is one key for each of num_rows rows."""
+def check_row_keys(keys: Array, num_rows: int | None = None) -> None:
+    """Raises ValueError unless there is one key for each of num_rows (or any number of) rows."""
     if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
         raise ValueError("keys are typed ones: jax.random.key(seed), not jax.random.PRNGKey(seed)")
-    if keys.shape != (num_rows,):
+    if keys.ndim != 1 or (num_rows is not None and len(keys) != num_rows):
         found = f"keys of shape {keys.shape}" if keys.shape else "a single key"
+        rows = "rows" if num_rows is None else num_rows
         raise ValueError(
-            f"{found} for {num_rows} rows; every row needs a key of its own: "
-            f"jax.random.split(key, {num_rows})"
+            f"{found} for {num_rows or 'several'} rows; every row needs a key of its own: "
+            f"jax.random.split(key, {rows})"
         )
 
 

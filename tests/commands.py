@@ -19,12 +19,20 @@ def environment():
     return os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": COMPILER_FLAGS}
 
 
+def _settings():
+    """Returns what JAX reads when it is imported, which a fork of a server cannot change."""
+    return {name: value for name, value in environment().items() if name.startswith("JAX_")}
+
+
+_OURS = _settings()
+
+
 @functools.cache
 def _server():
     """Returns the process that runs this worker's commands; it ends when the worker does."""
     server = subprocess.Popen(
         [sys.executable, pathlib.Path(__file__).with_name("command_server.py")],
-        env=environment(),
+        env=environment() | _OURS,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -44,7 +52,7 @@ def run(verb, *arguments, cwd=ROOT, prefix=()):
     """
     module, arguments = f"flexmdm_jax.{verb}", [str(argument) for argument in arguments]
     command = [*prefix, sys.executable, "-m", module, *arguments]
-    if prefix:
+    if prefix or _settings() != _OURS:
         return subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True)
     with tempfile.TemporaryDirectory() as folder:
         outputs = {name: pathlib.Path(folder, name) for name in ("stdout", "stderr")}
@@ -60,9 +68,10 @@ def run(verb, *arguments, cwd=ROOT, prefix=()):
         server = _server()
         server.stdin.write(json.dumps(request) + "\n")
         server.stdin.flush()
-        status = int(server.stdout.readline())
+        status = server.stdout.readline()
+        assert status, "the server has ended; its errors stand above"
         texts = {name: path.read_text() for name, path in outputs.items()}
-    return subprocess.CompletedProcess(command, status, **texts)
+    return subprocess.CompletedProcess(command, int(status), **texts)
 
 
 def succeed(verb, *arguments, **kwargs):

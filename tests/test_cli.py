@@ -158,6 +158,7 @@ def test_references_within_a_file_stay(parse):
         ("=3", r"unknown config field config\.; choose one of method"),
         ("data.sets.items=a", "'items' cannot be set by itself"),
         ("data.sets.class=a", "'class' cannot be set by itself"),
+        ("data.sets._fields=a", "'_fields' cannot be set by itself"),
         (
             "optimizer.group_learning_rates.*/lora_?=1",
             r"config\.optimizer\.group_learning_rates: '\*/lora_\?' cannot be set by itself; set "
@@ -205,8 +206,9 @@ def test_overrides_come_after_the_file(tmp_path):
 def test_what_is_wrong_in_a_file_is_named_all_the_same(parse):
     with pytest.raises(UserError, match=r"^config = 3: expected a group of fields"):
         read_config(parse("3"))
-    with pytest.raises(flags.Error, match=r"mine\.py: config = None: expected a group of fields"):
-        parse("None", "--config.seed=3")
+    for overrides in ([], ["--config.seed=3"]):
+        with pytest.raises(flags.Error, match=r"mine\.py: its get_config\(\) returns nothing"):
+            parse("None", *overrides)
     with pytest.raises(flags.Error, match=r"mine\.py: config\.model = 3: expected a group"):
         parse({"model": 3}, "--config.model.num_layers=3")
     with pytest.raises(UserError, match=r"^config field config\.optimizer\.learning_rate is miss"):
@@ -220,6 +222,9 @@ def test_what_a_files_python_raises_has_its_place(parse, tmp_path):
         parse("ConfigDict({'optimizer': {}}).optimiser")
     with pytest.raises(flags.Error, match=r"mine\.py: SyntaxError: .*line 4"):
         parse("1 +")
+    (tmp_path / "base.py").write_text("get_config = 5")
+    with pytest.raises(flags.Error, match=r"base\.py: no function get_config\(\)"):
+        parse("load_config_file(__file__, 'base.py')")
     (tmp_path / "base.py").write_text("def get_config():\n    return 1 / 0\n")
     with pytest.raises(flags.Error, match=r"base\.py, line 2: ZeroDivisionError: division by zer"):
         parse("load_config_file(__file__, 'base.py')")

@@ -118,9 +118,10 @@ def test_evaluation_compares_runs(home, tmp_path):
     assert (tmp_path / "results" / "lengths.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("verb", ["prepare", "train", "sample", "evaluate", "convert"])
+@pytest.mark.parametrize("verb", ["prepare", "train", "sample", "evaluate", "convert", "aot"])
 def test_every_command_explains_itself(verb):
-    result = run(verb, "--help")
+    # In a process that has imported nothing yet.
+    result = run(verb, "--help", prefix=("env",))
     source = (ROOT / "flexmdm_jax" / f"{verb}.py").read_text()
     assert ast.get_docstring(ast.parse(source)) in result.stdout
     defined = re.findall(r'DEFINE_\w+\(\s*"(\w+)"', source)
@@ -138,6 +139,7 @@ def test_training_refuses(home, tmp_path):
     refuse("make it with: make data/demo", *train, "--config=configs/demo.py", cwd=_bare(tmp_path))
     refuse("invalid literal", *train, flex, "--config.model.num_layers=x")
     refuse("unexpected argument 'extra'", *train, flex, "extra")
+    refuse("does not take an argument", *train, flex, "--noconfig.model.mark_start=true")
     refuse(
         "unknown attention implementation 'flash'", *train, flex, "--config.model.attention=flash"
     )

@@ -85,6 +85,22 @@ def test_mdm_has_every_token_from_the_start():
     np.testing.assert_allclose(process.clean(t), t**2)
 
 
+def test_unmasking_is_not_immediate():
+    for make in (lambda: Process(V, Linear(), Immediate()), lambda: Process.mdm(V, Immediate())):
+        with pytest.raises(ValueError, match="nothing is ever masked"):
+            make()
+
+
+def test_times_are_drawn_from_parts_that_are_there():
+    keys = jax.random.split(jax.random.key(0), 3)
+    t = interpolant.stratified_times(keys).t
+    assert (jnp.floor(3 * t[:, 0]) == jnp.arange(3)).all()
+    with pytest.raises(ValueError, match="together, or neither"):
+        interpolant.stratified_times(keys, num_strata=3)
+    with pytest.raises(ValueError, match=r"warp = 0.5; it must be at least 1"):
+        interpolant.stratified_times(keys, warp=0.5)
+
+
 def test_chances_keep_the_shape_of_times():
     process = Process(V, Sine(), Cosine())
     t = jnp.linspace(0.1, 0.9, 6)

@@ -51,6 +51,9 @@ class Engine:
       sampler: How to sample; one without length buckets gets those of default_buckets().
       mesh: The devices that share the rows of a batch.
       rows: Rows at a time; a multiple of these devices.
+
+    Raises:
+      ValueError: If there are no rows, or the devices do not share them evenly.
     """
 
     denoiser: Callable[[Any], Denoiser]
@@ -58,6 +61,11 @@ class Engine:
     sampler: SamplerConfig
     mesh: Mesh
     rows: int
+
+    def __post_init__(self):
+        devices = num_batch_shards(self.mesh)
+        if self.rows < 1 or self.rows % devices:
+            raise ValueError(f"rows = {self.rows}; they must be a multiple of {devices} devices")
 
     @functools.cached_property
     def program(self) -> Callable[[Any, Canvas, RowKeys], Samples]:
@@ -102,7 +110,13 @@ class Engine:
             )
 
     def complete(self, params: Any, canvas_of: CanvasOf, *, num: int, seed: int) -> Completions:
-        """Returns the rows of batches() together."""
+        """Returns the rows of batches() together.
+
+        Raises:
+          ValueError: If num is not at least 1.
+        """
+        if num < 1:
+            raise ValueError(f"num = {num}; it must be at least 1")
         batches = list(self.batches(params, canvas_of, num=num, seed=seed))
         traced = self.sampler.trace
         return Completions(

@@ -49,7 +49,7 @@ def load_experiment(workdir: pathlib.Path) -> Experiment:
     path = workdir / _EXPERIMENT
     try:
         values = json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"no run in {workdir} ({_EXPERIMENT} is missing); train one with "
             "python -m flexmdm_jax.train --config=… --workdir=…"

@@ -71,6 +71,20 @@ def test_batches_end_with_the_last_row():
     assert [batch.trace.shape[:2] for batch in batches] == [(8, 2), (8, 2), (8, 1)]
 
 
+@pytest.mark.parametrize("num", [0, -1])
+def test_at_least_one_row_is_wanted(num):
+    with pytest.raises(ValueError, match=f"num = {num}; it must be at least 1"):
+        engine(2).complete(jnp.float32(0), canvas_of, num=num, seed=SEED)
+    assert not list(engine(2).batches(jnp.float32(0), canvas_of, num=num, seed=SEED))
+
+
+def test_devices_share_the_rows_evenly():
+    mesh = make_mesh(MeshConfig())
+    for rows in (0, 4, 12):
+        with pytest.raises(ValueError, match=f"rows = {rows}; they must be a multiple of 8"):
+            Engine(engine(1).denoiser, PROCESS, SAMPLER, mesh, rows)
+
+
 def test_buckets_are_powers_of_two_and_the_length():
     assert default_buckets(100) == (32, 64, 100)
     assert default_buckets(64) == (32, 64)

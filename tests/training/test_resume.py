@@ -242,5 +242,6 @@ def _assert_same_metrics(killed, straight):
     """Every loss that was logged, by whichever process, is the one of the straight run."""
     truth = {d["step"]: d["loss"] for d in map(json.loads, straight) if "loss" in d}
     logged = [d for d in map(json.loads, killed) if "loss" in d]
-    assert len(logged) > len(truth), "steps after a checkpoint are logged again"
+    # Steps after a checkpoint are logged again; two kills may both have hit the very moment of one.
+    assert len(logged) >= len(truth) + either(0, 1)
     assert all(truth[d["step"]] == d["loss"] for d in logged)

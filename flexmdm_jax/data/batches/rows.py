@@ -81,19 +81,40 @@ def stack_rows(rows: Iterable[Row]) -> Row:
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def batch_of(sequences: Iterable[Iterable[int]], length: int, process: Process) -> Batch:
+def _checked(number: int, sequence: Iterable[Any], length: int, vocabulary: Vocabulary):
+    tokens = np.array(list(sequence))
+    if len(tokens) >= length:
+        raise ValueError(
+            f"sequence {number} takes {len(tokens) + 1} slots with END, more than length = {length}"
+        )
+    special = (vocabulary.mask, vocabulary.end)
+    for token in tokens.tolist():
+        if not isinstance(token, int) or not 0 <= token < vocabulary.size or token in special:
+            raise ValueError(
+                f"sequence {number} holds {token!r}; data are ids below {vocabulary.size} that are "
+                f"neither MASK = {special[0]} nor END = {special[1]}"
+            )
+    return tokens.astype(np.int64)
+
+
+def batch_of(sequences: Iterable[Iterable[Any]], length: int, process: Process) -> Batch:
     """Returns token sequences, to which END is added here, as a batch with nothing else fixed.
 
     Args:
-      sequences: Token ids without END.
+      sequences: Token ids without END, in lists or arrays.
       length: Slots of a row.
       process: FlexMDM's or MDM's; decides the layout of rows.
 
     Raises:
-      UserError: If a sequence and its END are longer than a row.
+      ValueError: If there is no sequence, or one is too long for a row or holds what is no data.
     """
     arrange, vocabulary = arrange_for(process), process.vocabulary
-    tokens = [np.array([*sequence, vocabulary.end], np.int32) for sequence in sequences]
+    tokens = [
+        np.append(_checked(number, sequence, length, vocabulary), vocabulary.end).astype(np.int32)
+        for number, sequence in enumerate(sequences)
+    ]
+    if not tokens:
+        raise ValueError("a batch needs at least one sequence, which may be empty")
     rows = (arrange(Sequence(x, np.zeros(len(x), bool)), length, vocabulary) for x in tokens)
     fields = {**stack_rows(rows), "index": np.arange(len(tokens), dtype=np.int32)}
     return Batch(**jax.tree.map(jnp.asarray, fields))
