@@ -28,11 +28,10 @@ def new_file(name: str, overwrite: bool) -> pathlib.Path:
 
 def check_writable(path: pathlib.Path) -> None:
     """Raises UserError unless something may be written at a path; its folder is made."""
-    probe = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        # Without a name, so that several processes may ask at once.
+        tempfile.TemporaryFile(dir=path.parent).close()
     except (FileExistsError, NotADirectoryError):
         raise UserError(f"{path} cannot be written: a part of this path is a file") from None
     except OSError as error:
