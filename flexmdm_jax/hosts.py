@@ -154,7 +154,10 @@ class Preemption:
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
-            handlers = {signal.SIGINT: self._interrupt}
+            handlers = {}
+            # A shell lets what it starts in the background ignore Ctrl-C.
+            if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+                handlers[signal.SIGINT] = self._interrupt
             if jax.process_count() == 1:
                 handlers[signal.SIGTERM] = self._tell
             self._previous = {number: signal.signal(number, x) for number, x in handlers.items()}

@@ -20,6 +20,14 @@ from flexmdm_jax.training.workdir import claim_workdir
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+@pytest.fixture(autouse=True)
+def in_the_foreground():
+    """Where the tests are started in the background, Ctrl-C is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_first_signal_is_a_wish_to_stop(number):
     before = [signal.getsignal(x) for x in SIGNALS]
@@ -42,10 +50,18 @@ def test_a_second_interrupt_stops_at_once(capsys):
     assert [signal.getsignal(x) for x in SIGNALS] == before
 
 
+def test_in_the_background_it_stays_ignored():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with Preemption() as preemption:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert not preemption.due(1)
+
+
 def test_a_command_that_is_interrupted_ends_with_one_line():
     code = """
         import os, signal
         from flexmdm_jax import cli
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         cli.run(lambda _: os.kill(os.getpid(), signal.SIGINT))
     """
     command = [sys.executable, "-c", textwrap.dedent(code)]
