@@ -60,6 +60,13 @@ def png_of(figure: Any) -> bytes:
     return png.getvalue()
 
 
+def refuse_existing(folder: pathlib.Path) -> None:
+    """Raises UserError if a folder is there and holds anything, or cannot be made."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists already; choose another --out or delete it first")
+    check_writable(folder)
+
+
 @contextlib.contextmanager
 def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Gives a folder to fill that takes its name when the block ends, and is gone if it fails.
@@ -67,9 +74,7 @@ def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
     Raises:
       UserError: If the path holds files already.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{path} exists already; choose another --out or delete it first")
-    check_writable(path)
+    refuse_existing(path)
     partial = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield partial

@@ -13,7 +13,9 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from effort import COMPILER_FLAGS, either
+from commands import config_file as write_config
+from commands import environment
+from effort import either
 
 from flexmdm_jax.config import read_config
 from flexmdm_jax.model import load
@@ -35,8 +37,7 @@ def _free_port() -> int:
 
 
 def _environment(**more):
-    ours = {"PYTHONPATH": str(ROOT), "PYTHON": sys.executable, "XLA_FLAGS": COMPILER_FLAGS}
-    return os.environ | ours | {"PORT": str(_free_port())} | more
+    return environment() | {"PYTHON": sys.executable, "PORT": str(_free_port())} | more
 
 
 def _start(config_file, workdir, *flags, number=2):
@@ -90,12 +91,7 @@ def config_file(tiny_dataset, tmp_path_factory):
     values = tiny.config(tiny_dataset)
     values["training"] |= {"num_steps": 10_000, "checkpoint_every": 4, "log_every": 1}
     values["training"]["evaluate_every"] = 100_000
-    path = tmp_path_factory.mktemp("config") / "config.py"
-    path.write_text(
-        "from ml_collections import ConfigDict\n"
-        f"def get_config():\n    return ConfigDict({values!r})\n"
-    )
-    return path
+    return write_config(tmp_path_factory.mktemp("config") / "config.py", values)
 
 
 @pytest.fixture(scope="module")
@@ -162,11 +158,11 @@ def test_the_data_goes_on_with_another_number_of_hosts(ended, tiny_dataset, monk
 
 def _side_by_side(verb, commands):
     """Runs a command in processes of one run; returns the (status, errors) of each."""
-    environment = _environment()
+    started_with = _environment()
     runs = [
         subprocess.Popen(
-            [sys.executable, "-m", f"flexmdm_jax.{verb}", *command, *_where(environment, number)],
-            env=environment,
+            [sys.executable, "-m", f"flexmdm_jax.{verb}", *command, *_where(started_with, number)],
+            env=started_with,
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -185,8 +181,8 @@ def _refused(verb, commands):
     ]
 
 
-def _where(environment, number):
-    address = f"--coordinator=127.0.0.1:{environment['PORT']}"
+def _where(started_with, number):
+    address = f"--coordinator=127.0.0.1:{started_with['PORT']}"
     return [address, "--num_processes=2", f"--process_id={number}"]
 
 

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from commands import config_file
 from effort import COMPILER_FLAGS, either
 
 from flexmdm_jax.config import read_config
@@ -199,13 +200,9 @@ def test_no_readable_checkpoint_is_an_error(two_checkpoints, tmp_path):
 def test_killed_again_and_again_ends_like_a_run_that_was_not(tiny_config, tmp_path, monkeypatch):
     """kill -9 at random moments of start-up, training and saving."""
     tiny_config["training"] |= {"num_steps": 4000, "checkpoint_every": 3, "log_every": 1}
-    config_file = tmp_path / "config.py"
-    config_file.write_text(
-        "from ml_collections import ConfigDict\n"
-        f"def get_config():\n    return ConfigDict({tiny_config!r})\n"
-    )
     monkeypatch.setenv("XLA_FLAGS", COMPILER_FLAGS)
-    command = [sys.executable, "-m", "flexmdm_jax.train", f"--config={config_file}"]
+    config = config_file(tmp_path / "config.py", tiny_config)
+    command = [sys.executable, "-m", "flexmdm_jax.train", f"--config={config}"]
     source = random.Random(1)
     killed = tmp_path / "killed"
     for _ in range(NUM_KILLS):

@@ -22,7 +22,6 @@ from flexmdm_jax.data.storage.records import (
     TRAIN,
     Dataset,
     open_dataset,
-    refuse_existing,
     save_dataset,
     split_of,
 )
@@ -35,7 +34,7 @@ from flexmdm_jax.data.tokenizers import (
     tokenizer_spec,
 )
 from flexmdm_jax.errors import UserError
-from flexmdm_jax.files import write_atomically
+from flexmdm_jax.files import refuse_existing, write_atomically
 
 _UNITS, _DATASET, _PLAN, _LOCK = "units", "dataset", "plan.json", "lock"
 # Text of documents that are split and encoded together.

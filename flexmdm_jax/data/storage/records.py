@@ -31,7 +31,7 @@ from flexmdm_jax.data.tokenizers import (
     tokenizer_hash,
 )
 from flexmdm_jax.errors import UserError
-from flexmdm_jax.files import check_writable, write_atomically
+from flexmdm_jax.files import refuse_existing, write_atomically
 from flexmdm_jax.types import Vocabulary
 
 __all__ = [
@@ -47,7 +47,6 @@ __all__ = [
     "open_dataset",
     "read_sequences",
     "read_split",
-    "refuse_existing",
     "save_dataset",
     "split_of",
     "write_dataset",
@@ -120,13 +119,6 @@ def split_of(text: str, seed: int, validation_fraction: float) -> str:
     digest = hashlib.sha256(f"{seed}:{text}".encode()).digest()
     level = int.from_bytes(digest[:8], "big") / 2**64
     return VALIDATION if level < validation_fraction else TRAIN
-
-
-def refuse_existing(directory: pathlib.Path) -> None:
-    """Raises UserError if a directory is there and holds anything, or cannot be made."""
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise UserError(f"{directory} exists already; choose another --out or delete it first")
-    check_writable(directory)
 
 
 def write_dataset(
