@@ -37,6 +37,8 @@ from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import refuse_existing, write_atomically
 
 _UNITS, _DATASET, _PLAN, _LOCK = "units", "dataset", "plan.json", "lock"
+# What a finished unit says of itself; units of another version are not taken up.
+_VERSION = 2
 # Text of documents that are split and encoded together.
 _BLOCK_CHARACTERS = 1 << 18
 # A tokenizer learns from at most so much text, taken from all units alike.
@@ -234,7 +236,8 @@ def _claimed(work: Work) -> Iterator[None]:
             raise UserError(f"another process prepares {work.folder}; wait for it") from None
         units = [[dataclasses.astuple(part) for part in unit] for unit in work.units]
         # As it comes back from the file.
-        ours = json.loads(json.dumps({**dataclasses.asdict(work.plan), "units": units}))
+        ours = {"version": _VERSION, **dataclasses.asdict(work.plan), "units": units}
+        ours = json.loads(json.dumps(ours))
         path = work.folder / _PLAN
         theirs = json.loads(path.read_text()) if path.exists() else None
         if theirs is None:

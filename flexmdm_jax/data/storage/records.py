@@ -99,6 +99,17 @@ class Dataset:
     task: dict[str, Any] | None
     metadata: dict[str, Any]
 
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of what dataset.json says of the splits: lengths, and every shard's own SHA-256.
+
+        Of a mixture, of all its datasets in order. Datasets of older versions do not record their
+        shards' hashes; theirs covers the lengths alone.
+        """
+        parts = self.metadata.get("mixture", [self.metadata])
+        text = "".join(json.dumps(part["splits"], sort_keys=True) for part in parts)
+        return hashlib.sha256(text.encode()).hexdigest()
+
     def tokenizer(self) -> Tokenizer:
         """Returns the dataset's tokenizer.
 
@@ -189,6 +200,7 @@ def save_dataset(
         splits[split] = add_statistics([shard[split] for shard in written])
         names = [shard_name(split, number, len(written)) for number in range(len(written))]
         splits[split]["shards"] = names
+        splits[split]["sha256"] = [shard[split]["sha256"] for shard in written]
         if not splits[split]["sequences"]:
             raise UserError(
                 f"the corpus leaves the {split} split empty; "

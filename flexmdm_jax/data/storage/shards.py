@@ -3,6 +3,7 @@
 import array
 import collections
 import dataclasses
+import hashlib
 import pathlib
 from collections.abc import Iterable
 from typing import Any
@@ -91,15 +92,20 @@ class ShardWriter:
         self._lengths[split].append(len(record) // 4)
 
     def close(self) -> dict[str, dict[str, Any]]:
-        """Finishes the files and returns statistics() of each split."""
+        """Finishes the files and returns statistics() of each split, and its shard's SHA-256."""
+        hashes = {}
         for split, name in self._names.items():
             self._writers.pop(split).close()
+            hashes[split] = _sha256(self._partial(name))
             lengths = np.frombuffer(self._lengths[split], np.uint32).astype("<u4")
             self._partial(lengths_name(name)).write_bytes(lengths.tobytes())
         for name in self._names.values():
             for file in (name, lengths_name(name)):
                 self._partial(file).replace(self._directory / file)
-        return {split: statistics(collections.Counter(self._lengths[split])) for split in SPLITS}
+        return {
+            split: statistics(collections.Counter(self._lengths[split])) | {"sha256": hashes[split]}
+            for split in SPLITS
+        }
 
     def _partial(self, name: str) -> pathlib.Path:
         return self._directory / f".{name}.partial"
@@ -112,6 +118,11 @@ class ShardWriter:
             for name in self._names.values():
                 for file in (name, lengths_name(name)):
                     self._partial(file).unlink(missing_ok=True)
+
+
+def _sha256(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def statistics(slots: collections.Counter) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Preparation: the same dataset however the work is shared out or interrupted."""
 
 import dataclasses
+import hashlib
 import json
 import signal
 import subprocess
@@ -53,9 +54,34 @@ def test_shards_hold_the_text_of_the_corpus(corpus, tmp_path):
 
 
 def test_workers_do_not_change_the_dataset(corpus, tmp_path):
-    for workers in (1, 2):
+    by_one, by_two = (
         prepare_dataset(tmp_path / f"by{workers}", _plan(corpus), processes(workers))
+        for workers in (1, 2)
+    )
     assert _files(tmp_path / "by1") == _files(tmp_path / "by2")
+    assert by_one.sha256 == by_two.sha256
+
+
+def test_every_shard_has_its_hash_in_the_metadata(corpus, tmp_path):
+    dataset = prepare_dataset(tmp_path / "d", _plan(corpus), processes(1))
+    for split, shards in dataset.shards.items():
+        expected = [hashlib.sha256(shard.read_bytes()).hexdigest() for shard in shards]
+        assert dataset.metadata["splits"][split]["sha256"] == expected
+
+
+def test_units_of_another_version_are_not_taken_up(corpus, tmp_path):
+    def interrupted(work, numbers):
+        work.run(numbers[0])
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare_dataset(tmp_path / "d", _plan(corpus), interrupted)
+    plan = tmp_path / "d.partial" / "plan.json"
+    before = json.loads(plan.read_text())
+    del before["version"]
+    plan.write_text(json.dumps(before))
+    with pytest.raises(UserError, match="unfinished preparation with another version"):
+        prepare_dataset(tmp_path / "d", _plan(corpus), processes(1))
 
 
 KILLED_IN_THE_THIRD_UNIT = """

@@ -1,11 +1,13 @@
 """Prepared datasets: complete or absent, and checked when opened."""
 
+import itertools
 import json
 
 import numpy as np
 import pytest
 import tiny
 
+from flexmdm_jax.data.storage.mixtures import mix_datasets
 from flexmdm_jax.data.storage.records import (
     TRAIN,
     VALIDATION,
@@ -59,6 +61,36 @@ def test_a_task_marks_tokens_as_fixed_and_describes_itself(tmp_path):
     assert sequence.fixed.tolist() == [True, False, True, False]
     assert kept.task == task
     assert tiny.write_dataset(tmp_path / "text", tiny.texts()).task is None
+
+
+def test_the_hash_of_a_dataset_is_that_of_its_tokens(tmp_path):
+    texts = tiny.texts()
+    other = [text[::-1] for text in texts]
+
+    def write(name, texts):
+        sequences = [
+            (VALIDATION if number % 5 else TRAIN, list(text.encode()))
+            for number, text in enumerate(texts)
+        ]
+        return write_dataset(
+            tmp_path / name, sequences, ByteTokenizer({}), max_length=tiny.LENGTH, origin={}
+        )
+
+    first, again, reversed_ = write("a", texts), write("b", texts), write("c", other)
+    assert first.lengths == reversed_.lengths
+    assert first.sha256 == again.sha256 != reversed_.sha256
+    mixed = {
+        mix_datasets(list(pair), [0.5, 0.5]).sha256
+        for pair in itertools.product([first, reversed_], repeat=2)
+    }
+    assert len(mixed | {first.sha256, reversed_.sha256}) == 6
+    # Older versions recorded no hashes of shards.
+    path = first.directory / "dataset.json"
+    metadata = json.loads(path.read_text())
+    for split in metadata["splits"].values():
+        del split["sha256"]
+    path.write_text(json.dumps(metadata))
+    assert len(open_dataset(first.directory).sha256) == 64
 
 
 def test_nothing_is_left_of_a_failed_preparation(tmp_path):
