@@ -14,8 +14,9 @@ import pathlib
 import grain
 import numpy as np
 
-from flexmdm_jax.data.storage.records import TRAIN, Dataset
-from flexmdm_jax.data.storage.shards import lengths_name
+from flexmdm_jax.data.storage.records import METADATA, TRAIN, Dataset
+from flexmdm_jax.data.storage.shards import RecordReader, lengths_name
+from flexmdm_jax.errors import UserError
 
 # Every so many examples hold each set of a mixture equally often.
 _BLOCK = 10_000
@@ -95,10 +96,15 @@ class InOrder:
 
 
 class LengthTable:
-    """The slots of every training record; files are mapped into memory, not read."""
+    """The slots of every training record; files are read once, then mapped into memory."""
 
     def __init__(self, dataset: Dataset):
-        """Finds the files of a dataset."""
+        """Finds the files of a dataset.
+
+        Raises:
+          UserError: If they do not hold the lengths that dataset.json counts.
+        """
+        _check_lengths(dataset)
         self._files = [path.with_name(lengths_name(path.name)) for path in dataset.shards[TRAIN]]
         sizes = [path.stat().st_size // 4 for path in self._files]
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
@@ -111,6 +117,33 @@ class LengthTable:
             mine = shards == shard
             found[mine] = _mapped(self._files[shard])[records[mine] - self._starts[shard]]
         return found
+
+
+def _check_lengths(dataset: Dataset) -> None:
+    """Raises UserError unless the training split's files hold the lengths of dataset.json."""
+    found = np.zeros(dataset.max_length + 1, np.int64)
+    for shard in dataset.shards[TRAIN]:
+        slots = np.fromfile(shard.with_name(lengths_name(shard.name)), "<u4")
+        # Lengths that cannot be are kept apart: a damaged one may be billions.
+        found += np.bincount(slots[slots < len(found)], minlength=len(found))
+    counted = {n - 1: int(found[n]) for n in np.flatnonzero(found).tolist()}
+    if counted != dataset.lengths[TRAIN]:
+        raise UserError(f"{_guilty(dataset)}; prepare the dataset again")
+
+
+def _guilty(dataset: Dataset) -> str:
+    """Returns which file's lengths are wrong; to know that takes reading the shards."""
+    for shard in dataset.shards[TRAIN]:
+        lengths = shard.with_name(lengths_name(shard.name))
+        records = RecordReader([shard])
+        slots = np.fromfile(lengths, "<u4").tolist()
+        if len(records) != len(slots):
+            return f"{lengths} has {len(slots)} lengths, its shard {len(records)} sequences"
+        for number, stored in enumerate(slots):
+            [sequence] = records.read([number])
+            if len(sequence.tokens) != stored:
+                return f"{lengths} is damaged: sequence {number} has not {stored} slots"
+    return f"{dataset.directory}: the lengths in {METADATA} are not those of the train split"
 
 
 def _mapped(path: pathlib.Path) -> np.ndarray:

@@ -4,8 +4,6 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -31,7 +29,7 @@ from flexmdm_jax.data.tokenizers import (
     tokenizer_hash,
 )
 from flexmdm_jax.errors import UserError
-from flexmdm_jax.files import refuse_existing, write_atomically
+from flexmdm_jax.files import new_folder, write_atomically
 from flexmdm_jax.types import Vocabulary
 
 __all__ = [
@@ -156,10 +154,7 @@ def write_dataset(
     Raises:
       UserError: If the directory holds files already, or a split stays empty.
     """
-    refuse_existing(directory)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    partial = pathlib.Path(tempfile.mkdtemp(prefix=f"{directory.name}.", dir=directory.parent))
-    try:
+    with new_folder(directory) as partial:
         with ShardWriter(partial, 0, 1, tokenizer.vocabulary.end) as writer:
             for sequence in sequences:
                 writer.write(*sequence)
@@ -167,11 +162,6 @@ def write_dataset(
         save_tokenizer(tokenizer, partial / TOKENIZER)
         origin = origin if task is None else origin | {"task": task}
         save_dataset(partial, [written], tokenizer, max_length=max_length, origin=origin)
-        partial.chmod(0o755)
-        partial.replace(directory)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return open_dataset(directory)
 
 
@@ -277,10 +267,10 @@ def _check_shards(dataset: Dataset) -> None:
             for path in (shard, lengths):
                 if not path.is_file():
                     raise UserError(f"{path} is missing; prepare the dataset again")
-            found += lengths.stat().st_size // 4
+            found += lengths.stat().st_size / 4
         if found != dataset.num_sequences[split]:
             raise UserError(
-                f"{dataset.directory}: {found} {split} sequences, but {METADATA} says "
+                f"{dataset.directory}: {found:.10g} {split} sequences, but {METADATA} says "
                 f"{dataset.num_sequences[split]}; prepare the dataset again"
             )
 

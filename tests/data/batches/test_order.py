@@ -13,6 +13,7 @@ from flexmdm_jax.data.batches.pipeline import train_batches, validation_batches
 from flexmdm_jax.data.batches.rows import filled_row, padded_row
 from flexmdm_jax.data.storage.mixtures import mix_datasets, open_data
 from flexmdm_jax.data.storage.records import TRAIN, VALIDATION, read_split, write_dataset
+from flexmdm_jax.data.storage.shards import lengths_name
 from flexmdm_jax.data.tokenizers import ByteTokenizer
 from flexmdm_jax.errors import UserError
 
@@ -206,3 +207,40 @@ def test_a_damaged_shard_is_named(tmp_path):
     shard.write_bytes(b"")
     with pytest.raises(UserError, match=r"train-00000-of-00001\.array_record: unreadable"):
         list(read_split(dataset, TRAIN))
+
+
+def _bucketed(dataset):
+    return _batches(dataset, buckets=(8,))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (1, "is damaged: sequence 7 has not 1 slots"),
+        (2**32 - 1, "is damaged: sequence 7 has not 4294967295 slots"),
+        (0, "is damaged: sequence 7 has not 0 slots"),
+        (None, r"has \d+ lengths, its shard \d+ sequences"),
+    ],
+)
+def test_a_damaged_file_of_lengths_is_named(tmp_path, other, value, message):
+    dataset = tiny.write_dataset(tmp_path / "d", tiny.texts())
+    (shard,) = dataset.shards[TRAIN]
+    path = shard.with_name(lengths_name(shard.name))
+    lengths = np.fromfile(path, "<u4")
+    assert lengths[7] not in (0, 1)
+    assert next(_bucketed(dataset))
+    if value is None:
+        lengths = lengths[:-1]
+    else:
+        lengths[7] = value
+    lengths.tofile(path)
+    for damaged in (dataset, mix_datasets([other, dataset], [0.5, 0.5])):
+        with pytest.raises(UserError, match=rf"d/train-00000-of-00001\.lengths {message}"):
+            _bucketed(damaged)
+
+
+def test_lengths_that_only_the_metadata_says_are_noticed(tmp_path):
+    dataset = tiny.write_dataset(tmp_path / "d", tiny.texts())
+    dataset.lengths[TRAIN][3] += 1
+    with pytest.raises(UserError, match=r"d: the lengths in dataset\.json are not those"):
+        _bucketed(dataset)

@@ -140,6 +140,15 @@ def test_unusable_metadata_is_named(tmp_path, change, message):
         open_dataset(_broken(tmp_path, change))
 
 
+@pytest.mark.parametrize("extra", [1, 2, 4])
+def test_a_file_of_lengths_that_grew_is_noticed(tmp_path, extra):
+    dataset = tiny.write_dataset(tmp_path / "d", tiny.texts())
+    with dataset.shards[TRAIN][0].with_suffix(".lengths").open("ab") as file:
+        file.write(bytes(extra))
+    with pytest.raises(UserError, match=r"d: \d+[.\d]* train sequences, but dataset.json says"):
+        open_dataset(dataset.directory)
+
+
 def test_missing_parts_are_named(tmp_path):
     with pytest.raises(UserError, match=r"no prepared dataset in .*nowhere"):
         open_dataset(tmp_path / "nowhere")
