@@ -9,6 +9,7 @@ from absl import logging
 
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.hosts import all_agree
+from flexmdm_jax.training.checksums import array_checksums, json_checksum
 from flexmdm_jax.training.feed import DeviceBatches
 from flexmdm_jax.training.state import TrainState
 from flexmdm_jax.training.workdir import Experiment
@@ -47,12 +48,20 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         rest = {"step": state.step, "rng": state.rng, "params": state.params}
+        rest |= {"opt_state": state.opt_state}
+        position = data.get_state()
+        sums = {
+            "ema": array_checksums(state.ema),
+            "state": array_checksums(rest),
+            "data": json_checksum(position),
+        }
         self._manager.save(
             step,
             args=ocp.args.Composite(
                 ema=ocp.args.StandardSave(state.ema),
-                state=ocp.args.StandardSave(rest | {"opt_state": state.opt_state}),
-                data=ocp.args.JsonSave(data.get_state()),
+                state=ocp.args.StandardSave(rest),
+                data=ocp.args.JsonSave(position),
+                checksums=ocp.args.JsonSave(sums),
                 experiment=ocp.args.JsonSave(self._experiment.to_json()),
             ),
         )
@@ -67,6 +76,7 @@ class Checkpoints:
             step,
             args=ocp.args.Composite(
                 ema=ocp.args.StandardSave(ema),
+                checksums=ocp.args.JsonSave({"ema": array_checksums(ema)}),
                 experiment=ocp.args.JsonSave(self._experiment.to_json()),
             ),
         )
@@ -90,13 +100,11 @@ class Checkpoints:
         rest = {"step": like.step, "rng": like.rng, "params": like.params}
 
         def read(step: int) -> TrainState:
-            items = self._manager.restore(
+            items = self._read(
                 step,
-                args=ocp.args.Composite(
-                    ema=ocp.args.StandardRestore(like.ema),
-                    state=ocp.args.StandardRestore(rest | {"opt_state": like.opt_state}),
-                    data=ocp.args.JsonRestore(),
-                ),
+                ema=ocp.args.StandardRestore(like.ema),
+                state=ocp.args.StandardRestore(rest | {"opt_state": like.opt_state}),
+                data=ocp.args.JsonRestore(),
             )
             data.set_state(items["data"])
             return TrainState(ema=items["ema"], **items["state"])
@@ -112,8 +120,7 @@ class Checkpoints:
         """
 
         def read(step: int) -> Any:
-            items = ocp.args.Composite(ema=ocp.args.StandardRestore(like))
-            return self._manager.restore(step, args=items)["ema"]
+            return self._read(step, ema=ocp.args.StandardRestore(like))["ema"]
 
         step, ema = self._newest(read, move_aside=False)
         if step is None:
@@ -123,6 +130,25 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for saves under way and releases Orbax's threads."""
         self._manager.close()
+
+    def _read(self, step: int, **items: ocp.args.CheckpointArgs) -> ocp.args.Composite:
+        """Returns items of a checkpoint, which must be bit for bit what was saved.
+
+        Those of earlier versions have no checksums and are taken as they are.
+
+        Raises:
+          ValueError: Naming an array that differs. Orbax raises other exceptions.
+        """
+        if self._has_checksums(step):
+            items["checksums"] = ocp.args.JsonRestore()
+        found = self._manager.restore(step, args=ocp.args.Composite(**items))
+        for name, sums in (found.get("checksums") or {}).items():
+            if name in items:
+                _check(name, found[name], sums)
+        return found
+
+    def _has_checksums(self, step: int) -> bool:
+        return (self._workdir / _CHECKPOINTS / str(step) / "checksums").exists()
 
     def _newest(self, read, *, move_aside: bool):
         """Returns (step, read(step)) of the newest checkpoint that can be read, or two Nones."""
@@ -158,3 +184,14 @@ class Checkpoints:
         # The others look again when it has been moved.
         all_agree(True)
         self._manager.reload()
+
+
+def _check(name: str, item: Any, sums: Any) -> None:
+    """Raises ValueError unless an item of a checkpoint has the checksums that were saved."""
+    if name == "data":
+        if json_checksum(item) != sums:
+            raise ValueError("the position in the data differs from what was saved")
+        return
+    found = array_checksums(item)
+    if differing := [path for path in found if sums.get(path) != found[path]]:
+        raise ValueError(f"{name}{differing[0]} differs from what was saved (checksum)")

@@ -126,12 +126,27 @@ def two_checkpoints(tiny_dataset, tmp_path_factory):
     return workdir, values
 
 
+NUM_FLIPS = either(2, 30)
+
+
+def _flip_bytes(file: pathlib.Path, source: random.Random):
+    """Changes up to five bytes in a row somewhere in a file."""
+    content = bytearray(file.read_bytes())
+    start = source.randrange(len(content))
+    for place in range(start, min(start + source.randint(1, 5), len(content))):
+        content[place] ^= source.randint(1, 255)
+    file.write_bytes(content)
+
+
 def _damages(checkpoint: pathlib.Path):
-    """Every way of deleting or truncating one file or folder of a checkpoint."""
+    """Every way of deleting or truncating one file or folder of a checkpoint, and flipped bytes."""
     yield "empty", lambda path: [shutil.rmtree(p) for p in (path / "state", path / "ema")]
     for file in sorted(p for p in checkpoint.rglob("*") if p.is_file()):
         name = file.relative_to(checkpoint)
         yield f"delete {name}", lambda path, name=name: (path / name).unlink()
+        for seed in range(NUM_FLIPS if file.stat().st_size else 0):
+            flip = lambda path, name=name, seed=seed: _flip_bytes(path / name, random.Random(seed))  # noqa: E731
+            yield f"flip {name}", flip
         if file.stat().st_size > 1:
             yield (
                 f"truncate {name}",
