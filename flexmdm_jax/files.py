@@ -1,8 +1,12 @@
 """Writing files so that nothing is lost or seen half written."""
 
 import contextlib
+import errno
+import fcntl
 import io
+import os
 import pathlib
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -53,11 +57,43 @@ def write_atomically(path: pathlib.Path, data: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def locked(path: pathlib.Path, busy: str) -> Iterator[None]:
+    """Holds the lock file at a path, which is free again when its process ends, however it does.
+
+    Where the file system knows no locks nothing is held.
+
+    Raises:
+      UserError: With the text of busy, if another process holds it.
+    """
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(busy) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+        # Its holder has just given up and deleted it.
+        if not os.fstat(file.fileno()).st_nlink:
+            raise UserError(busy)
+        yield
+
+
 def png_of(figure: Any) -> bytes:
     """Returns a matplotlib figure as a PNG of 150 dots an inch."""
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=150)
     return png.getvalue()
+
+
+def refuse_pattern(folder: pathlib.Path) -> None:
+    """Raises UserError if Orbax would take a folder's name for a pattern and lose what is in it."""
+    if found := re.search(r"[*?[]", str(folder.absolute())):
+        raise UserError(
+            f"{folder.absolute()}: checkpoints cannot lie in a folder with {found[0]!r} in its "
+            "name; choose another"
+        )
 
 
 def refuse_existing(folder: pathlib.Path) -> None:

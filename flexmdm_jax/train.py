@@ -17,7 +17,6 @@ from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.training.loop import NonFiniteLossError, train
 from flexmdm_jax.training.profiling import Window
 from flexmdm_jax.training.state import Setup
-from flexmdm_jax.training.workdir import claim_workdir
 
 _CONFIG = cli.define_config_flag("A file of configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Checkpoints and metrics; resumed if it exists.")
@@ -56,11 +55,9 @@ def main(_):
     )
     setup = Setup.of(config, dataset.vocabulary, make_mesh(config.mesh))
     jax.set_mesh(setup.mesh)
-    claim = lambda: claim_workdir(workdir, config, dataset)  # noqa: E731
-    experiment = hosts.first_process_first(claim)
     evaluator = Evaluator(setup, dataset, config.evaluation, config.data.max_length, config.seed)
     try:
-        state = train(config, setup, dataset, experiment, workdir, evaluator.metrics, window)
+        state = train(config, setup, dataset, workdir, evaluator.metrics, window)
     except NonFiniteLossError as error:
         print(f"stopped: {error}", file=sys.stderr)
         hosts.leave(1)

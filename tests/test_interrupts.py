@@ -15,7 +15,6 @@ from flexmdm_jax.model import load
 from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.training.loop import train
 from flexmdm_jax.training.state import Setup
-from flexmdm_jax.training.workdir import claim_workdir
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -81,8 +80,7 @@ def test_the_last_step_is_saved_before_it_is_evaluated(tiny_config, tiny_dataset
     tiny_config["training"]["num_steps"] = 3
     config, workdir = read_config(tiny_config), tmp_path / "w"
     setup = Setup.of(config, tiny_dataset.vocabulary, make_mesh(config.mesh))
-    experiment = claim_workdir(workdir, config, tiny_dataset)
     with pytest.raises(KeyboardInterrupt):
-        train(config, setup, tiny_dataset, experiment, workdir, evaluate)
+        train(config, setup, tiny_dataset, workdir, evaluate)
     assert [name.partition(".")[0] for name in saved] == ["3"]
     assert load(tmp_path / "w").step == 3

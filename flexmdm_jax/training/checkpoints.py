@@ -12,9 +12,9 @@ from flexmdm_jax.hosts import all_agree
 from flexmdm_jax.training.checksums import array_checksums, json_checksum
 from flexmdm_jax.training.feed import DeviceBatches
 from flexmdm_jax.training.state import TrainState
-from flexmdm_jax.training.workdir import Experiment
+from flexmdm_jax.training.workdir import CHECKPOINTS, Experiment
 
-_CHECKPOINTS, _DAMAGED = "checkpoints", "damaged_checkpoints"
+_DAMAGED = "damaged_checkpoints"
 
 
 class Checkpoints:
@@ -32,7 +32,7 @@ class Checkpoints:
         self._workdir = workdir
         self._experiment = experiment
         self._manager = ocp.CheckpointManager(
-            (workdir / _CHECKPOINTS).absolute(),
+            (workdir / CHECKPOINTS).absolute(),
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep, create=not read_only, cleanup_tmp_directories=not read_only
             ),
@@ -148,7 +148,7 @@ class Checkpoints:
         return found
 
     def _has_checksums(self, step: int) -> bool:
-        return (self._workdir / _CHECKPOINTS / str(step) / "checksums").exists()
+        return (self._workdir / CHECKPOINTS / str(step) / "checksums").exists()
 
     def _newest(self, read, *, move_aside: bool):
         """Returns (step, read(step)) of the newest checkpoint that can be read, or two Nones."""
@@ -180,7 +180,7 @@ class Checkpoints:
             folder = self._workdir / _DAMAGED
             folder.mkdir(exist_ok=True)
             number = sum(1 for _ in folder.iterdir())
-            (self._workdir / _CHECKPOINTS / str(step)).rename(folder / f"{step}.{number}")
+            (self._workdir / CHECKPOINTS / str(step)).rename(folder / f"{step}.{number}")
         # The others look again when it has been moved.
         all_agree(True)
         self._manager.reload()

@@ -23,9 +23,13 @@ class DeviceBatches(Iterator[Batch]):
         self._sent: collections.deque[tuple[dict[str, int], Batch]] = collections.deque()
         self._state = batches.get_state()
 
-    def __next__(self) -> Batch:
+    def send_ahead(self) -> None:
+        """Sends as many batches as may be under way; raises what is wrong with the first ones."""
         while len(self._sent) <= self._ahead:
             self._send()
+
+    def __next__(self) -> Batch:
+        self.send_ahead()
         self._state, batch = self._sent.popleft()
         return batch
 

@@ -15,7 +15,7 @@ from flexmdm_jax.conversion.merging import merge_adapters
 from flexmdm_jax.conversion.peft import write_peft
 from flexmdm_jax.data.tokenizers import Tokenizer, tokenizer_hash
 from flexmdm_jax.errors import UserError
-from flexmdm_jax.files import new_folder
+from flexmdm_jax.files import new_folder, refuse_pattern
 from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.training.checkpoints import Checkpoints
 from flexmdm_jax.training.frozen import open_matching_base
@@ -63,8 +63,9 @@ def import_run(
         new run.
 
     Raises:
-      UserError: If out holds files.
+      UserError: If out holds files or checkpoints cannot lie there.
     """
+    refuse_pattern(out)
     setup = Setup.of(config, tokenizer.vocabulary, make_mesh(config.mesh))
     make_state, shardings = init_state(setup, optax.identity(), config.seed)
     imported = traverse_util.flatten_dict(read(setup, sharded_shapes(make_state, shardings).params))
@@ -112,6 +113,7 @@ def merge_run(workdir: pathlib.Path, out: pathlib.Path, base: str = "") -> None:
     Raises:
       UserError: If there is nothing to merge, or out holds files.
     """
+    refuse_pattern(out)
     run = _open_adapted(workdir, base)
     model = run.experiment.config.model
     llada = dataclasses.replace(

@@ -1,5 +1,6 @@
 """The loop over steps: feed, step, log, evaluate, save."""
 
+import contextlib
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ from flexmdm_jax.data.batches.rows import arrange_for
 from flexmdm_jax.data.storage.records import Dataset
 from flexmdm_jax.data.tasks.infilling import choose_for
 from flexmdm_jax.errors import UserError
-from flexmdm_jax.hosts import Preemption
+from flexmdm_jax.hosts import Preemption, first_process_first
 from flexmdm_jax.sharding import batch_sharding
 from flexmdm_jax.training.checkpoints import Checkpoints
 from flexmdm_jax.training.feed import DeviceBatches
@@ -29,7 +30,12 @@ from flexmdm_jax.training.optimizer import make_optimizer
 from flexmdm_jax.training.profiling import NO_PROFILE, Profiler, Window
 from flexmdm_jax.training.state import Setup, TrainState, first_state, init_state, sharded_shapes
 from flexmdm_jax.training.step import make_train_step
-from flexmdm_jax.training.workdir import Experiment
+from flexmdm_jax.training.workdir import (
+    Experiment,
+    check_workdir,
+    owned_workdir,
+    write_experiment,
+)
 from flexmdm_jax.types import TENSOR_AXIS
 
 Evaluate = Callable[[Any], dict[str, float]]
@@ -43,32 +49,59 @@ def train(
     config: Config,
     setup: Setup,
     dataset: Dataset,
-    experiment: Experiment,
     workdir: pathlib.Path,
     evaluate: Evaluate,
     profile: Window = NO_PROFILE,
 ) -> TrainState:
     """Returns the state after config.training.num_steps steps, resuming from the workdir.
 
-    A notice to stop (SIGTERM) ends it earlier, with everything saved.
+    A notice to stop (SIGTERM) ends it earlier, with everything saved. The workdir becomes the run's
+    once the parameters and the first batch are on the devices; what is rejected leaves nothing.
 
     Args:
       config: The experiment.
       setup: Its model and process.
       dataset: Where examples come from.
-      experiment: What checkpoints say of the run.
       workdir: Checkpoints and metrics.
       evaluate: averaged parameters -> metrics, called every evaluate_every steps and at the end.
       profile: Steps to trace.
 
     Raises:
       NonFiniteLossError: With the step; nothing after it is saved.
-      UserError: If the batch does not split over the devices.
+      UserError: If the batch does not split over the devices, or the workdir is that of another
+        run, or another process is at work in it.
     """
     _check_batch(config, setup)
     optimizer = make_optimizer(config.optimizer, config.training.num_steps)
     make_state, shardings = init_state(setup, optimizer, config.seed)
-    batches = DeviceBatches(
+    batches = _device_batches(config, setup, dataset)
+    with contextlib.ExitStack() as held:
+
+        def take() -> Experiment:
+            held.enter_context(owned_workdir(workdir))
+            return check_workdir(workdir, config, dataset)
+
+        experiment = first_process_first(take)
+        checkpoints = Checkpoints(workdir, experiment, keep=config.training.keep_checkpoints)
+        held.callback(checkpoints.close)
+        like = sharded_shapes(make_state, shardings)
+        state = checkpoints.restore(like, batches)
+        if state is None:
+            state = start_from(config, first_state(make_state, shardings), like)
+        state = jax.block_until_ready(state.replace(frozen=load_frozen(setup, like.frozen)))
+        batches.send_ahead()
+        first_process_first(lambda: _claim(workdir, experiment, dataset))
+        step = make_train_step(config, setup, optimizer, shardings, dataset.mean_length)
+        run = _Run(config.training, setup, workdir, checkpoints, evaluate, profile, int(state.step))
+        try:
+            with Preemption() as preemption:
+                return run.loop(step, state, batches, preemption)
+        finally:
+            run.close()
+
+
+def _device_batches(config: Config, setup: Setup, dataset: Dataset) -> DeviceBatches:
+    return DeviceBatches(
         train_batches(
             dataset,
             length=config.data.max_length,
@@ -84,20 +117,11 @@ def train(
         ),
         batch_sharding(setup.mesh),
     )
-    checkpoints = Checkpoints(workdir, experiment, keep=config.training.keep_checkpoints)
-    like = sharded_shapes(make_state, shardings)
-    state = checkpoints.restore(like, batches)
-    if state is None:
-        state = first_state(make_state, shardings)
-        state = start_from(config, state, like)
-    state = state.replace(frozen=load_frozen(setup, like.frozen))
-    step = make_train_step(config, setup, optimizer, shardings, dataset.mean_length)
-    run = _Run(config.training, setup, workdir, checkpoints, evaluate, profile, int(state.step))
-    try:
-        with Preemption() as preemption:
-            return run.loop(step, state, batches, preemption)
-    finally:
-        run.close()
+
+
+def _claim(workdir: pathlib.Path, experiment: Experiment, dataset: Dataset) -> None:
+    if jax.process_index() == 0:
+        write_experiment(workdir, experiment, dataset.tokenizer())
 
 
 def _check_batch(config: Config, setup: Setup) -> None:
@@ -229,4 +253,3 @@ class _Run:
         self._profiler.close()
         self._progress.close()
         self._writer.close()
-        self._checkpoints.close()

@@ -1,8 +1,10 @@
 """The workdir of a run: whose it is, and everything but the parameters that sampling needs."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -11,10 +13,11 @@ from flexmdm_jax.config import Config, changed_fields, config_to_dict, read_conf
 from flexmdm_jax.data.storage.records import Dataset
 from flexmdm_jax.data.tokenizers import Tokenizer, load_tokenizer, save_tokenizer, tokenizer_hash
 from flexmdm_jax.errors import UserError
-from flexmdm_jax.files import write_atomically
+from flexmdm_jax.files import locked, refuse_pattern, write_atomically
 from flexmdm_jax.types import Vocabulary
 
-_EXPERIMENT, _TOKENIZER = "experiment.json", "tokenizer"
+CHECKPOINTS = "checkpoints"
+_EXPERIMENT, _TOKENIZER, _LOCK = "experiment.json", "tokenizer", ".lock"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +28,13 @@ class Experiment:
       config: The experiment's config, schedules included.
       vocabulary: Of its tokenizer.
       tokenizer_sha256: Hash of the tokenizer.
+      dataset_sha256: Hash of the sequences it is trained on; None if that is not known.
     """
 
     config: Config
     vocabulary: Vocabulary
     tokenizer_sha256: str
+    dataset_sha256: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns it as JSON stores it."""
@@ -37,6 +42,7 @@ class Experiment:
             "config": config_to_dict(self.config),
             "vocabulary": dataclasses.asdict(self.vocabulary),
             "tokenizer_sha256": self.tokenizer_sha256,
+            "dataset_sha256": self.dataset_sha256,
         }
 
 
@@ -61,6 +67,7 @@ def load_experiment(workdir: pathlib.Path) -> Experiment:
             config=read_config(values["config"]),
             vocabulary=Vocabulary(**values["vocabulary"]),
             tokenizer_sha256=values["tokenizer_sha256"],
+            dataset_sha256=values.get("dataset_sha256"),
         )
     except KeyError as error:
         raise UserError(f"{path}: no field {error}; it is not what a run wrote") from None
@@ -94,38 +101,93 @@ def check_dataset(dataset: Dataset, experiment: Experiment) -> None:
         )
 
 
-def claim_workdir(workdir: pathlib.Path, config: Config, dataset: Dataset) -> Experiment:
-    """Returns the experiment of a workdir, new or taken up again; process 0 alone writes.
+@contextlib.contextmanager
+def owned_workdir(workdir: pathlib.Path) -> Iterator[None]:
+    """Keeps a workdir for this process; what was made for it goes again if no run came of it.
+
+    Of several processes of one run, number 0 keeps it for all.
 
     Raises:
-      UserError: If the workdir holds a run with another config, vocabulary or tokenizer, or files
-        of something else.
+      UserError: If another run is at work in it, or it cannot be written.
     """
-    ours = Experiment(config, dataset.vocabulary, dataset.tokenizer_sha256)
-    if (workdir / _EXPERIMENT).exists():
-        theirs = load_experiment(workdir)
-        check_dataset(dataset, theirs)
-        if changes := changed_fields(theirs.config, config):
-            raise UserError(
-                f"{workdir} holds a run with another config ({'; '.join(changes)}); "
-                "use its config or another --workdir"
-            )
-    # A tokenizer alone is what a run leaves that was killed right here.
-    elif workdir.is_dir() and any(path.name != _TOKENIZER for path in workdir.iterdir()):
-        raise UserError(f"{workdir} holds files but no run; choose an empty or new --workdir")
+    refuse_pattern(workdir)
     if jax.process_index() != 0:
-        return ours
+        yield
+        return
     try:
-        write_experiment(workdir, ours, dataset.tokenizer())
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = locked(workdir / _LOCK, f"another process trains in {workdir}; wait or stop it")
+        stack = contextlib.ExitStack()
+        stack.enter_context(lock)
     except OSError as error:
+        reason = error.strerror
+        raise UserError(f"workdir {workdir} cannot be written: {reason}; choose another") from None
+    with stack:
+        try:
+            yield
+        finally:
+            if not (workdir / _EXPERIMENT).exists():
+                _leave_nothing(workdir)
+
+
+def _leave_nothing(workdir: pathlib.Path) -> None:
+    """Removes what a run has made that was rejected before its first step."""
+    (workdir / _LOCK).unlink()
+    for folder in (workdir / CHECKPOINTS, workdir):
+        # Not ours to delete, if it holds files.
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def check_workdir(workdir: pathlib.Path, config: Config, dataset: Dataset) -> Experiment:
+    """Returns the experiment that a workdir may hold or get; nothing is written.
+
+    Raises:
+      UserError: If the workdir holds a run with another config, vocabulary, tokenizer or other
+        data, or files of something else.
+    """
+    ours = Experiment(config, dataset.vocabulary, dataset.tokenizer_sha256, dataset.sha256)
+    if not (workdir / _EXPERIMENT).exists():
+        if workdir.is_dir() and not all(map(_left_by_a_start, workdir.iterdir())):
+            raise UserError(f"{workdir} holds files but no run; choose an empty or new --workdir")
+        return ours
+    theirs = load_experiment(workdir)
+    check_dataset(dataset, theirs)
+    if theirs.dataset_sha256 not in (None, ours.dataset_sha256):
         raise UserError(
-            f"workdir {workdir} cannot be written: {error.strerror}; choose another"
-        ) from None
+            f"{workdir} was trained on {_data_of(theirs.config)} (SHA-256 "
+            f"{theirs.dataset_sha256[:12]}…), but {_data_of(config)} holds other sequences "
+            f"({ours.dataset_sha256[:12]}…); use the data of that run, or another --workdir and "
+            f"--config.training.start={workdir}"
+        )
+    if changes := changed_fields(theirs.config, config):
+        advice = "use its config or another --workdir"
+        if any(change.startswith("training.num_steps") for change in changes):
+            advice = (
+                f"with optimizer.decay = {config.optimizer.decay!r} every learning rate depends on "
+                "the number of steps; to train on, use another --workdir and "
+                f"--config.training.start={workdir}"
+            )
+        raise UserError(
+            f"{workdir} holds a run with another config ({'; '.join(changes)}); {advice}"
+        )
     return ours
 
 
+def _left_by_a_start(path: pathlib.Path) -> bool:
+    """Returns whether a run may leave this if it is killed before its first step."""
+    empty = path.name == CHECKPOINTS and not any(path.iterdir())
+    return empty or path.name in (_TOKENIZER, _LOCK)
+
+
+def _data_of(config: Config) -> str:
+    """Returns the folders of a run's data, as a message names them."""
+    data = config.data
+    return ", ".join(data.sets[name] for name in data.mixture) or data.path
+
+
 def write_experiment(workdir: pathlib.Path, experiment: Experiment, tokenizer: Tokenizer) -> None:
-    """Writes what a workdir holds besides checkpoints.
+    """Writes what makes a folder the workdir of a run; checkpoints come on top.
 
     Raises:
       OSError: If the folder cannot be written.

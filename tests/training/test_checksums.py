@@ -17,7 +17,8 @@ def _mix(word):
 
 def _by_a_plain_loop(array):
     words = array.reshape(-1).view(f"u{array.dtype.itemsize}").tolist()
-    return sum(_mix(word ^ (place * 0x9E3779B9 % 2**32)) for place, word in enumerate(words)) % 2**32
+    mixed = (_mix(word ^ (place * 0x9E3779B9 % 2**32)) for place, word in enumerate(words))
+    return sum(mixed) % 2**32
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int32", "uint32", "int8"])

@@ -23,7 +23,6 @@ from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.training.feed import DeviceBatches
 from flexmdm_jax.training.loop import train
 from flexmdm_jax.training.state import Setup
-from flexmdm_jax.training.workdir import claim_workdir
 
 ROOT = pathlib.Path(__file__).parents[2]
 LAUNCHER = ROOT / "launch" / "local_multiprocess.sh"
@@ -148,8 +147,7 @@ def test_the_data_goes_on_with_another_number_of_hosts(ended, tiny_dataset, monk
     values["training"]["num_steps"] = last + 2
     config = read_config(values)
     setup = Setup.of(config, tiny_dataset.vocabulary, make_mesh(config.mesh))
-    experiment = claim_workdir(workdir, config, tiny_dataset)
-    train(config, setup, tiny_dataset, experiment, workdir, lambda _: {})
+    train(config, setup, tiny_dataset, workdir, lambda _: {})
     rows = config.training.batch_size
     for number, batch in enumerate(seen):
         first = (last + number) * rows

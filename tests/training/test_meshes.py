@@ -21,7 +21,6 @@ from flexmdm_jax.training.loop import train
 from flexmdm_jax.training.optimizer import make_optimizer
 from flexmdm_jax.training.state import Setup, init_state
 from flexmdm_jax.training.step import make_train_step, row_keys
-from flexmdm_jax.training.workdir import claim_workdir
 from flexmdm_jax.types import Batch
 
 STEPS = 5
@@ -110,9 +109,8 @@ def _train(values, dataset, workdir, num_steps, mesh, evaluate=lambda _: {}):
     values["training"]["num_steps"] = num_steps
     config = read_config(values)
     setup = Setup.of(config, dataset.vocabulary, mesh)
-    experiment = claim_workdir(workdir, config, dataset)
     with jax.set_mesh(mesh):
-        return train(config, setup, dataset, experiment, workdir, evaluate)
+        return train(config, setup, dataset, workdir, evaluate)
 
 
 def test_a_run_moves_from_eight_devices_to_one_to_four(tiny_config, tiny_dataset, tmp_path):

@@ -24,7 +24,7 @@ from flexmdm_jax.training import loop
 from flexmdm_jax.training.checkpoints import Checkpoints
 from flexmdm_jax.training.loop import NonFiniteLossError, train
 from flexmdm_jax.training.state import Setup, parameter_shapes
-from flexmdm_jax.training.workdir import claim_workdir, load_experiment
+from flexmdm_jax.training.workdir import load_experiment
 
 NUM_KILLS = either(2, 10)
 
@@ -33,8 +33,7 @@ def _train(values, dataset, workdir, num_steps, evaluate=lambda params: {}):
     values["training"]["num_steps"] = num_steps
     config = read_config(values)
     setup = Setup.of(config, dataset.vocabulary, make_mesh(config.mesh))
-    experiment = claim_workdir(workdir, config, dataset)
-    return jax.device_get(train(config, setup, dataset, experiment, workdir, evaluate))
+    return jax.device_get(train(config, setup, dataset, workdir, evaluate))
 
 
 @pytest.fixture

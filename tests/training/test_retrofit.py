@@ -31,7 +31,6 @@ from flexmdm_jax.training.imports import export_adapters, import_run, merge_run
 from flexmdm_jax.training.loop import train
 from flexmdm_jax.training.optimizer import make_optimizer
 from flexmdm_jax.training.state import Setup, init_state, parameter_shapes
-from flexmdm_jax.training.workdir import claim_workdir
 
 LENGTH = 48
 SIZES = Sizes(rows=260, width=32, layers=3, heads=4, kv_heads=2, mlp=48)
@@ -75,9 +74,8 @@ def write_arithmetic(folder):
 def run_training(values, dataset, workdir):
     config = read_config(values)
     setup = Setup.of(config, dataset.vocabulary, make_mesh(config.mesh))
-    experiment = claim_workdir(workdir, config, dataset)
     seen = []
-    state = train(config, setup, dataset, experiment, workdir, lambda p: seen.append(p) or {})
+    state = train(config, setup, dataset, workdir, lambda p: seen.append(p) or {})
     return state, seen
 
 
