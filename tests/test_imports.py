@@ -11,7 +11,7 @@ PACKAGE = "flexmdm_jax"
 # not know each other.
 LAYERS = [
     {"types", "errors"},
-    {"schedules", "fields", "files", "chips", "hosts"},
+    {"schedules", "fields", "files", "foreign", "chips", "hosts"},
     {"process"},
     {"interpolant", "posterior", "attention", "config"},
     {"losses", "sampling", "sharding", "overrides"},

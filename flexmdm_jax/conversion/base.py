@@ -118,8 +118,12 @@ def _chunks(leaf: Leaf, dtype: np.dtype) -> tuple[int, ...]:
 
 def row_places(leaf: Leaf, dtype: np.dtype) -> Iterator[tuple[int, int]]:
     """Yields (start, stop) of blocks of rows of each of a parameter's tensors."""
-    num_rows, *rest = leaf.tensor_shape
-    step = leaf.rows_per_step
+    return block_rows(leaf.tensor_shape, dtype, leaf.rows_per_step)
+
+
+def block_rows(shape: tuple[int, ...], dtype: np.dtype, step: int = 1) -> Iterator[tuple[int, int]]:
+    """Yields (start, stop) of blocks of a tensor's rows, of about BLOCK_BYTES and whole steps."""
+    num_rows, *rest = shape
     rows = max(BLOCK_BYTES // (math.prod(rest) * dtype.itemsize) // step, 1) * step
     for start in range(0, num_rows, rows):
         yield start, min(start + rows, num_rows)

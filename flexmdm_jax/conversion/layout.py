@@ -153,6 +153,11 @@ def head_name(architecture: Architecture) -> str:
     return _TOP["head", "kernel"][architecture.family]
 
 
+def embedding_name(architecture: Architecture) -> str:
+    """Returns the name of the embedding's tensor."""
+    return _TOP["embedding", "embedding"][architecture.family]
+
+
 def module_name(architecture: Architecture, target: str, layer: int | None) -> str:
     """Returns the PyTorch module that is a linear map of ours (None: outside the blocks)."""
     family = architecture.family

@@ -11,13 +11,21 @@ from flexmdm_jax.conversion.architecture import Architecture, read_architecture
 from flexmdm_jax.conversion.base import (
     Base,
     Blocks,
+    block_rows,
     copy_files,
     row_places,
     stored_dtype,
     write_base,
 )
-from flexmdm_jax.conversion.layout import Leaf, check_tensors, head_name, leaves
+from flexmdm_jax.conversion.layout import (
+    Leaf,
+    check_tensors,
+    embedding_name,
+    head_name,
+    leaves,
+)
 from flexmdm_jax.conversion.tensors import Planned, Tensor, open_tensors, write_model
+from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import new_folder
 
 SHARD_BYTES = 5_000_000_000
@@ -30,7 +38,8 @@ def import_model(source: pathlib.Path, out: pathlib.Path) -> Architecture:
 
     Raises:
       UserError: If the source is incomplete, damaged or of another architecture, with every tensor
-        that is missing, unexpected or of another shape; or if out holds files.
+        that is missing, unexpected or of another shape; if it is tied but has a head of its own; or
+        if out holds files.
     """
     architecture = read_architecture(source)
     tensors = open_tensors(source)
@@ -41,6 +50,8 @@ def import_model(source: pathlib.Path, out: pathlib.Path) -> Architecture:
     found = {name: tensor for name, tensor in tensors.items() if name not in ignored}
     expected = {n: leaf.tensor_shape for leaf in leaves(architecture) for n in leaf.names}
     check_tensors(found, expected, source)
+    if architecture.tied:
+        _check_tied(architecture, tensors, source)
     dtype = stored_dtype([tensor.dtype for tensor in found.values()])
     with tqdm(total=len(expected), desc="convert", unit=" tensors") as progress:
         write_base(
@@ -50,6 +61,29 @@ def import_model(source: pathlib.Path, out: pathlib.Path) -> Architecture:
             lambda leaf: _blocks_of(leaf, found, dtype, progress.update),
         )
     return architecture
+
+
+def _check_tied(
+    architecture: Architecture, tensors: dict[str, Tensor], source: pathlib.Path
+) -> None:
+    """Raises UserError if a tied model carries a head that is not its embedding."""
+    names = head_name(architecture), embedding_name(architecture)
+    if names[0] not in tensors:
+        return
+    head, embedding = (tensors[name] for name in names)
+
+    def differ(start: int, stop: int) -> bool:
+        parts = (x.rows(start, stop).astype(np.float32) for x in (head, embedding))
+        return not np.array_equal(*parts, equal_nan=True)
+
+    blocks = block_rows(embedding.shape, np.dtype(np.float32))
+    if head.shape != embedding.shape or any(differ(*rows) for rows in blocks):
+        field = {"llada": "weight_tying", "llama": "tie_word_embeddings"}[architecture.family]
+        raise UserError(
+            f"{source}: {field} is true in config.json, but {names[0]} differs from {names[1]}; "
+            f"set {field} to false if the model was trained with a head of its own, or remove "
+            "that tensor"
+        )
 
 
 def _blocks_of(

@@ -113,6 +113,30 @@ def test_small_blocks_and_torch_files_give_the_same_base(tmp_path, monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, whole, blocks)
 
 
+@pytest.mark.parametrize("family", ["llada", "llama"])
+def test_a_tied_model_may_carry_its_head_only_as_a_copy(tmp_path, family, monkeypatch):
+    """It is compared block by block, to the last row."""
+    monkeypatch.setattr(base_module, "BLOCK_BYTES", 300)
+    sizes = Sizes(family=family, tied=True, layers=1)
+    state = torch_llada.random_state(sizes)
+    names = torch_llada.LLAMA if family == "llama" else torch_llada.LLADA
+    heads = {"copy": state[names["embed"]].clone()}
+    heads["other"] = heads["copy"].clone()
+    heads["other"][-1, -1] += 1e-3
+    heads["short"] = heads["copy"][:-1]
+    for kind, head in heads.items():
+        source = torch_llada.save(tmp_path / kind, sizes, state | {names["head"]: head})
+        if kind == "copy":
+            import_model(source, tmp_path / "base")
+            assert open_base(tmp_path / "base").architecture.tied
+            continue
+        field = "tie_word_embeddings" if family == "llama" else "weight_tying"
+        said = rf"{kind}: {field} is true in config.json, but {names['head']} differs from"
+        with pytest.raises(UserError, match=said):
+            import_model(source, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+
 # What is refused.
 
 
