@@ -32,6 +32,7 @@ class LoraConfig:
 
     rank: int = 0
     alpha: float = 128.0
+    rslora: bool = False  # alpha is divided by the root of the rank, not by the rank
     dropout_rate: float = 0.0
     targets: str = "q,k,v,head"
 

@@ -14,9 +14,31 @@ from flexmdm_jax.conversion.layout import Path, check_tensors, module_name
 from flexmdm_jax.conversion.tensors import read_safetensors, write_safetensors
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import new_folder
+from flexmdm_jax.foreign import Form, flag, names, positive, read_json, whole
 from flexmdm_jax.models.lora import FACTORS, Lora
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+FIELDS = Form(
+    meaning="weights",
+    used=names("r lora_alpha use_rslora"),
+    fixed={
+        "peft_type": ("LORA",),
+        "bias": ("none",),
+        "use_dora": (False, None),
+        "fan_in_fan_out": (False, None),
+        # Others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) change the base that the adapters start from.
+        "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva"),
+        "rank_pattern": ({}, None),
+        "alpha_pattern": ({}, None),
+    },
+    # Which maps are adapted is what the tensors say, every one of which is accounted for; details
+    # of initialisation, Megatron and QA-LoRA decide nothing without what switches them on.
+    harmless=names("""
+        target_modules exclude_modules layers_to_transform layers_pattern lora_dropout
+        base_model_name_or_path revision task_type auto_mapping inference_mode peft_version
+        runtime_config eva_config megatron_core qalora_group_size
+        """),
+)
 # PEFT wraps the model it adapts twice.
 _PREFIX = "base_model.model."
 
@@ -53,6 +75,7 @@ def write_peft(
         "base_model_name_or_path": base,
         "r": lora.rank,
         "lora_alpha": lora.alpha,
+        "use_rslora": lora.rslora,
         "lora_dropout": lora.dropout_rate,
         "target_modules": modules,
         "bias": "none",
@@ -74,26 +97,10 @@ def read_peft(folder: pathlib.Path, architecture: Architecture, lora: Lora, shap
       shapes: Of what a run trains; parameters that are no adapters are left out.
 
     Raises:
-      UserError: If files are missing or damaged, or the adapters are of other shapes.
+      UserError: If files are missing or damaged, the adapters are no plain LoRA or of other shapes,
+        or lora says something else of them.
     """
-    path = folder / _CONFIG
-    try:
-        config = json.loads(path.read_text())
-        scale = config["lora_alpha"] / (
-            math.sqrt(config["r"]) if config.get("use_rslora") else config["r"]
-        )
-        plain = config["peft_type"] == "LORA" and not config.get("use_dora")
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; name a folder of PEFT adapters") from None
-    except (ValueError, KeyError, TypeError, ZeroDivisionError):
-        raise UserError(f"{path} is damaged; copy or download it again") from None
-    if not plain or config.get("bias", "none") != "none":
-        raise UserError(f"{path}: only plain LoRA without biases can be read")
-    if scale != lora.scale or config["r"] != lora.rank:
-        raise UserError(
-            f"{path}: r = {config['r']} and lora_alpha = {config['lora_alpha']} do not fit "
-            f"config.model.llada.lora, rank = {lora.rank} and alpha = {lora.alpha}"
-        )
+    _check_scale(_read_config(folder / _CONFIG), lora, folder / _CONFIG)
     if not (folder / _WEIGHTS).is_file():
         raise UserError(f"{folder / _WEIGHTS} is missing; copy it there")
     tensors = read_safetensors(folder / _WEIGHTS)
@@ -108,6 +115,40 @@ def read_peft(folder: pathlib.Path, architecture: Architecture, lora: Lora, shap
         target = adapters[path] if layer is None else adapters[path][layer]
         target[...] = tensors[name].all().astype(np.float32).T.reshape(target.shape)
     return traverse_util.unflatten_dict(adapters)
+
+
+def _read_config(path: pathlib.Path) -> Lora:
+    """Returns what decides the scale of a PEFT folder's adapters; the rest is as Lora has it.
+
+    Raises:
+      UserError: If the file is missing or damaged, or says what cannot be read.
+    """
+    values = read_json(path, "name a folder of PEFT adapters")
+    if missing := [name for name in ("peft_type", "r", "lora_alpha") if name not in values]:
+        raise UserError(f"{path} has no field {missing[0]!r}; copy or download it again")
+    FIELDS.check(values, path)
+    try:
+        return Lora(
+            rank=whole(values, "r"),
+            alpha=positive(values, "lora_alpha"),
+            rslora=flag(values, "use_rslora", default=False),
+        )
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _check_scale(theirs: Lora, ours: Lora, path: pathlib.Path) -> None:
+    """Raises UserError unless adapters mean the same; it says what to set."""
+    if theirs.rank == ours.rank and math.isclose(theirs.scale, ours.scale):
+        return
+    changes = [
+        f"{name} = {getattr(theirs, name)} instead of {getattr(ours, name)}"
+        for name in ("rank", "alpha", "rslora")
+        if getattr(theirs, name) != getattr(ours, name)
+    ]
+    raise UserError(
+        f"{path} does not fit config.model.llada.lora; set there {' and '.join(changes)}"
+    )
 
 
 def _factors(

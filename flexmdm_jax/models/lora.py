@@ -27,17 +27,19 @@ class Lora:
       alpha: See above.
       dropout_rate: On the input of A.
       targets: The linear maps that have adapters, of TARGETS.
+      rslora: Divide alpha by the root of the rank instead (Kalajdzievski, 2023).
     """
 
     rank: int = 128
     alpha: float = 128.0
     dropout_rate: float = 0.0
     targets: tuple[str, ...] = ("q", "k", "v", "head")
+    rslora: bool = False
 
     @property
     def scale(self) -> float:
         """Returns the factor of A B."""
-        return self.alpha / self.rank
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
     def on(self, target: str) -> "Lora | None":
         """Returns the adapters of a linear map, None if it has none."""
@@ -94,7 +96,7 @@ class Projection(nn.Module):
     def __call__(
         self, x: Float[Array, "..."], low: Float[Array, "... r"] | None = None
     ) -> Float[Array, "..."]:
-        """Returns x W + (alpha / rank) · low B, where low = reduce(x), or reduce(dropout(x))."""
+        """Returns x W + scale · low B, where low = reduce(x), or reduce(dropout(x))."""
         dtype = self.output_dtype or self.dtype
         out = self._product(x, self.kernel, len(self.inputs), dtype)
         if low is None:

@@ -127,6 +127,7 @@ def _llada(config: Config, process: Process) -> LLaDA:
     lora = Lora(
         rank=sizes.lora.rank,
         alpha=sizes.lora.alpha,
+        rslora=sizes.lora.rslora,
         dropout_rate=sizes.lora.dropout_rate,
         targets=tuple(sizes.lora.targets.split(",")),
     )

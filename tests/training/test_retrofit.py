@@ -1,5 +1,6 @@
 """A tiny LLaDA from PyTorch's files to a trained FlexMDM, and back."""
 
+import dataclasses
 import json
 
 import jax
@@ -13,7 +14,7 @@ import torch_llada
 from flax import traverse_util
 from torch_llada import Sizes
 
-from flexmdm_jax.config import read_config
+from flexmdm_jax.config import LoraConfig, read_config
 from flexmdm_jax.conversion.base import open_base
 from flexmdm_jax.conversion.layout import leaves
 from flexmdm_jax.conversion.llada import export_model, import_model
@@ -24,7 +25,7 @@ from flexmdm_jax.data.tokenizers import ByteTokenizer
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.model import load
 from flexmdm_jax.models.llada import LLaDA
-from flexmdm_jax.models.lora import is_trained
+from flexmdm_jax.models.lora import Lora, is_trained
 from flexmdm_jax.sampling import SamplerConfig
 from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.training.imports import export_adapters, import_run, merge_run
@@ -216,7 +217,7 @@ def test_adapters_go_to_peft_and_back(home, run, tmp_path):
 
     narrow = config_values(home)
     narrow["model"]["llada"]["lora"]["rank"] = 2
-    with pytest.raises(UserError, match=r"r = 4 and lora_alpha = .* do not fit"):
+    with pytest.raises(UserError, match=r"does not fit .*; set there rank = 4 instead of 2$"):
         import_run(tmp_path / "other", read_config(narrow), ByteTokenizer({}), read)
     del tensors[f"{prefix}.ff_out.lora_B.weight"]
     tensors[f"{prefix}.blocks.1.q_proj.lora_A.weight"] = torch.zeros(4, 5)
@@ -279,6 +280,17 @@ def test_a_pattern_that_names_nothing_is_an_error(home, dataset, tmp_path):
     values["optimizer"]["group_learning_rates"] = {"lorra_*": 1e-4}
     with pytest.raises(UserError, match=r"no parameter fits 'lorra_\*'; they are .*head/lora_a"):
         run_training(values, dataset, tmp_path / "w")
+
+
+def test_what_a_config_says_of_adapters_is_what_the_network_has(tmp_path):
+    """Field by field, whatever fields there are."""
+    lora = {"rank": 3, "alpha": 5.0, "rslora": True, "dropout_rate": 0.25, "targets": "up,down"}
+    assert set(lora) == {field.name for field in dataclasses.fields(LoraConfig)}
+    values = config_values(tmp_path)
+    values["model"]["llada"]["lora"] = lora
+    config = read_config(values)
+    setup = Setup.of(config, ByteTokenizer({}).vocabulary, make_mesh(config.mesh))
+    assert setup.model.lora == Lora(**lora | {"targets": ("up", "down")})
 
 
 def test_the_types_of_frozen_and_trained_parameters(home, dataset):
