@@ -30,7 +30,8 @@ _SOURCE = flags.DEFINE_string(
 _TOKENIZER = flags.DEFINE_string(
     "tokenizer",
     "sentencepiece:1024",
-    "sentencepiece:SIZE (trained here), sentencepiece:FILE, gpt2, hf:DIR or bytes.",
+    "sentencepiece:SIZE (trained here), sentencepiece:FILE, gpt2, hf:DIR[,mask=ID][,end=ID] "
+    "or bytes.",
 )
 _TOKENIZER_DIR = flags.DEFINE_string("tokenizer_dir", None, "Folder of GPT-2's two files.")
 _OUT = flags.DEFINE_string("out", None, "Folder to make; must not hold files yet.")

@@ -1,48 +1,77 @@
 """Tokenizers of Hugging Face: a folder with tokenizer.json, as LLaDA's checkpoint has it."""
 
+import contextlib
 import json
-from collections.abc import Iterable, Sequence
-from typing import ClassVar
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
+from flexmdm_jax.data.tokenizers import tokenizer_json
 from flexmdm_jax.data.tokenizers.base import byte_offsets
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.foreign import whole
 from flexmdm_jax.types import Vocabulary
 
 
 class HuggingFaceTokenizer:
     """A tokenizer.json; MASK and END are the model's own if config.json beside it names them.
 
-    LLaDA's does: 126336 and 126081 of 126464 ids. Otherwise they follow the tokenizer's ids. Text
-    that spells a special token is text. Decoding is exact where the tokenizer's own is: byte-level
-    ones without a normaliser.
+    LLaDA's does: 126336 and 126081 of 126464 ids. Otherwise they follow the tokenizer's ids, unless
+    they were chosen. Text that spells a special token is text. Decoding is exact where the
+    tokenizer's own is: byte-level ones without a normaliser.
     """
 
     kind: ClassVar[str] = "hf"
     TOKENIZER: ClassVar[str] = "tokenizer.json"
     CONFIG: ClassVar[str] = "config.json"
+    # {"mask": ID, "end": ID}, where config.json does not say so.
+    IDS: ClassVar[str] = "special_ids.json"
 
     def __init__(self, files: dict[str, bytes]):
         import tokenizers
 
-        self._files = {name: files[name] for name in (self.TOKENIZER, self.CONFIG) if name in files}
-        try:
-            description = json.loads(files[self.TOKENIZER])
-            config = json.loads(files.get(self.CONFIG, b"{}"))
-            self.vocabulary = _vocabulary(description, config)
-            special = {self.vocabulary.mask, self.vocabulary.end}
-            # Spelled out in a text they would become MASK, END or a turn of a chat.
-            description["added_tokens"] = [
-                token
-                for token in description.get("added_tokens", [])
-                if not token["special"] and token["id"] not in special
-            ]
-            description["post_processor"] = None
-            self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(description))
-        # The library raises bare exceptions.
-        except Exception as error:
-            raise UserError(f"{self.TOKENIZER} or {self.CONFIG} is unusable: {error}") from None
+        names = (self.TOKENIZER, self.CONFIG, self.IDS)
+        self._files = {name: files[name] for name in names if name in files}
+        with _unusable():
+            self._description = json.loads(files[self.TOKENIZER])
+            self.vocabulary = _vocabulary(files, self._description)
+            self._plain = tokenizer_json.plain(self._description, self.vocabulary)
+            self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(self._plain))
+            # A text that spells a special token, a turn of a chat for example, is a text. To leave
+            # such tokens out would give others their ids: the library numbers them in their order.
+            self._tokenizer.encode_special_tokens = True
+
+    @classmethod
+    def of_folder(
+        cls, files: dict[str, bytes], folder: pathlib.Path, chosen: Mapping[str, int]
+    ) -> "HuggingFaceTokenizer":
+        """Returns the tokenizer in a folder, after checking that nothing there is misunderstood.
+
+        Saved tokenizers are not checked again: what was made with them is theirs.
+
+        Args:
+          files: TOKENIZER and, if there is one, CONFIG.
+          folder: Where they lie, for messages.
+          chosen: Ids of "mask" and "end", or of one of them, or none.
+
+        Raises:
+          UserError: If a file is damaged or a field of it unknown, an id cannot be MASK's or END's,
+            or the tokenizers library reads other ids than the file has.
+        """
+        with _unusable(f"{folder}: "):
+            description = json.loads(files[cls.TOKENIZER])
+            tokenizer_json.check_fields(description, folder / cls.TOKENIZER)
+            ids = _choose_ids(files, description, chosen, folder)
+            unchosen = _vocabulary(files, description)
+        # A tokenizer as it has always been stays the same, so that datasets of old mix with new.
+        if ids != {"mask": unchosen.mask, "end": unchosen.end}:
+            files = files | {cls.IDS: json.dumps(ids).encode()}
+        tokenizer = cls(files)
+        tokenizer._check_added(folder / cls.TOKENIZER)
+        tokenizer._check_unspelled(folder)
+        return tokenizer
 
     def encode(self, text: str) -> list[int]:
         """Returns the token ids of a text."""
@@ -68,12 +97,132 @@ class HuggingFaceTokenizer:
         """Returns the files the tokenizer is made of, by name."""
         return self._files
 
+    def _check_added(self, path: pathlib.Path) -> None:
+        """Raises UserError unless added tokens have the ids that the file gives them."""
+        pieces = {number: piece for piece, number in self._pieces().items()}
+        for read, written in zip(self._plain["added_tokens"], self._added(), strict=True):
+            name, number = written["content"], written["id"]
+            given = self._tokenizer.token_to_id(read["content"])
+            if given != number:
+                raise UserError(
+                    f"{path}: the added token {name!r} is {number}, but the tokenizers library, "
+                    f"which numbers added tokens in their order, makes it {given}; write the file "
+                    "with that library, and see which of the two ids the weights mean"
+                )
+            if pieces.get(number, name) != name:
+                raise UserError(
+                    f"{path}: {number} is the id of {name!r} and of {pieces[number]!r}; give the "
+                    "added token one of its own"
+                )
 
-def _vocabulary(description: dict, config: dict) -> Vocabulary:
-    ids = [*description["model"]["vocab"].values()]
-    ids += [token["id"] for token in description.get("added_tokens", [])]
-    size = max(max(ids) + 1, config.get("vocab_size", 0))
+    def _check_unspelled(self, folder: pathlib.Path) -> None:
+        """Raises UserError if a text may have MASK or END among its tokens."""
+        pieces = {number: piece for piece, number in self._pieces().items()}
+        added = {token["id"]: token["content"] for token in self._added()}
+        for name in ("mask", "end"):
+            number = getattr(self.vocabulary, name)
+            spelled = added.get(number, pieces.get(number))
+            if number == tokenizer_json.unknown_id(self._description):
+                problem = "stands for what the tokenizer does not know"
+            elif number in pieces and number not in added:
+                problem = "is an ordinary token of texts"
+            elif spelled is not None and any(number in self.encode(x) for x in _around(spelled)):
+                problem = "is what a text becomes that spells it"
+            else:
+                continue
+            raise UserError(
+                f"{folder}: {spelled!r}, {name.upper()} = {number}, {problem}; choose an added "
+                f"token or a free id, hf:DIR,{name}=ID: {self._listed()}"
+            )
+
+    def _listed(self, most: int = 8) -> str:
+        """Returns the ids that MASK and END may be chosen from, in words."""
+        ids = [f"{token['content']!r} = {token['id']}" for token in self._added()]
+        shown = [*ids[:most], "…"] if len(ids) > most else ids
+        free = _num_rows(self._files, self._description)
+        return f"added tokens are {', '.join(shown) or 'none'}; free are {free} and the next"
+
+    def _added(self) -> list[dict[str, Any]]:
+        return tokenizer_json.added_tokens(self._description)
+
+    def _pieces(self) -> dict[str, int]:
+        return tokenizer_json.pieces(self._description)
+
+
+def _around(name: str) -> tuple[str, ...]:
+    """Returns texts with a name in them, alone and among others."""
+    return (name, f" {name}", f"a{name}a", f"a {name} a", name + name)
+
+
+@contextlib.contextmanager
+def _unusable(where: str = "") -> Iterator[None]:
+    """Makes one line of what damage leads to; the library raises bare exceptions."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        files = f"{HuggingFaceTokenizer.TOKENIZER} or {HuggingFaceTokenizer.CONFIG}"
+        reason = f"no field {error}" if isinstance(error, KeyError) else error
+        raise UserError(f"{where}{files} is unusable: {reason}") from None
+
+
+def _config(files: Mapping[str, bytes]) -> dict[str, Any]:
+    """Returns what config.json says, null left out."""
+    values = json.loads(files.get(HuggingFaceTokenizer.CONFIG, b"{}"))
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _num_rows(files: Mapping[str, bytes], description: Mapping[str, Any]) -> int:
+    """Returns the first id behind all tokens and all rows of the model."""
+    return max(tokenizer_json.num_ids(description), _config(files).get("vocab_size", 0))
+
+
+def _vocabulary(files: Mapping[str, bytes], description: Mapping[str, Any]) -> Vocabulary:
+    size = _num_rows(files, description)
+    config = _config(files)
     mask, end = config.get("mask_token_id"), config.get("eos_token_id")
-    if mask is None or not isinstance(end, int):
-        return Vocabulary(size=size + 2, mask=size, end=size + 1)
-    return Vocabulary(size=size, mask=mask, end=end)
+    if HuggingFaceTokenizer.IDS in files:
+        ids = json.loads(files[HuggingFaceTokenizer.IDS])
+        mask, end = ids["mask"], ids["end"]
+    elif mask is None or not isinstance(end, int):
+        mask, end = size, size + 1
+    return Vocabulary(size=max(size, mask + 1, end + 1), mask=mask, end=end)
+
+
+def _choose_ids(
+    files: Mapping[str, bytes],
+    description: Mapping[str, Any],
+    chosen: Mapping[str, int],
+    folder: pathlib.Path,
+) -> dict[str, int]:
+    """Returns the ids of MASK and END: those chosen, else config.json's, else the next free ones.
+
+    A model without MASK is autoregressive: where its texts end is no END, unless that is chosen.
+
+    Raises:
+      UserError: If config.json names several ends, or both ids are one, or they leave a gap.
+      ValueError: If config.json has no ids where they should be.
+    """
+    config, ids = _config(files), dict(chosen)
+    rows = max(tokenizer_json.num_ids(description), whole({"vocab_size": 1} | config, "vocab_size"))
+    if "mask" not in ids and "mask_token_id" in config:
+        ids["mask"] = whole(config, "mask_token_id", least=0)
+    if "mask" in ids and "end" not in ids and "eos_token_id" in config:
+        ends = config["eos_token_id"]
+        ends = ends if isinstance(ends, list) else [ends]
+        if len(ends) != 1:
+            raise UserError(
+                f"{folder / HuggingFaceTokenizer.CONFIG}: eos_token_id = {ends}; say which one "
+                "closes a sequence: hf:DIR,end=ID"
+            )
+        ids["end"] = whole({"eos_token_id": ends[0]}, "eos_token_id", least=0)
+    beyond = sorted(number for number in ids.values() if number >= rows)
+    if len(set(ids.values())) < len(ids) or beyond != [*range(rows, rows + len(beyond))]:
+        said = " and ".join(f"{name.upper()} = {number}" for name, number in ids.items())
+        raise UserError(
+            f"{folder}: {said}; they have to be different, and below {rows} or the next ids"
+        )
+    for name in ("mask", "end"):
+        ids.setdefault(name, max(rows, *(number + 1 for number in [-1, *ids.values()])))
+    return {name: ids[name] for name in ("mask", "end")}

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pathlib
+import re
 from collections.abc import Iterable
 
 from flexmdm_jax.data.tokenizers.base import Tokenizer
@@ -12,8 +13,11 @@ from flexmdm_jax.data.tokenizers.sentencepiece import SentencePieceTokenizer
 from flexmdm_jax.data.tokenizers.symbols import SymbolTokenizer
 from flexmdm_jax.data.tokenizers.utf8 import ByteTokenizer
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.fields import nearest
 
 _SPEC = "tokenizer_spec.json"
+# The last of the arguments behind a folder.
+_ARGUMENT = re.compile(r",(\w+)=([^,/]*)\Z")
 
 TOKENIZERS = {
     kind.kind: kind
@@ -33,13 +37,13 @@ def make_tokenizer(
     """Returns the tokenizer a specification names.
 
     Args:
-      spec: `sentencepiece:SIZE` (trained on texts), `sentencepiece:FILE`, `gpt2`, `hf:DIR` or
-        `bytes`.
+      spec: `sentencepiece:SIZE` (trained on texts), `sentencepiece:FILE`, `gpt2`, `hf:DIR` (with
+        `,mask=ID` and `,end=ID`, if they are to be chosen) or `bytes`.
       texts: What a SentencePiece model is trained on.
       directory: Where encoder.json and vocab.bpe of GPT-2 lie.
 
     Raises:
-      UserError: If the kind is unknown or its files are missing.
+      UserError: If the kind is unknown, its files are missing, or what they say is.
     """
     kind, _, rest = spec.partition(":")
     if kind not in TOKENIZERS:
@@ -64,14 +68,29 @@ def make_tokenizer(
         raise UserError(f"{rest} is no SentencePiece model; name another file or a size") from None
 
 
-def _huggingface(folder: str) -> HuggingFaceTokenizer:
-    if not folder:
-        raise UserError("hf needs a folder with tokenizer.json in it: hf:DIR")
-    path = pathlib.Path(folder)
+def _huggingface(rest: str) -> HuggingFaceTokenizer:
+    path, ids = _folder_and_ids(rest)
     files = {HuggingFaceTokenizer.TOKENIZER: _read(path / HuggingFaceTokenizer.TOKENIZER)}
     if (path / HuggingFaceTokenizer.CONFIG).exists():
         files[HuggingFaceTokenizer.CONFIG] = _read(path / HuggingFaceTokenizer.CONFIG)
-    return HuggingFaceTokenizer(files)
+    return HuggingFaceTokenizer.of_folder(files, path, ids)
+
+
+def _folder_and_ids(rest: str) -> tuple[pathlib.Path, dict[str, int]]:
+    """Returns what `DIR` or `DIR,mask=ID,end=ID` says; what exists is a name, commas and all."""
+    folder, arguments = rest, []
+    while not pathlib.Path(folder).exists() and (last := _ARGUMENT.search(folder)):
+        arguments.insert(0, last.groups())
+        folder = folder[: last.start()]
+    if not folder:
+        raise UserError("hf needs a folder with tokenizer.json in it: hf:DIR")
+    for name, value in arguments:
+        if name not in ("mask", "end"):
+            known = nearest(name, ("mask", "end"))
+            raise UserError(f"tokenizer 'hf:{rest}' has no argument {name!r}{known}")
+        if not value.isascii() or not value.isdigit():
+            raise UserError(f"tokenizer 'hf:{rest}': {name} = {value!r} is no id")
+    return pathlib.Path(folder), {name: int(value) for name, value in arguments}
 
 
 def tokenizer_hash(tokenizer: Tokenizer) -> str:
