@@ -1,8 +1,9 @@
 """The command as a user runs it."""
 
 import pytest
+import tiny
 import torch_llada
-from commands import run, succeed
+from commands import config_file, refuse, run, succeed
 
 
 def test_a_model_goes_in_and_comes_out(tmp_path):
@@ -29,3 +30,19 @@ def test_what_it_cannot_do_takes_one_line(tmp_path, arguments, message):
     assert result.stderr.strip() == message
     assert result.returncode == 2
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("nowhere.ckpt", "nowhere.ckpt: No such file or directory"), ("", "Is a directory")],
+)
+def test_a_checkpoint_that_is_not_there_is_missing(tmp_path, name, message):
+    config = config_file(tmp_path / "config.py", tiny.config_at(tmp_path))
+    arguments = [f"--config={config}", "--tokenizer=bytes", f"--out={tmp_path / 'out'}"]
+    refuse(
+        f"{message}; name a file of torch.save",
+        "convert",
+        "flexmdm",
+        f"--from={tmp_path / name}",
+        *arguments,
+    )

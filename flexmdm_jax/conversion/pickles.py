@@ -28,8 +28,12 @@ def load_pickle(path: pathlib.Path) -> Any:
     """Returns what torch.save() wrote: tensors and plain containers, and nothing that runs.
 
     Raises:
-      UserError: If PyTorch is not installed, the file is damaged, or it holds code.
+      UserError: If the file is missing or damaged, PyTorch is not installed, or it holds code.
     """
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; name a file of torch.save()") from None
     try:
         import torch
     except ImportError:
