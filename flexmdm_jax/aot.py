@@ -18,18 +18,22 @@ from flexmdm_jax.config import Config, read_config
 from flexmdm_jax.data.storage.records import open_dataset
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import new_file, write_atomically
+from flexmdm_jax.ranges import CountOrZero
 from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.types import Vocabulary
 
 _CONFIG = cli.define_config_flag("A file of configs/.")
 _TOPOLOGY = flags.DEFINE_string("topology", None, "v5e-16, v5p:4x4x4, 2*v5e-16 (two slices), …")
-_ROWS = flags.DEFINE_integer("per_device_batch", 0, "Rows per chip; 0 spreads the config's batch.")
+_ROWS = cli.define_number_flag(
+    "per_device_batch", 0, "Rows per chip; 0 spreads the config's batch.", CountOrZero
+)
 _SEARCH = flags.DEFINE_bool("search", False, "Find the largest per_device_batch that fits.")
 _PROGRAMS = flags.DEFINE_list("programs", list(PROGRAMS), "train, sample or both.")
-_VOCABULARY = flags.DEFINE_integer(
+_VOCABULARY = cli.define_number_flag(
     "vocabulary_size",
     0,
     "If the dataset is not there to ask; 0: GPT-2's with MASK and END, LLaDA's.",
+    CountOrZero,
 )
 _JSON = flags.DEFINE_string("json", None, "Also write the figures to this file.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace --json if it exists.")
@@ -45,12 +49,13 @@ def _vocabulary(config: Config) -> Vocabulary:
         return open_dataset(prepared[0]).vocabulary
     rows = {"dit": _GPT2_ROWS, "llada": config.model.llada.embedding_size}
     size = _VOCABULARY.value or rows[config.model.kind]
-    cli.require_positive(vocabulary_size=size - 2)
+    if size < 3:
+        raise UserError(f"--vocabulary_size={size}: a token, MASK and END need at least 3")
     return Vocabulary(size, size - 2, size - 1)
 
 
 def _rows(config, num_shards: int) -> int:
-    if _ROWS.value < 0 or (not _ROWS.value and config.training.batch_size % num_shards):
+    if not _ROWS.value and config.training.batch_size % num_shards:
         raise UserError(
             f"{config.training.batch_size} rows do not split over {num_shards} chips; "
             "give a positive --per_device_batch"

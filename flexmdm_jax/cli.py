@@ -18,7 +18,7 @@ from flexmdm_jax import hosts
 from flexmdm_jax.config import load_config_file
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.overrides import check_overrides, make_room, overridden_paths
-from flexmdm_jax.types import SEEDS
+from flexmdm_jax.ranges import CountOrUnset, CountOrZero, Seconds, Seed, range_of
 
 # What define_…_flags() define belongs to the command that calls them, and to its --help.
 flags.disclaim_key_flags()
@@ -185,12 +185,13 @@ def define_process_flags() -> Callable[[], None]:
         "multihost", False, "One of several processes that find each other: Cloud TPU, Slurm, MPI."
     )
     coordinator = flags.DEFINE_string("coordinator", "", "Elsewhere: host:port of process 0.")
-    number = flags.DEFINE_integer("num_processes", 0, "With --coordinator: of the run.")
-    process = flags.DEFINE_integer("process_id", -1, "With --coordinator: this one, from 0.")
-    limit = flags.DEFINE_integer("join_time_limit", 300, "Seconds to wait for the others.")
+    number = define_number_flag("num_processes", 0, "With --coordinator: of the run.", CountOrZero)
+    process = define_number_flag(
+        "process_id", -1, "With --coordinator: this one, from 0.", CountOrUnset
+    )
+    limit = define_number_flag("join_time_limit", 300, "Seconds to wait for the others.", Seconds)
 
     def join() -> None:
-        require_positive(join_time_limit=limit.value)
         hosts.join(
             coordinator.value,
             number.value,
@@ -204,7 +205,46 @@ def define_process_flags() -> Callable[[], None]:
 
 def define_seed_flag(help_string: str) -> flags.FlagHolder:
     """Returns the holder of --seed."""
-    return flags.DEFINE_integer("seed", 0, help_string, lower_bound=SEEDS[0], upper_bound=SEEDS[-1])
+    return define_number_flag("seed", 0, help_string, Seed)
+
+
+def define_number_flag(
+    name: str, default: Any, help_string: str, kind: Any, *, several: bool = False
+) -> flags.FlagHolder:
+    """Returns the holder of a flag that is a number.
+
+    Args:
+      name: Of the flag.
+      default: Its value unless it is given; a list, if several.
+      help_string: Says what it is for.
+      kind: One of ranges.py, as Count.
+      several: It may be given more than once.
+    """
+    parser, serializer = _NumberParser(kind), flags.ArgumentSerializer()
+    if several:
+        return flags.DEFINE_multi(parser, serializer, name, default, help_string)
+    return flags.DEFINE(parser, name, default, help_string, serializer=serializer)
+
+
+class _NumberParser(flags.ArgumentParser):
+    """Makes a text a number within a range; absl's own parsers let NaN through."""
+
+    def __init__(self, kind: Any):
+        self._range = range_of(kind)
+        is_float = issubclass(kind.__origin__, float)
+        self._number = flags.FloatParser() if is_float else flags.IntegerParser()
+        self.syntactic_help = f"{self._number.syntactic_help}, {self._range}"
+
+    def parse(self, argument: Any) -> int | float:
+        """Returns the number."""
+        number = self._number.parse(argument)
+        if problem := self._range.problem(number):
+            raise ValueError(problem)
+        return number
+
+    def flag_type(self) -> str:
+        """Returns what --help says the flag takes."""
+        return self._number.flag_type()
 
 
 def define_sampler_flags() -> Callable[[], dict[str, str]]:
@@ -231,10 +271,3 @@ def shared_flags() -> str:
     """Returns the values of the command's flags, but for the one that tells processes apart."""
     own = flags.FLAGS.get_flags_for_module(sys.argv[0])
     return json.dumps({flag.name: flag.value for flag in own if flag.name != "process_id"})
-
-
-def require_positive(**values: int) -> None:
-    """Raises UserError unless every value is at least 1; names are those of the flags."""
-    for name, value in values.items():
-        if value < 1:
-            raise UserError(f"--{name}={value}: must be at least 1")

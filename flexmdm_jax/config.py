@@ -10,36 +10,36 @@ from typing import Any, Literal
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.fields import flatten, nearest, parse_strategy, read_fields
 from flexmdm_jax.process import Process
+from flexmdm_jax.ranges import (
+    Count,
+    CountOrUnset,
+    CountOrZero,
+    Few,
+    FewOrZero,
+    Length,
+    OneOrMore,
+    Positive,
+    PositiveOrZero,
+    Ranged,
+    Seed,
+    ShareBelowOne,
+)
 from flexmdm_jax.schedules import SCHEDULES
-from flexmdm_jax.types import SEEDS, Vocabulary
-
-
-def _positive(config: Any, *names: str) -> None:
-    for name in names:
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} = {getattr(config, name)}; it must be at least 1")
-
-
-def _fraction(config: Any, *names: str) -> None:
-    for name in names:
-        if not 0 <= getattr(config, name) < 1:
-            raise ValueError(f"{name} = {getattr(config, name)}; it must lie in [0, 1)")
+from flexmdm_jax.types import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
-class LoraConfig:
+class LoraConfig(Ranged):
     """Low-rank adapters; see models/lora.py. Rank 0: none."""
 
-    rank: int = 0
-    alpha: float = 128.0
+    rank: CountOrZero = 0
+    alpha: Positive = 128.0
     rslora: bool = False  # alpha is divided by the root of the rank, not by the rank
-    dropout_rate: float = 0.0
+    dropout_rate: ShareBelowOne = 0.0
     targets: str = "q,k,v,head"
 
     def __post_init__(self):
-        _fraction(self, "dropout_rate")
-        if self.rank < 0:
-            raise ValueError(f"rank = {self.rank}; it must not be negative")
+        super().__post_init__()
         known = ("q", "k", "v", "out", "gate", "up", "down", "head")
         for target in self.targets.split(","):
             if target not in known:
@@ -47,47 +47,44 @@ class LoraConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class LladaConfig:
+class LladaConfig(Ranged):
     """What only a LLaDA has: its sizes, its frozen base, and what is trained in its stead."""
 
     base: str = ""  # folder that `convert llada` wrote
-    embedding_size: int = 126_464
-    mlp_size: int = 12_288
-    num_kv_heads: int = 32
-    rope_theta: float = 500_000.0
-    norm_epsilon: float = 1e-5
+    embedding_size: Count = 126_464
+    mlp_size: Count = 12_288
+    num_kv_heads: Count = 32
+    rope_theta: Positive = 500_000.0
+    norm_epsilon: Positive = 1e-5
     tied: bool = False
-    layers_per_group: int = 8  # that share time conditioning; MDM has none
+    layers_per_group: Count = 8  # that share time conditioning; MDM has none
     lora: LoraConfig = LoraConfig()
 
     def __post_init__(self):
-        _positive(self, "embedding_size", "mlp_size", "num_kv_heads", "layers_per_group")
-        if self.rope_theta <= 0 or self.norm_epsilon <= 0:
-            raise ValueError("rope_theta and norm_epsilon must be positive")
+        super().__post_init__()
         if self.tied and self.lora.rank and "head" in self.lora.targets.split(","):
             raise ValueError("lora.targets: a tied head is the embedding; leave out 'head'")
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Ranged):
     """The network; see models/dit.py and models/llada.py for what each size means."""
 
-    hidden_size: int
-    num_layers: int
-    num_heads: int
+    hidden_size: Count
+    num_layers: Count
+    num_heads: Count
     kind: Literal["dit", "llada"] = "dit"
-    condition_size: int = 128  # DiT only
-    dropout_rate: float = 0.0  # DiT only
+    condition_size: Count = 128  # DiT only
+    dropout_rate: ShareBelowOne = 0.0  # DiT only
     mark_start: bool = False  # DiT only
     compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     remat: Literal["none", "dots", "full"] = "none"  # what backward computes again
-    scan_unroll: int = 1
+    scan_unroll: Count = 1
     attention: str = ""  # empty: the platform decides
     llada: LladaConfig = LladaConfig()
 
     def __post_init__(self):
-        _positive(self, "hidden_size", "num_layers", "num_heads", "condition_size", "scan_unroll")
-        _fraction(self, "dropout_rate")
+        super().__post_init__()
         if self.kind == "llada" and self.num_heads % self.llada.num_kv_heads:
             raise ValueError(
                 f"num_heads = {self.num_heads} is no multiple of llada.num_kv_heads = "
@@ -105,80 +102,65 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Ranged):
     """The prepared dataset (or several, mixed) and the length of a row in slots, END included."""
 
     path: str
-    max_length: int
+    max_length: Length
     prepare: str = ""  # the command that makes the dataset, told to whoever lacks it
     sets: dict[str, str] = dataclasses.field(default_factory=dict)  # folders of a mixture, by name
-    mixture: dict[str, float] = dataclasses.field(default_factory=dict)  # their shares
-    buckets: tuple[int, ...] = ()  # shorter lengths that the rows of a batch may have
-    workers: int = 0  # processes that read ahead; 0 reads ahead in a thread
-    prefetch: int = 4  # batches read ahead, of each worker
+    mixture: dict[str, Positive] = dataclasses.field(default_factory=dict)  # their shares
+    buckets: tuple[Length, ...] = ()  # shorter lengths that the rows of a batch may have
+    workers: FewOrZero = 0  # processes that read ahead; 0 reads ahead in a thread
+    prefetch: Few = 4  # batches read ahead, of each worker
 
     def __post_init__(self):
-        if self.max_length < 2:
-            raise ValueError(f"max_length = {self.max_length}; a token and END need at least 2")
-        if any(not 2 <= length < self.max_length for length in self.buckets):
+        super().__post_init__()
+        if any(length >= self.max_length for length in self.buckets):
             raise ValueError(
-                f"buckets = {self.buckets}: lengths from 2 to below max_length = {self.max_length}"
+                f"buckets = {self.buckets}: lengths below max_length = {self.max_length}"
             )
-        _positive(self, "prefetch")
-        if self.workers < 0:
-            raise ValueError(f"workers = {self.workers}; it must not be negative")
         if unknown := sorted(set(self.mixture) - set(self.sets)):
             raise ValueError(
                 f"mixture names {', '.join(unknown)}; sets has {', '.join(self.sets) or 'none'}"
             )
-        weights = self.mixture.values()
-        if self.mixture and (min(weights) <= 0 or not math.isclose(sum(weights), 1, abs_tol=1e-6)):
-            raise ValueError(f"mixture = {self.mixture}: weights must be positive and sum to 1")
+        if self.mixture and not math.isclose(sum(self.mixture.values()), 1, abs_tol=1e-6):
+            raise ValueError(f"mixture = {self.mixture}: weights must sum to 1")
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(Ranged):
     """AdamW with linear warm-up, gradient clipping, and an exponential moving average."""
 
-    learning_rate: float
-    group_learning_rates: dict[str, float] = dataclasses.field(default_factory=dict)  # by path
-    warmup_steps: int = 0
+    learning_rate: Positive
+    # By path.
+    group_learning_rates: dict[str, PositiveOrZero] = dataclasses.field(default_factory=dict)
+    warmup_steps: CountOrZero = 0
     decay: Literal["constant", "cosine", "cosine_restarts"] = "constant"
-    num_cycles: int = 5  # of cosine_restarts
-    weight_decay: float = 0.0
-    b1: float = 0.9
-    b2: float = 0.999
-    clip_norm: float = 1.0
-    ema_decay: float = 0.9999
-
-    def __post_init__(self):
-        if self.learning_rate <= 0 or self.clip_norm <= 0:
-            raise ValueError("learning_rate and clip_norm must be positive")
-        if any(rate < 0 for rate in self.group_learning_rates.values()):
-            raise ValueError("group_learning_rates must not be negative")
-        _positive(self, "num_cycles")
-        if self.warmup_steps < 0 or self.weight_decay < 0:
-            raise ValueError("warmup_steps and weight_decay must not be negative")
-        _fraction(self, "b1", "b2", "ema_decay")
+    num_cycles: Count = 5  # of cosine_restarts
+    weight_decay: PositiveOrZero = 0.0
+    b1: ShareBelowOne = 0.9
+    b2: ShareBelowOne = 0.999
+    clip_norm: Positive = 1.0
+    ema_decay: ShareBelowOne = 0.9999
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(Ranged):
     """How long, in what batches, and how often to look and to save (in steps)."""
 
-    num_steps: int
-    batch_size: int
+    num_steps: Count
+    batch_size: Count
     start: str = ""  # workdir of a run whose averaged parameters this one starts from
-    accumulation_steps: int = 1
-    time_warp: float = 1.0  # see stratified_times(); 1 draws times as the paper does
-    log_every: int = 100
-    evaluate_every: int = 10_000
-    checkpoint_every: int = 10_000
-    keep_checkpoints: int = 3
+    accumulation_steps: Count = 1
+    time_warp: OneOrMore = 1.0  # see stratified_times(); 1 draws times as the paper does
+    log_every: Count = 100
+    evaluate_every: Count = 10_000
+    checkpoint_every: Count = 10_000
+    keep_checkpoints: Count = 3
 
     def __post_init__(self):
-        names = (field.name for field in dataclasses.fields(self) if field.name != "start")
-        _positive(self, *names)
+        super().__post_init__()
         if self.batch_size % self.accumulation_steps:
             raise ValueError(
                 f"batch_size = {self.batch_size} does not split into "
@@ -187,35 +169,33 @@ class TrainingConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluationConfig:
+class EvaluationConfig(Ranged):
     """What a periodic evaluation costs."""
 
-    num_sequences: int = 256  # held-out sequences scored with the likelihood bound
-    num_times: int = 8  # times per sequence
-    num_samples: int = 64  # generated for the length distance
-    num_steps: int = 64  # of the sampler
-    batch_size: int = 64
-
-    def __post_init__(self):
-        _positive(self, *(field.name for field in dataclasses.fields(self)))
+    num_sequences: Count = 256  # held-out sequences scored with the likelihood bound
+    num_times: Count = 8  # times per sequence
+    num_samples: Count = 64  # generated for the length distance
+    num_steps: Count = 64  # of the sampler
+    batch_size: Count = 64
 
 
 @dataclasses.dataclass(frozen=True)
-class MeshConfig:
+class MeshConfig(Ranged):
     """Devices along each axis of the mesh; -1 takes what the others leave."""
 
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
+    data: CountOrUnset = -1
+    fsdp: CountOrUnset = 1
+    tensor: CountOrUnset = 1
 
     def __post_init__(self):
+        super().__post_init__()
         sizes = dataclasses.astuple(self)
-        if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+        if sizes.count(-1) > 1 or 0 in sizes:
             raise ValueError(f"{sizes}: sizes are positive, and one of them may be -1")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Ranged):
     """An experiment."""
 
     method: Literal["flexmdm", "mdm"]
@@ -227,11 +207,10 @@ class Config:
     mesh: MeshConfig = MeshConfig()
     insertion: str = "linear"  # α; not used by MDM
     unmasking: str = "linear"  # β
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self):
-        if self.seed not in SEEDS:
-            raise ValueError(f"seed = {self.seed}; it must lie between 0 and {SEEDS[-1]}")
+        super().__post_init__()
         for schedule in (self.insertion, self.unmasking):
             parse_strategy(schedule, SCHEDULES, "schedule")
 

@@ -19,6 +19,7 @@ from flexmdm_jax.conversion.llada import export_model, import_model
 from flexmdm_jax.conversion.peft import is_peft, read_peft
 from flexmdm_jax.data.tokenizers import Tokenizer, make_tokenizer
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.ranges import CountOrZero
 from flexmdm_jax.training.frozen import open_matching_base
 from flexmdm_jax.training.imports import export_adapters, import_run, merge_run
 from flexmdm_jax.training.state import Setup
@@ -29,8 +30,10 @@ _BASE = flags.DEFINE_string("base", "", "A run's base folder, if not where its c
 _CONFIG = cli.define_config_flag("Of the run to make.")
 _TOKENIZER = flags.DEFINE_string("tokenizer", "gpt2", "Of the run to make; see prepare.")
 _TOKENIZER_DIR = flags.DEFINE_string("tokenizer_dir", None, "Folder of GPT-2's two files.")
-_PAD = flags.DEFINE_integer("pad_id", 50257, "Of a checkpoint of the paper's code.")
-_MASK = flags.DEFINE_integer("mask_id", 50258, "Of a checkpoint of the paper's code.")
+_PAD = cli.define_number_flag("pad_id", 50257, "Of a checkpoint of the paper's code.", CountOrZero)
+_MASK = cli.define_number_flag(
+    "mask_id", 50258, "Of a checkpoint of the paper's code.", CountOrZero
+)
 
 
 def _llada(source: pathlib.Path, out: pathlib.Path) -> None:

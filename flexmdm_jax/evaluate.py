@@ -17,25 +17,34 @@ from flexmdm_jax.evaluation.request import Request
 from flexmdm_jax.evaluation.text import evaluate_likelihood, evaluate_text
 from flexmdm_jax.files import check_writable, write_atomically
 from flexmdm_jax.model import Model, load
+from flexmdm_jax.ranges import Count, PositiveOrZero
 from flexmdm_jax.training.workdir import check_dataset
 
 _WORKDIR = flags.DEFINE_multi_string("workdir", None, "A trained run; give several to compare.")
 _BASE = flags.DEFINE_string("base", "", "A LLaDA's base folder, if not where the runs had it.")
 _DATA = flags.DEFINE_string("data", None, "Prepared dataset; unless told, the first run's own.")
 _OUT = flags.DEFINE_string("out", None, "Folder for results; unless told, the first workdir.")
-_NUM = flags.DEFINE_integer("num", 512, "Samples: texts, strings, or prompts answered.")
-_STEPS = flags.DEFINE_multi_integer("steps", [256], "Steps of the sampler; several for tasks.")
+_NUM = cli.define_number_flag("num", 512, "Samples: texts, strings, or prompts answered.", Count)
+_STEPS = cli.define_number_flag(
+    "steps", [256], "Steps of the sampler; several for tasks.", Count, several=True
+)
 _RULE = flags.DEFINE_multi_string(
     "rule", ["exact_rate"], "As for sampling; several for tasks, such as adaptive."
 )
-_TEMPERATURE = flags.DEFINE_multi_float(
-    "temperature", [1.0], "Divides logits; 0 takes the likeliest. Several for tasks."
+_TEMPERATURE = cli.define_number_flag(
+    "temperature",
+    [1.0],
+    "Divides logits; 0 takes the likeliest. Several for tasks.",
+    PositiveOrZero,
+    several=True,
 )
-_SEQUENCES = flags.DEFINE_integer("num_sequences", 1024, "Held-out sequences to score.")
-_TIMES = flags.DEFINE_integer("num_times", 32, "Times per sequence in the likelihood bound.")
+_SEQUENCES = cli.define_number_flag("num_sequences", 1024, "Held-out sequences to score.", Count)
+_TIMES = cli.define_number_flag(
+    "num_times", 32, "Times per sequence in the likelihood bound.", Count
+)
 _SEED = cli.define_seed_flag("Decides all noise.")
-_BATCH = flags.DEFINE_integer("batch_size", 64, "Sequences at a time.")
-_BIN = flags.DEFINE_integer("bin_width", 4, "Lengths to a bin, in the picture and the TV.")
+_BATCH = cli.define_number_flag("batch_size", 64, "Sequences at a time.", Count)
+_BIN = cli.define_number_flag("bin_width", 4, "Lengths to a bin, in the picture and the TV.", Count)
 _sampling = cli.define_sampler_flags()
 _join = cli.define_process_flags()
 
@@ -50,21 +59,17 @@ EVALUATIONS = {
 
 
 def _request() -> Request:
-    counts = {
-        "num": _NUM.value,
-        "num_sequences": _SEQUENCES.value,
-        "num_times": _TIMES.value,
-        "batch_size": _BATCH.value,
-        "bin_width": _BIN.value,
-    }
-    cli.require_positive(steps=min(_STEPS.value), **counts)
     return Request(
+        num=_NUM.value,
         steps=tuple(_STEPS.value),
         rules=tuple(_RULE.value),
         temperatures=tuple(_TEMPERATURE.value),
+        num_sequences=_SEQUENCES.value,
+        num_times=_TIMES.value,
+        bin_width=_BIN.value,
+        batch_size=_BATCH.value,
         seed=_SEED.value,
         **_sampling(),
-        **counts,
     )
 
 

@@ -96,7 +96,8 @@ def parse_strategy(text: str, kinds: Mapping[str, type], what: str) -> Any:
     if name not in kinds:
         raise UserError(f"unknown {what} {name!r}{nearest(name, kinds)}")
     values = {}
-    fields = {field.name: field.type for field in dataclasses.fields(kinds[name])}
+    types = typing.get_type_hints(kinds[name])
+    fields = {field.name: types[field.name] for field in dataclasses.fields(kinds[name])}
     for part in filter(None, rest.split(",")):
         key, _, value = part.partition("=")
         if key not in fields:

@@ -10,7 +10,7 @@ import jax
 from flexmdm_jax.data.tokenizers import Tokenizer
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.generation.engine import CanvasOf, Completions
-from flexmdm_jax.sampling import SamplerConfig, Samples, start_canvas
+from flexmdm_jax.sampling import SamplerConfig, Samples, check_blocks, start_canvas
 from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.training.checkpoints import Checkpoints
 from flexmdm_jax.training.frozen import load_frozen
@@ -91,7 +91,6 @@ class Model:
             raise UserError(f"num = {num}, batch_size = {batch_size}; both must be at least 1")
         engine = self.setup.engine(sampler, min(batch_size, num))
         try:
-            sampler.num_blocks(self.max_length, process)
             canvas = start_canvas(
                 engine.rows,
                 self.max_length,
@@ -99,6 +98,7 @@ class Model:
                 prefix=tuple(encode(prefix)),
                 suffix=tuple(encode(suffix)),
             )
+            check_blocks(canvas, sampler, process)
         except ValueError as error:
             raise UserError(str(error)) from None
         return self._records(engine.batches(self.params, lambda _: canvas, num=num, seed=seed))

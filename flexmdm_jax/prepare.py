@@ -19,6 +19,7 @@ from flexmdm_jax.data.tasks import SYMBOL_TASKS, TASKS
 from flexmdm_jax.data.tokenizers import make_tokenizer
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.fields import nearest, parse_strategy
+from flexmdm_jax.ranges import Count, CountOrZero, Few, Length, ProperShare
 
 _SOURCE = flags.DEFINE_string(
     "source",
@@ -35,17 +36,21 @@ _TOKENIZER = flags.DEFINE_string(
 )
 _TOKENIZER_DIR = flags.DEFINE_string("tokenizer_dir", None, "Folder of GPT-2's two files.")
 _OUT = flags.DEFINE_string("out", None, "Folder to make; must not hold files yet.")
-_MAX_LENGTH = flags.DEFINE_integer("max_length", 1024, "Longest sequence in slots, with END.")
+_MAX_LENGTH = cli.define_number_flag(
+    "max_length", 1024, "Longest sequence in slots, with END.", Length
+)
 _SPLIT = flags.DEFINE_string("split", "paragraph", "What a sequence is: paragraph or document.")
-_FRACTION = flags.DEFINE_float("validation_fraction", 0.05, "Share of text held out.")
+_FRACTION = cli.define_number_flag(
+    "validation_fraction", 0.05, "Share of text held out.", ProperShare
+)
 _SEED = cli.define_seed_flag("Decides which text is held out.")
-_SHARD_MB = flags.DEFINE_integer("shard_mb", 64, "About how much text becomes one shard.")
+_SHARD_MB = cli.define_number_flag("shard_mb", 64, "About how much text becomes one shard.", Count)
 _SKIP_BAD = flags.DEFINE_bool("skip_bad", False, "Count unusable documents instead of stopping.")
-_WORKERS = flags.DEFINE_integer("workers", os.cpu_count(), "Processes that prepare shards.")
+_WORKERS = cli.define_number_flag("workers", os.cpu_count(), "Processes that prepare shards.", Few)
 _RUNNER = flags.DEFINE_enum("runner", "local", ["local", "beam"], "Who prepares the shards.")
 _BEAM = flags.DEFINE_multi_string("beam_option", [], "Of the Beam pipeline: --runner=…")
 _INSPECT = flags.DEFINE_string("inspect", None, "Prepared dataset to describe.")
-_PRINT = flags.DEFINE_integer("print", 5, "Random examples that --inspect prints.", lower_bound=0)
+_PRINT = cli.define_number_flag("print", 5, "Random examples that --inspect prints.", CountOrZero)
 
 
 def prepare() -> Dataset:
@@ -53,7 +58,6 @@ def prepare() -> Dataset:
     for flag in (_SOURCE, _OUT):
         if not flag.value:
             raise UserError(f"--{flag.name} must have a value, unless there is --inspect=DIR")
-    cli.require_positive(workers=_WORKERS.value, shard_mb=_SHARD_MB.value)
     tokenizer_dir = pathlib.Path(_TOKENIZER_DIR.value) if _TOKENIZER_DIR.value else None
     kind = _SOURCE.value.partition(":")[0]
     if kind in TASKS:

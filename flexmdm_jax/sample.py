@@ -11,30 +11,42 @@ from tqdm import tqdm
 from flexmdm_jax import cli, hosts
 from flexmdm_jax.files import new_file, write_atomically
 from flexmdm_jax.model import load
+from flexmdm_jax.ranges import Count, CountOrZero, PositiveOrZero, PositiveShare
 from flexmdm_jax.sampling import parse_sampler
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A trained run.")
 _BASE = flags.DEFINE_string("base", "", "A LLaDA's base folder, if not where the run had it.")
-_NUM = flags.DEFINE_integer("num", 64, "Samples.")
-_STEPS = flags.DEFINE_integer("steps", 256, "Steps of the sampler.")
+_NUM = cli.define_number_flag("num", 64, "Samples.", Count)
+_STEPS = cli.define_number_flag("steps", 256, "Steps of the sampler.", Count)
 _SEED = cli.define_seed_flag("Decides all noise.")
 _OUT = flags.DEFINE_string("out", "samples.jsonl", "File to write; must not exist yet.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace --out if it exists.")
-_BATCH = flags.DEFINE_integer("batch_size", 64, "Samples at a time.")
+_BATCH = cli.define_number_flag("batch_size", 64, "Samples at a time.", Count)
 _RULE = flags.DEFINE_string(
     "rule",
     "exact_rate",
     "exact_rate, tau_leaping (the paper's) or adaptive:confidence=top_prob,window_size=64 "
     "(top_prob, margin, entropy, leftmost).",
 )
-_TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "Divides logits; 0 takes the likeliest.")
-_TOP_K = flags.DEFINE_integer("top_k", 0, "Draw among the k likeliest tokens; 0 for all.")
-_TOP_P = flags.DEFINE_float("top_p", 1.0, "Draw among the tokens that reach this probability.")
-_BLOCK = flags.DEFINE_integer("block_length", 0, "MDM only: fill blocks of this many slots.")
+_TEMPERATURE = cli.define_number_flag(
+    "temperature", 1.0, "Divides logits; 0 takes the likeliest.", PositiveOrZero
+)
+_TOP_K = cli.define_number_flag(
+    "top_k", 0, "Draw among the k likeliest tokens; 0 for all.", CountOrZero
+)
+_TOP_P = cli.define_number_flag(
+    "top_p", 1.0, "Draw among the tokens that reach this probability.", PositiveShare
+)
+_BLOCK = cli.define_number_flag(
+    "block_length",
+    0,
+    "MDM only: fill blocks of this many slots, counted from the end of the prefix.",
+    CountOrZero,
+)
 _PREFIX = flags.DEFINE_string("prefix", "", "Text to continue.")
 _SUFFIX = flags.DEFINE_string("suffix", "", "FlexMDM only: text to lead up to.")
-_PRINT = flags.DEFINE_integer(
-    "print", 0, "Also print this many samples, shortest to longest.", lower_bound=0
+_PRINT = cli.define_number_flag(
+    "print", 0, "Also print this many samples, shortest to longest.", CountOrZero
 )
 _sampling = cli.define_sampler_flags()
 _join = cli.define_process_flags()
@@ -51,7 +63,6 @@ def _show(records: list[dict]) -> None:
 def main(_):
     """Runs the command."""
     logging.set_verbosity(logging.WARNING)
-    cli.require_positive(num=_NUM.value, steps=_STEPS.value, batch_size=_BATCH.value)
     out = new_file(_OUT.value, _OVERWRITE.value)
     sampler = parse_sampler(
         _RULE.value,

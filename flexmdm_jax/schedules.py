@@ -12,6 +12,8 @@ from typing import ClassVar, Protocol, runtime_checkable
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flexmdm_jax.ranges import OneOrMore, Positive, Ranged
+
 Times = Float[Array, "*times"]
 
 # The largest float32 below 1: hazards are infinite at 1 itself.
@@ -82,14 +84,10 @@ class Linear(_Smooth):
 
 
 @dataclasses.dataclass(frozen=True)
-class Polynomial(_Smooth):
+class Polynomial(_Smooth, Ranged):
     """a(t) = t ** power, with power >= 1 (below 1 the rate at t = 0 is infinite)."""
 
-    power: float = 2.0
-
-    def __post_init__(self):
-        if not self.power >= 1:  # also refuses NaN
-            raise ValueError(f"power = {self.power}; a polynomial schedule needs power >= 1")
+    power: OneOrMore = 2.0
 
     def at(self, t: Times) -> Times:
         """Returns a(t)."""
@@ -147,21 +145,22 @@ class Cosine(_Smooth):
 
 
 @dataclasses.dataclass(frozen=True)
-class Geometric(_Smooth):
+class Geometric(_Smooth, Ranged):
     """The log-linear noise schedule of masked diffusion, rescaled to reach both ends.
 
     exp(-σ(t)) with σ(t) = sigma_max ** (1 - t) * sigma_min ** t runs from exp(-sigma_max) to
     exp(-sigma_min); a(t) is that curve mapped affinely onto [0, 1].
     """
 
-    sigma_min: float = 1e-2
-    sigma_max: float = 10.0
+    sigma_min: Positive = 1e-2
+    sigma_max: Positive = 10.0
 
     def __post_init__(self):
-        if not 0 < self.sigma_min < self.sigma_max:
+        super().__post_init__()
+        if not self.sigma_min < self.sigma_max:
             raise ValueError(
                 f"sigma_min = {self.sigma_min}, sigma_max = {self.sigma_max}; "
-                "a geometric schedule needs 0 < sigma_min < sigma_max"
+                "a geometric schedule needs sigma_min < sigma_max"
             )
 
     @property

@@ -13,9 +13,6 @@ from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 BATCH_AXES = ("data", "fsdp")
 TENSOR_AXIS = "tensor"
 
-# Noise is drawn from 32 bits of a seed: 2 ** 32 would be 0 again.
-SEEDS = range(2**32)
-
 # For structures that live in NumPy on the host as well as on devices.
 HostOrDevice = Array | np.ndarray
 

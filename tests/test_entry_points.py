@@ -124,7 +124,7 @@ def test_every_command_explains_itself(verb):
     result = run(verb, "--help", prefix=("env",))
     source = (ROOT / "flexmdm_jax" / f"{verb}.py").read_text()
     assert ast.get_docstring(ast.parse(source)) in result.stdout
-    defined = re.findall(r'DEFINE_\w+\(\s*"(\w+)"', source)
+    defined = re.findall(r'(?:DEFINE|define)_\w+\(\s*"(\w+)"', source)
     assert all(f"{name}:" in result.stdout for name in defined)
     assert "Traceback" not in result.stderr
 
@@ -193,8 +193,8 @@ def test_sampling_refuses(home, tmp_path):
     sample = ("sample", f"--workdir={home}/flex", f"--out={tmp_path}/new.jsonl")
     refuse("--num=0: must be at least 1", *sample, "--num=0")
     refuse("--steps=0: must be at least 1", *sample, "--steps=0")
-    refuse("temperature = -1", *sample, "--temperature=-1")
-    refuse("temperature = inf", *sample, "--temperature=inf")
+    refuse("--temperature=-1: must be at least 0", *sample, "--temperature=-1")
+    refuse("--temperature=inf: must be a finite number", *sample, "--temperature=inf")
     refuse("--seed=4294967296", *sample, "--seed=4294967296")
     refuse("--print=-4", *sample, "--print=-4")
     refuse("/proc/x cannot be written", "sample", f"--workdir={home}/flex", "--out=/proc/x")

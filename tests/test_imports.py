@@ -10,7 +10,7 @@ PACKAGE = "flexmdm_jax"
 # A module may import what stands in an earlier line, and its own folder. Modules of one line do
 # not know each other.
 LAYERS = [
-    {"types", "errors"},
+    {"types", "errors", "ranges"},
     {"schedules", "fields", "files", "foreign", "chips", "hosts"},
     {"process"},
     {"interpolant", "posterior", "attention", "config"},

@@ -159,16 +159,8 @@ def test_every_kind_is_a_registered_frozen_schedule():
 
 
 @pytest.mark.parametrize(
-    ("kind", "fields"),
-    [
-        (Polynomial, {"power": 0.5}),
-        (Polynomial, {"power": -1.0}),
-        (Polynomial, {"power": float("nan")}),
-        (Geometric, {"sigma_min": 0.0}),
-        (Geometric, {"sigma_min": 2.0, "sigma_max": 1.0}),
-        (Geometric, {"sigma_min": 1.0, "sigma_max": 1.0}),
-    ],
+    "fields", [{"sigma_min": 2.0, "sigma_max": 1.0}, {"sigma_min": 1.0, "sigma_max": 1.0}]
 )
-def test_impossible_parameters_are_refused(kind, fields):
-    with pytest.raises(ValueError, match="schedule needs"):
-        kind(**fields)
+def test_impossible_parameters_are_refused(fields):
+    with pytest.raises(ValueError, match="schedule needs sigma_min < sigma_max"):
+        Geometric(**fields)

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Bool, Int
 
 from flexmdm_jax.process import Process
-from flexmdm_jax.sampling import Canvas, SamplerConfig, Samples, generate
+from flexmdm_jax.sampling import Canvas, SamplerConfig, Samples, check_blocks, generate
 from flexmdm_jax.sharding import num_batch_shards, spread_rows
 from flexmdm_jax.types import Denoiser, RowKeys, fold_in_rows
 
@@ -95,10 +95,14 @@ class Engine:
             first row again.
           num: Rows in all.
           seed: Decides all noise.
+
+        Raises:
+          ValueError: If blocks are asked for that cannot be filled, see check_blocks().
         """
         for start in range(0, num, self.rows):
             numbers = np.arange(start, start + self.rows)
             canvas = canvas_of(np.where(numbers < num, numbers, start))
+            check_blocks(canvas, self.sampler, self.process)
             keys = fold_in_rows(jax.random.key(seed), jnp.asarray(numbers))
             samples = jax.device_get(self.program(params, canvas, keys))
             real = min(self.rows, num - start)

@@ -10,7 +10,7 @@ from flexmdm_jax.sampling.canvas import (
     start_canvas,
 )
 from flexmdm_jax.sampling.insertions import INSERTION_RULES, Binomial, Poisson
-from flexmdm_jax.sampling.loop import SamplerConfig, Samples, generate
+from flexmdm_jax.sampling.loop import SamplerConfig, Samples, check_blocks, generate
 from flexmdm_jax.sampling.parsing import parse_sampler
 from flexmdm_jax.sampling.steps import CONFIDENCES, RULES, Adaptive, ExactRate, TauLeaping
 
@@ -26,6 +26,7 @@ __all__ = [
     "SamplerConfig",
     "Samples",
     "TauLeaping",
+    "check_blocks",
     "empty_canvas",
     "generate",
     "insert_masks",

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from flexmdm_jax.ranges import Ranged, Share
 from flexmdm_jax.sampling.canvas import Canvas
 from flexmdm_jax.types import RowKeys
 
@@ -35,7 +36,7 @@ class InsertionRule(Protocol):
     """
 
     def draw(
-        self, keys: RowKeys, canvas: Canvas, gaps: Float[Array, "b l"], leap: Scalar
+        self, keys: RowKeys, canvas: Canvas, gaps: Float[Array, "b l"], leap: Float[Array, "b"]
     ) -> Insertions:
         """Returns the insertions of one step.
 
@@ -43,7 +44,7 @@ class InsertionRule(Protocol):
           keys: One key per row.
           canvas: Where they go.
           gaps: Expected number of tokens missing before each slot, g.
-          leap: The chance that a missing token is inserted in this step.
+          leap: The chance, row by row, that a missing token is inserted in this step.
         """
         ...
 
@@ -52,14 +53,13 @@ class _PerRow:
     """Draws row by row, from the gaps that are open and the room that is left."""
 
     def draw(
-        self, keys: RowKeys, canvas: Canvas, gaps: Float[Array, "b l"], leap: Scalar
+        self, keys: RowKeys, canvas: Canvas, gaps: Float[Array, "b l"], leap: Float[Array, "b"]
     ) -> Insertions:
         """Returns the insertions of one step."""
         real = canvas.segment_ids > 0
         gaps = jnp.where(real & ~canvas.closed, gaps.astype(jnp.float32), 0.0)
         room = canvas.tokens.shape[1] - jnp.sum(real, axis=1)
-        draw_row = jax.vmap(self._draw_row, in_axes=(0, 0, None, 0))
-        counts, overflow = draw_row(keys, gaps, leap, room)
+        counts, overflow = jax.vmap(self._draw_row)(keys, gaps, leap, room)
         # Rounding in a cumulative sum must never put a mask into a closed gap.
         return Insertions(counts=jnp.where(gaps > 0, counts, 0), overflow=overflow)
 
@@ -86,7 +86,7 @@ class Poisson(_PerRow):
 
 
 @dataclasses.dataclass(frozen=True)
-class Binomial(_PerRow):
+class Binomial(_PerRow, Ranged):
     """Independent Binomial(m, leap) counts, m being the gap rounded at random to a whole number.
 
     Where a gap is known to miss m tokens this is the process's own law at any step size; Poisson
@@ -102,11 +102,7 @@ class Binomial(_PerRow):
       ValueError: If the temperature lies outside [0, 1].
     """
 
-    temperature: float = 1.0
-
-    def __post_init__(self):
-        if not 0 <= self.temperature <= 1:
-            raise ValueError(f"insertion temperature {self.temperature}; it must lie in [0, 1]")
+    temperature: Share = 1.0
 
     def _draw_row(
         self, key: Key[Array, ""], gaps: Float[Array, "l"], leap: Scalar, room: Int[Array, ""]

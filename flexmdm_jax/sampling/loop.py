@@ -1,7 +1,6 @@
 """Batch sampling: the time grid, length buckets, and the loop over leaps (paper, Algorithm 1)."""
 
 import dataclasses
-import math
 from typing import NamedTuple
 
 import flax.struct
@@ -12,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from flexmdm_jax.posterior import map_slots, posterior_logits
 from flexmdm_jax.process import Process
+from flexmdm_jax.ranges import Count, CountOrZero, PositiveOrZero, PositiveShare, Ranged
 from flexmdm_jax.sampling.canvas import Canvas, insert_masks
 from flexmdm_jax.sampling.insertions import InsertionRule, Poisson
 from flexmdm_jax.sampling.steps import (
@@ -32,7 +32,7 @@ from flexmdm_jax.types import (
 
 
 @dataclasses.dataclass(frozen=True)
-class SamplerConfig:
+class SamplerConfig(Ranged):
     """How to sample.
 
     Attributes:
@@ -45,50 +45,23 @@ class SamplerConfig:
       top_k: Draw among the k most likely tokens only; 0 for all.
       top_p: Draw among the most likely tokens that together reach this probability.
       block_length: MDM only: fill blocks of this many slots from left to right, each over its share
-        of the steps (semi-autoregressive sampling, LLaDA); 0 for no blocks.
+        of the steps (semi-autoregressive sampling, LLaDA); 0 for no blocks. Blocks are counted in
+        each row from the end of its own prompt, and the last may be shorter.
       length_buckets: Buffer lengths at which the network may run; a step uses the smallest that
         holds every row. The buffer's own length is always among them.
       trace: Keep the tokens after every step.
     """
 
-    steps: int = 256
+    steps: Count = 256
     grid: Schedule = Linear()
     rule: UnmaskingRule = ExactRate()
     insertions: InsertionRule = Poisson()
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    block_length: int = 0
-    length_buckets: tuple[int, ...] = ()
+    temperature: PositiveOrZero = 1.0
+    top_k: CountOrZero = 0
+    top_p: PositiveShare = 1.0
+    block_length: CountOrZero = 0
+    length_buckets: tuple[Count, ...] = ()
     trace: bool = False
-
-    def __post_init__(self):
-        if self.steps < 1:
-            raise ValueError(f"steps = {self.steps}; sampling needs at least 1 step")
-        if not 0 <= self.temperature < math.inf:
-            raise ValueError(f"temperature = {self.temperature}; it must be 0 or more, and finite")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p = {self.top_p}; it must lie in (0, 1]")
-        if self.top_k < 0 or self.block_length < 0:
-            raise ValueError("top_k and block_length must not be negative; 0 switches them off")
-
-    def num_blocks(self, length: int, process: Process) -> int:
-        """Returns how many blocks fill a row of length slots; 1 without blocks.
-
-        Raises:
-          ValueError: If blocks are asked for while the length is learned, or outnumber the steps.
-        """
-        if not self.block_length:
-            return 1
-        if process.inserts:
-            raise ValueError("block_length needs slots that do not move: it is for MDM only")
-        num_blocks = -(-length // self.block_length)
-        if self.steps < num_blocks:
-            raise ValueError(
-                f"steps = {self.steps} cannot fill {num_blocks} blocks of {self.block_length} "
-                "slots; use more steps or larger blocks"
-            )
-        return num_blocks
 
 
 @flax.struct.dataclass
@@ -117,28 +90,31 @@ _COLDEST = 1e-6
 
 
 class _Grid(NamedTuple):
-    """What each step needs to know, one entry a step."""
+    """What each step needs to know, one entry a step, and a row."""
 
     number: Int[Array, "n"]
-    t: Float[Array, "n"]
-    t_next: Float[Array, "n"]
-    finish: Bool[Array, "n"]
-    block: Int[Array, "n"]
+    t: Float[Array, "n b"]
+    t_next: Float[Array, "n b"]
+    finish: Bool[Array, "n b"]
+    block: Int[Array, "n b"]
 
 
-def _time_grid(steps: int, num_blocks: int, grid: Schedule) -> _Grid:
-    """Returns times that run from 0 to 1 once per block."""
-    parts = np.array_split(np.arange(steps), num_blocks)
-    step = np.concatenate([np.arange(len(part)) for part in parts])
-    size = np.concatenate([np.full(len(part), len(part)) for part in parts])
-    block = np.concatenate([np.full(len(part), number) for number, part in enumerate(parts)])
+def _time_grid(steps: int, num_blocks: Int[Array, "b"], grid: Schedule) -> _Grid:
+    """Returns times that run from 0 to 1 once per block of a row; its first get the odd steps."""
+    number = jnp.arange(steps)[:, None]
+    size, odd = jnp.divmod(steps, num_blocks[None, :])
+    # The first `odd` blocks take size + 1 steps each, the others size.
+    longer = (size + 1) * odd
+    block = jnp.where(number < longer, number // (size + 1), odd + (number - longer) // size)
+    step = number - block * size - jnp.minimum(block, odd)
+    size = size + (block < odd)
     return _Grid(
         number=jnp.arange(steps),
         # A grid flat at its end may round to 1 too early, where no leap starts.
-        t=jnp.clip(grid.at(jnp.asarray(step / size, jnp.float32)), 0.0, LAST_TIME),
-        t_next=grid.at(jnp.asarray((step + 1) / size, jnp.float32)),
-        finish=jnp.asarray(step + 1 == size),
-        block=jnp.asarray(block),
+        t=jnp.clip(grid.at((step / size).astype(jnp.float32)), 0.0, LAST_TIME),
+        t_next=grid.at(((step + 1) / size).astype(jnp.float32)),
+        finish=step + 1 == size,
+        block=block,
     )
 
 
@@ -155,7 +131,8 @@ def generate(
 
     Each step calls the network once and applies both kinds of event to the same state; the last
     inserts nothing and unmasks every mask left. A row's result depends on its own key and content,
-    not on the rows beside it.
+    not on the rows beside it. Where blocks outnumber the steps, which check_blocks() refuses, the
+    last step fills all that is left.
 
     Args:
       keys: One key per row.
@@ -167,23 +144,22 @@ def generate(
 
     Raises:
       ValueError: If there is not one key for each row, or blocks are asked for while the length is
-        learned, or they outnumber the steps.
+        learned.
     """
     check_row_keys(keys, canvas.tokens.shape[0])
     insertion, vocabulary = process.insertion, process.vocabulary
-    num_blocks = sampler.num_blocks(canvas.tokens.shape[1], process)
-    block_of_slot = _block_of_slot(canvas, sampler, vocabulary)
+    block_of_slot = jnp.minimum(_block_of_slot(canvas, sampler, process), sampler.steps - 1)
 
     def step(state: tuple[Canvas, Bool[Array, "b"]], now: _Grid):
         canvas, truncated = state
         step_keys = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, now.number), 3))
         choice_keys, draw_keys, insert_keys = jnp.moveaxis(step_keys(keys), 1, 0)
-        alpha = jnp.broadcast_to(insertion.at(now.t), (canvas.tokens.shape[0], 1))
+        alpha = insertion.at(now.t)[:, None]
         encoding = _encode(denoiser, canvas, alpha, sampler.length_buckets)
         masked = (canvas.tokens == vocabulary.mask) & (canvas.segment_ids > 0)
         choice = sampler.rule.choose(
             choice_keys,
-            masked & (block_of_slot == now.block),
+            masked & (block_of_slot == now.block[:, None]),
             _drawing(draw_keys, denoiser, encoding.hidden, sampler, num_groups, process),
             process.unmasking,
             now.t,
@@ -199,7 +175,7 @@ def generate(
         return (canvas, truncated), canvas.tokens if sampler.trace else None
 
     start = (canvas, jnp.zeros(canvas.tokens.shape[0], bool))
-    times = _time_grid(sampler.steps, num_blocks, sampler.grid)
+    times = _time_grid(sampler.steps, block_of_slot[:, -1] + 1, sampler.grid)
     (canvas, truncated), trace = jax.lax.scan(step, start, times)
     tokens, lengths = _cut_at_end(canvas.tokens, vocabulary)
     return Samples(tokens=tokens, lengths=lengths, truncated=truncated, trace=trace)
@@ -215,11 +191,28 @@ def _cut_at_end(
     return jnp.where(after_end, vocabulary.end, tokens), lengths
 
 
-def _block_of_slot(canvas: Canvas, sampler, vocabulary) -> Int[Array, "b l"]:
-    """Returns the block each slot belongs to, counted from the first mask."""
+def check_blocks(canvas: Canvas, sampler: SamplerConfig, process: Process) -> None:
+    """Raises ValueError if blocks are asked for where lengths are learned, or outnumber the steps.
+
+    It looks at the tokens, so jax.jit cannot trace it; generate() can be traced.
+    """
+    if not sampler.block_length:
+        return
+    num_blocks = int(jnp.max(_block_of_slot(canvas, sampler, process))) + 1
+    if sampler.steps < num_blocks:
+        raise ValueError(
+            f"steps = {sampler.steps} cannot fill {num_blocks} blocks of {sampler.block_length} "
+            "slots; use more steps or larger blocks"
+        )
+
+
+def _block_of_slot(canvas: Canvas, sampler: SamplerConfig, process: Process) -> Int[Array, "b l"]:
+    """Returns the block each slot belongs to, counted from its row's first mask."""
     if not sampler.block_length:
         return jnp.zeros(canvas.tokens.shape, jnp.int32)
-    first = jnp.argmax(canvas.tokens == vocabulary.mask, axis=1, keepdims=True)
+    if process.inserts:
+        raise ValueError("block_length needs slots that do not move: it is for MDM only")
+    first = jnp.argmax(canvas.tokens == process.vocabulary.mask, axis=1, keepdims=True)
     return (jnp.arange(canvas.tokens.shape[1])[None, :] - first) // sampler.block_length
 
 

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from flexmdm_jax.ranges import CountOrZero, OneOrMore, Ranged
 from flexmdm_jax.schedules import Schedule
 from flexmdm_jax.types import RowKeys
 
-Scalar = Float[Array, ""]
+Rows = Float[Array, "b"]
 Slots = Bool[Array, "b l"]
 
 
@@ -77,11 +78,11 @@ class UnmaskingRule(Protocol):
         masked: Slots,
         draw: DrawFn,
         unmasking: Schedule,
-        t: Scalar,
-        t_next: Scalar,
-        finish: Bool[Array, ""],
+        t: Rows,
+        t_next: Rows,
+        finish: Bool[Array, "b"],
     ) -> Choice:
-        """Returns the masks to unmask among the masked slots; all of them if finish."""
+        """Returns the masks to unmask among the masked slots; in rows that finish, all of them."""
         ...
 
 
@@ -95,9 +96,9 @@ class _Independent:
     confidence: ClassVar[None] = None
 
     def choose(self, keys, masked, draw, unmasking, t, t_next, finish) -> Choice:
-        """Returns the masks to unmask among the masked slots; all of them if finish."""
+        """Returns the masks to unmask among the masked slots; in rows that finish, all of them."""
         chance = jnp.where(finish, 1.0, self.chance(unmasking, t, t_next))
-        chosen = masked & (_uniform_by_slot(keys, masked.shape[1]) < chance)
+        chosen = masked & (_uniform_by_slot(keys, masked.shape[1]) < chance[:, None])
         return Choice(slots=chosen, tokens=draw(chosen).tokens)
 
 
@@ -109,7 +110,7 @@ class TauLeaping(_Independent):
     probability r · exp(-r), and the token is then distributed as f.
     """
 
-    def chance(self, unmasking: Schedule, t: Scalar, t_next: Scalar) -> Scalar:
+    def chance(self, unmasking: Schedule, t: Rows, t_next: Rows) -> Rows:
         """Returns the chance that a mask is unmasked between t and t_next."""
         rate = unmasking.hazard(t) * (t_next - t)
         return rate * jnp.exp(-rate)
@@ -119,13 +120,13 @@ class TauLeaping(_Independent):
 class ExactRate(_Independent):
     """Unmask with exactly the probability the schedule gives the step."""
 
-    def chance(self, unmasking: Schedule, t: Scalar, t_next: Scalar) -> Scalar:
+    def chance(self, unmasking: Schedule, t: Rows, t_next: Rows) -> Rows:
         """Returns the chance that a mask is unmasked between t and t_next."""
         return unmasking.leap(t, t_next)
 
 
 @dataclasses.dataclass(frozen=True)
-class Adaptive:
+class Adaptive(Ranged):
     """Unmask the most confident masks first (paper, Appendix E.1).
 
     Their number K is Poisson with the mean the schedule gives, but no more than are eligible.
@@ -137,19 +138,18 @@ class Adaptive:
     """
 
     confidence: str = "top_prob"
-    window_factor: float = 5.0
-    window_size: int = 0
+    window_factor: OneOrMore = 5.0
+    window_size: CountOrZero = 0
 
     def __post_init__(self):
+        super().__post_init__()
         if self.confidence not in CONFIDENCES:
             raise ValueError(
                 f"unknown confidence {self.confidence!r}; choose one of {', '.join(CONFIDENCES)}"
             )
-        if self.window_factor < 1 or self.window_size < 0:
-            raise ValueError("window_factor must be at least 1 and window_size at least 0")
 
     def choose(self, keys, masked, draw, unmasking, t, t_next, finish) -> Choice:
-        """Returns the masks to unmask among the masked slots; all of them if finish."""
+        """Returns the masks to unmask among the masked slots; in rows that finish, all of them."""
         num_masks = jnp.sum(masked, axis=1)
         mean = unmasking.leap(t, t_next) * num_masks
         count = jnp.where(finish, num_masks, jax.vmap(jax.random.poisson)(keys, mean))
@@ -165,8 +165,10 @@ class Adaptive:
         """Returns how many masks, counted from the left, may be unmasked."""
         window = num_masks
         if self.window_size:
-            scaled = jnp.floor(self.window_factor * count).astype(jnp.int32)
-            window = jnp.where(finish, num_masks, jnp.minimum(scaled, self.window_size))
+            # Cut to the masks that there are while it is a float, which any factor fits.
+            scaled = jnp.minimum(jnp.floor(self.window_factor * count), num_masks)
+            limit = jnp.minimum(scaled.astype(jnp.int32), self.window_size)
+            window = jnp.where(finish, num_masks, limit)
         if self.confidence == "leftmost":
             window = jnp.minimum(window, count)
         return window[:, None]

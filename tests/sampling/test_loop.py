@@ -16,6 +16,7 @@ from flexmdm_jax.sampling import (
     ExactRate,
     SamplerConfig,
     TauLeaping,
+    check_blocks,
     empty_canvas,
     generate,
     masked_canvas,
@@ -148,6 +149,8 @@ class PlainRow:
         self.denoiser = _jitted(this.gap_scale)
         first = self.tokens.index(V.mask) if this.mdm else 0
         self.first_mask = first
+        size = this.sampler.block_length
+        self.num_blocks = -(-(length - first) // size) if size else 1
 
     def padded(self):
         return self.tokens + [V.end] * (self.length - len(self.tokens))
@@ -271,7 +274,7 @@ def time_grid(steps, num_blocks, grid):
 
 @pytest.mark.parametrize("grid", [kind() for kind in SCHEDULES.values()])
 def test_however_fine_the_grid_every_leap_is_a_probability(grid):
-    times = _time_grid(20_000, 2, grid)
+    times = jax.tree.map(np.squeeze, _time_grid(20_000, jnp.asarray([2]), grid))
     assert (times.t >= 0).all()
     assert (times.t < 1).all()
     for half in np.split(np.asarray(times.t), 2):
@@ -301,11 +304,10 @@ def plain_loop(name):
                 this,
             )
         )
-    size = this.sampler.block_length
     trace = []
-    num_blocks = -(-this.length // size) if size else 1
-    for now in time_grid(STEPS, num_blocks, this.sampler.grid):
-        for row in rows:
+    grids = [time_grid(STEPS, row.num_blocks, this.sampler.grid) for row in rows]
+    for times in zip(*grids, strict=True):
+        for row, now in zip(rows, times, strict=True):
             row.step(*now)
         trace.append([row.padded() for row in rows])
     return np.array(trace), np.array([row.truncated for row in rows])
@@ -425,38 +427,53 @@ def test_closed_gaps_stay_closed_and_fixed_tokens_stay():
         assert row[length - 2 : length].tolist() == [3, 5]
 
 
-def test_blocks_are_filled_from_left_to_right():
-    trace = np.asarray(samples_of("mdm, blocks").trace)
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 9, LENGTH, 100])
+def test_no_block_is_begun_before_those_on_its_left_are_full(size):
+    """Blocks of the generated part: counted in each row from the slot after its prompt."""
+    samples = runner(case(mdm=True, block_length=size))(keys_of(), canvas=start(LENGTH, mdm=True))
+    trace = np.asarray(samples.trace)
     for row in range(ROWS):
-        prompt = row % 4
-        for tokens in trace[:, row]:
-            masked = np.flatnonzero(tokens == V.mask)
-            if len(masked):
-                block = (masked[0] - prompt) // 3
-                # Everything from the next block on is still masked.
-                assert (tokens[prompt + 3 * (block + 1) :] == V.mask).all()
+        blocks = range(row % 4, LENGTH, size)
+        states = trace[:, row]
+        masked = np.array([(states[:, i : i + size] == V.mask).sum(axis=1) for i in blocks])
+        whole = np.array([[min(i + size, LENGTH) - i] for i in blocks])
+        for left, right, slots in zip(masked, masked[1:], whole[1:], strict=False):
+            assert (right[left > 0] == slots).all()
+        assert not masked[:, -1].any()
+
+
+def test_more_blocks_than_steps_still_leave_no_mask():
+    this = Case(SamplerConfig(steps=3, block_length=2), mdm=True)
+    samples = runner(this)(keys_of(), canvas=start(LENGTH, mdm=True))
+    assert not (np.asarray(samples.tokens) == V.mask).any()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 12, 13])
+def test_every_block_of_a_row_has_its_share_of_the_steps(steps):
+    num_blocks = np.arange(1, steps + 1)
+    times = _time_grid(steps, jnp.asarray(num_blocks), Linear())
+    for row, number in enumerate(num_blocks):
+        parts = np.array_split(np.arange(steps), number)
+        block = np.concatenate([np.full(len(part), k) for k, part in enumerate(parts)])
+        np.testing.assert_array_equal(times.block[:, row], block)
+        t = np.concatenate([np.arange(len(part)) / len(part) for part in parts])
+        t_next = np.concatenate([np.arange(1, len(part) + 1) / len(part) for part in parts])
+        np.testing.assert_allclose(times.t[:, row], t, atol=1e-7)
+        np.testing.assert_allclose(times.t_next[:, row], t_next, atol=1e-7)
+        np.testing.assert_array_equal(times.finish[:, row], t_next == 1)
 
 
 def test_impossible_samplers_are_refused():
-    for fields in (
-        {"steps": 0},
-        {"temperature": -1.0},
-        {"temperature": float("nan")},
-        {"temperature": float("inf")},
-        {"top_p": 0.0},
-        {"top_p": 1.5},
-    ):
-        with pytest.raises(ValueError, match=next(iter(fields))):
-            SamplerConfig(**fields)
-    for fields in ({"top_k": -1}, {"block_length": -1}):
-        with pytest.raises(ValueError, match="must not be negative"):
-            SamplerConfig(**fields)
-    sampler = SamplerConfig(steps=2, block_length=2)
-    args = keys_of(), random_denoiser(1.0)
+    sampler = SamplerConfig(steps=4, block_length=2)
     with pytest.raises(ValueError, match="for MDM only"):
-        generate(*args, start(LENGTH), sampler, Process(V))
-    with pytest.raises(ValueError, match="steps = 2 cannot fill 5 blocks of 2"):
-        generate(*args, start(LENGTH, mdm=True), sampler, Process.mdm(V))
+        generate(keys_of(), random_denoiser(1.0), start(LENGTH), sampler, Process(V))
+    with pytest.raises(ValueError, match="for MDM only"):
+        check_blocks(start(LENGTH), sampler, Process(V))
+    canvas = start(LENGTH, mdm=True)
+    with pytest.raises(ValueError, match="steps = 4 cannot fill 5 blocks of 2"):
+        check_blocks(canvas, sampler, Process.mdm(V))
+    behind_a_prompt = jax.tree.map(lambda leaf: leaf[3:4], canvas)
+    check_blocks(behind_a_prompt, sampler, Process.mdm(V))
 
 
 @pytest.mark.parametrize("temperature", [1e-7, 1e-30, 1e-45])

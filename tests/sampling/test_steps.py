@@ -35,7 +35,7 @@ def insertions(canvas, leap=LEAP, gaps=GAPS, rule=Poisson()):  # noqa: B008
     row = np.full(length, np.nan)
     row[: len(gaps)] = gaps
     gaps = jnp.broadcast_to(jnp.asarray(row, jnp.float32)[None, :], (num, length))
-    return jax.jit(rule.draw)(keys_of(num), canvas, gaps, jnp.float32(leap))
+    return jax.jit(rule.draw)(keys_of(num), canvas, gaps, jnp.full(num, leap))
 
 
 def chi_square(counts, chances, total):
@@ -209,9 +209,7 @@ def choose(rule, masked, confidence=None, *, t=0.5, t_next=0.6, finish=False, un
         masked,
         draw,
         unmasking or Linear(),
-        jnp.float32(t),
-        jnp.float32(t_next),
-        jnp.asarray(finish),
+        *(jnp.full(masked.shape[0], x) for x in (t, t_next, finish)),
     )
     return np.asarray(choice.slots), np.asarray(asked[0])
 
@@ -246,8 +244,8 @@ def test_tau_leaping_is_one_poisson_event_of_one_token():
         for v in range(3)
     )
     t = 0.5
-    chance = TauLeaping().chance(Linear(), jnp.float32(t), jnp.float32(t + rate * (1 - t)))
-    assert float(chance) == pytest.approx(exactly_one, rel=1e-5)
+    chance = TauLeaping().chance(Linear(), jnp.full(1, t), jnp.full(1, t + rate * (1 - t)))
+    assert chance.item() == pytest.approx(exactly_one, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", CONFIDENCES)
