@@ -4,7 +4,6 @@ python -m flexmdm_jax.aot --config=configs/owt.py --topology=v5e-16 --per_device
 """
 
 import dataclasses
-import json
 import pathlib
 
 import jax
@@ -17,7 +16,7 @@ from flexmdm_jax.compilation.topology import find_topology
 from flexmdm_jax.config import Config, read_config
 from flexmdm_jax.data.storage.records import open_dataset
 from flexmdm_jax.errors import UserError
-from flexmdm_jax.files import new_file, write_atomically
+from flexmdm_jax.files import json_text, new_file, write_atomically
 from flexmdm_jax.ranges import CountOrZero
 from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.types import Vocabulary
@@ -86,7 +85,7 @@ def main(_):
         print("\n".join(found[-1].lines()), flush=True)
     if out:
         figures = [dataclasses.asdict(x) for x in found]
-        write_atomically(out, (json.dumps(figures, indent=2) + "\n").encode())
+        write_atomically(out, (json_text(figures, indent=2) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import errno
 import importlib.resources
-import json
 import os
 import pathlib
 import sys
@@ -17,6 +16,7 @@ from ml_collections import ConfigDict, config_flags
 from flexmdm_jax import hosts
 from flexmdm_jax.config import load_config_file
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.files import json_text
 from flexmdm_jax.overrides import check_overrides, make_room, overridden_paths
 from flexmdm_jax.ranges import CountOrUnset, CountOrZero, Seconds, Seed, range_of
 
@@ -270,4 +270,4 @@ def define_sampler_flags() -> Callable[[], dict[str, str]]:
 def shared_flags() -> str:
     """Returns the values of the command's flags, but for the one that tells processes apart."""
     own = flags.FLAGS.get_flags_for_module(sys.argv[0])
-    return json.dumps({flag.name: flag.value for flag in own if flag.name != "process_id"})
+    return json_text({flag.name: flag.value for flag in own if flag.name != "process_id"})

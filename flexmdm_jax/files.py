@@ -4,12 +4,14 @@ import contextlib
 import errno
 import fcntl
 import io
+import json
+import math
 import os
 import pathlib
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flexmdm_jax.errors import UserError
@@ -78,6 +80,28 @@ def locked(path: pathlib.Path, busy: str) -> Iterator[None]:
         if not os.fstat(file.fileno()).st_nlink:
             raise UserError(busy)
         yield
+
+
+def json_text(values: Any, **options: Any) -> str:
+    """Returns values as JSON; whatever the package writes as JSON goes through here.
+
+    JSON knows no NaN and no infinity, and other readers stop at what Python writes for them: a
+    figure that is not finite becomes null.
+
+    Args:
+      values: Numbers, texts, lists, tuples and dicts of them.
+      **options: Those of json.dumps().
+    """
+    return json.dumps(_finite(values), allow_nan=False, **options)
+
+
+def _finite(values: Any) -> Any:
+    """Returns values with None in place of numbers that are not finite."""
+    if isinstance(values, Mapping):
+        return {key: _finite(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_finite(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
 def png_of(figure: Any) -> bytes:

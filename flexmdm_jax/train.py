@@ -1,6 +1,5 @@
 """Trains a model: python -m flexmdm_jax.train --config=configs/demo.py --workdir=runs/demo."""
 
-import json
 import pathlib
 import sys
 
@@ -13,6 +12,7 @@ from flexmdm_jax.data.storage.mixtures import open_data
 from flexmdm_jax.data.storage.records import Dataset
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.evaluation.suite import Evaluator
+from flexmdm_jax.files import json_text
 from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.training.loop import NonFiniteLossError, train
 from flexmdm_jax.training.profiling import Window
@@ -49,7 +49,7 @@ def main(_):
     hosts.check_agreement(
         {
             "the version": f"{__version__} {jax.__version__}",
-            "the config": json.dumps([config_to_dict(config), str(workdir)]),
+            "the config": json_text([config_to_dict(config), str(workdir)]),
             "the dataset": repr((dataset.vocabulary, dataset.tokenizer_sha256, dataset.lengths)),
         }
     )

@@ -1,7 +1,6 @@
 """Metrics to a JSON-lines file and to TensorBoard, and a progress bar."""
 
 import contextlib
-import json
 import pathlib
 import sys
 import time
@@ -13,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from flexmdm_jax.chips import chip_of
+from flexmdm_jax.files import json_text
 
 
 class MetricsWriter:
@@ -29,9 +29,9 @@ class MetricsWriter:
             self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"))
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
-        """Writes one line of metrics after a step."""
+        """Writes one line of metrics after a step; what is not finite is null there."""
         if self._active:
-            self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+            self._file.write(json_text({"step": step, **metrics}) + "\n")
             self._file.flush()
             for name, value in metrics.items():
                 self._board.add_scalar(name, value, step)

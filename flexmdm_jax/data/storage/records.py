@@ -29,7 +29,7 @@ from flexmdm_jax.data.tokenizers import (
     tokenizer_hash,
 )
 from flexmdm_jax.errors import UserError
-from flexmdm_jax.files import new_folder, write_atomically
+from flexmdm_jax.files import json_text, new_folder, write_atomically
 from flexmdm_jax.types import Vocabulary
 
 __all__ = [
@@ -204,7 +204,7 @@ def save_dataset(
         "tokenizer": {"kind": tokenizer.kind, "sha256": tokenizer_hash(tokenizer)},
         "splits": splits,
     }
-    write_atomically(directory / METADATA, (json.dumps(metadata, indent=2) + "\n").encode())
+    write_atomically(directory / METADATA, (json_text(metadata, indent=2) + "\n").encode())
 
 
 def open_dataset(directory: str | pathlib.Path) -> Dataset:
