@@ -1,12 +1,13 @@
 """Sums that tell whether arrays are, bit for bit, what was saved; computed where the arrays are."""
 
-import json
 import math
 import zlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from flexmdm_jax.files import json_text
 
 
 def array_checksums(tree: Any) -> dict[str, int]:
@@ -26,7 +27,7 @@ def array_checksums(tree: Any) -> dict[str, int]:
 
 def json_checksum(values: Any) -> int:
     """Returns the CRC-32 of what JSON can hold."""
-    return zlib.crc32(json.dumps(values, sort_keys=True).encode())
+    return zlib.crc32(json_text(values, sort_keys=True).encode())
 
 
 @jax.jit

@@ -105,7 +105,7 @@ class Dataset:
         shards' hashes; theirs covers the lengths alone.
         """
         parts = self.metadata.get("mixture", [self.metadata])
-        text = "".join(json.dumps(part["splits"], sort_keys=True) for part in parts)
+        text = "".join(json_text(part["splits"], sort_keys=True) for part in parts)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def tokenizer(self) -> Tokenizer:
