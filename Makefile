@@ -17,7 +17,7 @@ demo: install data/demo
 	$(RUN) -m flexmdm_jax.train --config=configs/demo_mdm.py --workdir=runs/demo_mdm
 	$(RUN) -m flexmdm_jax.sample --workdir=runs/demo --num=64 --steps=128 --print=8 \
 		--out=runs/demo/samples.jsonl --overwrite
-	$(RUN) -m flexmdm_jax.evaluate --workdir=runs/demo --workdir=runs/demo_mdm --steps=128
+	$(RUN) -m flexmdm_jax.evaluate --workdir=runs/demo --workdir=runs/demo_mdm --steps=128 --overwrite
 	@echo "pictures and metrics: runs/demo/lengths.png runs/demo/metrics.jsonl"
 
 data/demo: | install
@@ -45,8 +45,9 @@ maze-%: install
 	$(RUN) -m flexmdm_jax.train --config=configs/maze_small_$*_mdm.py \
 		--workdir=runs/maze_small_$*_mdm
 	$(RUN) -m flexmdm_jax.evaluate --workdir=runs/maze_small_$* \
-		--workdir=runs/maze_small_$*_mdm $(GREEDY) $(SWEEP)
-	$(RUN) -m flexmdm_jax.evaluate --workdir=runs/maze_small_$*_mdm $(GREEDY) $(OTHER_RULES)
+		--workdir=runs/maze_small_$*_mdm $(GREEDY) $(SWEEP) --overwrite
+	$(RUN) -m flexmdm_jax.evaluate --workdir=runs/maze_small_$*_mdm $(GREEDY) $(OTHER_RULES) \
+		--overwrite
 
 # One and a half hours (FlexMDM, 24,000 steps) or a little more (MDM, 12,000) on one core each.
 brackets: install
@@ -56,7 +57,7 @@ brackets: install
 	$(RUN) -m flexmdm_jax.train --config=configs/brackets_mdm.py --workdir=runs/brackets_mdm
 	$(RUN) -m flexmdm_jax.evaluate --workdir=runs/brackets --workdir=runs/brackets_mdm \
 		--grid=sine --steps=64 --steps=256 --num=1024 \
-		--temperature=1 --temperature=0.5 --temperature=0.25
+		--temperature=1 --temperature=0.5 --temperature=0.25 --overwrite
 
 # A tiny LLaDA converted, retrofitted on GSM8K (the folder in FLEXMDM_DATA_DIR), merged, exported and
 # converted once more; the samples before and after must be the same.

@@ -267,6 +267,15 @@ def define_sampler_flags() -> Callable[[], dict[str, str]]:
     return lambda: {holder.name: holder.value for holder in holders}
 
 
+def settings(*besides: str) -> dict[str, Any]:
+    """Returns the values of the flags that decide results: all, besides those named."""
+    own = flags.FLAGS.get_flags_for_module(sys.argv[0])
+    return {flag.name: flag.value for flag in own if flag.name not in {*_PROCESS, *besides}}
+
+
+_PROCESS = ("multihost", "coordinator", "num_processes", "process_id", "join_time_limit")
+
+
 def shared_flags() -> str:
     """Returns the values of the command's flags, but for the one that tells processes apart."""
     own = flags.FLAGS.get_flags_for_module(sys.argv[0])

@@ -1,6 +1,6 @@
 """Evaluates runs: python -m flexmdm_jax.evaluate --workdir=runs/demo [--workdir=runs/demo_mdm]."""
 
-import json
+import contextlib
 import pathlib
 
 import jax
@@ -8,6 +8,7 @@ from absl import flags, logging
 
 from flexmdm_jax import cli, hosts
 from flexmdm_jax.data.storage.mixtures import open_data
+from flexmdm_jax.data.storage.records import Dataset
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.evaluation.arithmetic import evaluate_gsm8k
 from flexmdm_jax.evaluation.brackets import evaluate_brackets
@@ -15,8 +16,9 @@ from flexmdm_jax.evaluation.planning import evaluate_maze
 from flexmdm_jax.evaluation.report import format_table
 from flexmdm_jax.evaluation.request import Request
 from flexmdm_jax.evaluation.text import evaluate_likelihood, evaluate_text
-from flexmdm_jax.files import check_writable, write_atomically
+from flexmdm_jax.files import check_writable, json_text, write_atomically
 from flexmdm_jax.model import Model, load
+from flexmdm_jax.partial import Figures, PartialResults
 from flexmdm_jax.ranges import Count, PositiveOrZero
 from flexmdm_jax.training.workdir import check_dataset
 
@@ -24,6 +26,7 @@ _WORKDIR = flags.DEFINE_multi_string("workdir", None, "A trained run; give sever
 _BASE = flags.DEFINE_string("base", "", "A LLaDA's base folder, if not where the runs had it.")
 _DATA = flags.DEFINE_string("data", None, "Prepared dataset; unless told, the first run's own.")
 _OUT = flags.DEFINE_string("out", None, "Folder for results; unless told, the first workdir.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace results that are there.")
 _NUM = cli.define_number_flag("num", 512, "Samples: texts, strings, or prompts answered.", Count)
 _STEPS = cli.define_number_flag(
     "steps", [256], "Steps of the sampler; several for tasks.", Count, several=True
@@ -48,6 +51,9 @@ _BIN = cli.define_number_flag("bin_width", 4, "Lengths to a bin, in the picture 
 _sampling = cli.define_sampler_flags()
 _join = cli.define_process_flags()
 
+_RESULTS = "evaluation.json"
+# All that evaluations may draw.
+PICTURES = ("lengths.png", "success.png", "path.png", "states.png")
 # What a dataset says it is, and the evaluation that fits.
 EVALUATIONS = {
     "text": evaluate_text,
@@ -84,13 +90,34 @@ def _load_models() -> dict[str, Model]:
     return models
 
 
+def _check_out(out: pathlib.Path) -> None:
+    """Raises UserError if results cannot be written, or others are there and have to stay."""
+    there = [name for name in (_RESULTS, *PICTURES) if (out / name).exists()]
+    if there and not _OVERWRITE.value:
+        raise UserError(
+            f"{out / there[0]} exists already; name another folder with --out or pass --overwrite"
+        )
+    check_writable(out / _RESULTS)
+
+
+def _open(out: pathlib.Path, models: dict[str, Model], dataset: Dataset) -> PartialResults | None:
+    """Returns where figures go as they are found: with process 0."""
+    if jax.process_index() > 0:
+        return None
+    made_with = cli.settings("out", "overwrite", "base", "data") | {
+        "after_steps": [model.step for model in models.values()],
+        "data_sha256": dataset.sha256,
+    }
+    return PartialResults(out / _RESULTS, made_with, overwrite=_OVERWRITE.value)
+
+
 def main(_):
     """Runs the command."""
     logging.set_verbosity(logging.WARNING)
     request = _request()
     out = pathlib.Path(_OUT.value or _WORKDIR.value[0])
-    if _OUT.value:
-        check_writable(out / "evaluation.json")
+    if _OUT.value or out.is_dir():
+        _check_out(out)
     _join()
     hosts.check_agreement({"the command line": cli.shared_flags()})
     models = _load_models()
@@ -103,15 +130,20 @@ def main(_):
     kind = (dataset.task or {"kind": "text"})["kind"]
     if kind not in EVALUATIONS:
         raise UserError(f"{dataset.directory}: no evaluation for the task {kind!r}")
-    report = EVALUATIONS[kind](models, dataset, request)
-    if jax.process_index() > 0:
-        return
-    results = json.dumps(report.rows, indent=2) + "\n"
-    files = {"evaluation.json": results.encode(), **report.pictures}
-    for name, data in files.items():
-        write_atomically(out / name, data)
+    results = hosts.first_process_first(lambda: _open(out, models, dataset))
+    with results or contextlib.nullcontext():
+        found = hosts.of_first_process(results.found if results else [])
+        keep = results.append if results else lambda _: None
+        figures = Figures({label: x for line in found for label, x in line.items()}, keep)
+        report = EVALUATIONS[kind](models, dataset, request, figures)
+        if results is None:
+            return
+        for name, data in report.pictures.items():
+            write_atomically(out / name, data)
+        results.finish((json_text(report.rows, indent=2) + "\n").encode())
     print(format_table(report.rows, report.columns))
-    print(f"results: {', '.join(str(out / name) for name in files)}")
+    names = (_RESULTS, *report.pictures)
+    print(f"results: {', '.join(str(out / name) for name in names)}")
 
 
 if __name__ == "__main__":

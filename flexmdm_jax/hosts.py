@@ -1,18 +1,20 @@
 """Several processes as one run: how they find each other, agree, and stop together."""
 
 import hashlib
+import json
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.files import json_text
 
 T = TypeVar("T")
 
@@ -118,6 +120,16 @@ def all_agree(yes: bool) -> bool:
     if jax.process_count() == 1:
         return yes
     return bool(np.all(multihost_utils.process_allgather(np.asarray(yes))))
+
+
+def of_first_process(value: Any) -> Any:
+    """Returns in every process what JSON makes of process 0's value; they all have to ask."""
+    if jax.process_count() == 1:
+        return value
+    text = json_text(value).encode() if jax.process_index() == 0 else b""
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    padded = np.frombuffer(text, np.uint8) if text else np.zeros(size, np.uint8)
+    return json.loads(bytes(multihost_utils.broadcast_one_to_all(padded)))
 
 
 def first_process_first(work: Callable[[], T]) -> T:

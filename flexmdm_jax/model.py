@@ -71,6 +71,7 @@ class Model:
         seed: int = 0,
         prefix: str = "",
         suffix: str = "",
+        first: int = 0,
     ) -> Iterator[dict[str, Any]]:
         """Returns an iterator over num samples as {"text", "tokens", "length", "truncated"}.
 
@@ -81,6 +82,7 @@ class Model:
           seed: Decides all noise.
           prefix: Text to continue.
           suffix: Text to lead up to, FlexMDM only.
+          first: Leave out the samples before this one.
 
         Raises:
           UserError: At once, if nothing is asked for, prefix and suffix leave no room, or the
@@ -101,7 +103,8 @@ class Model:
             check_blocks(canvas, sampler, process)
         except ValueError as error:
             raise UserError(str(error)) from None
-        return self._records(engine.batches(self.params, lambda _: canvas, num=num, seed=seed))
+        batches = engine.batches(self.params, lambda _: canvas, num=num, seed=seed, first=first)
+        return self._records(batches)
 
     def _records(self, batches: Iterator[Samples]) -> Iterator[dict[str, Any]]:
         for batch in batches:

@@ -1,5 +1,7 @@
 """Generates text: python -m flexmdm_jax.sample --workdir=runs/demo --num=64 --out=samples.jsonl."""
 
+import collections
+import contextlib
 import json
 import pathlib
 
@@ -9,10 +11,11 @@ from absl import flags, logging
 from tqdm import tqdm
 
 from flexmdm_jax import cli, hosts
-from flexmdm_jax.files import new_file, write_atomically
-from flexmdm_jax.model import load
+from flexmdm_jax.files import new_file
+from flexmdm_jax.model import Model, load
+from flexmdm_jax.partial import PartialResults
 from flexmdm_jax.ranges import Count, CountOrZero, PositiveOrZero, PositiveShare
-from flexmdm_jax.sampling import parse_sampler
+from flexmdm_jax.sampling import SamplerConfig, parse_sampler
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A trained run.")
 _BASE = flags.DEFINE_string("base", "", "A LLaDA's base folder, if not where the run had it.")
@@ -60,11 +63,8 @@ def _show(records: list[dict]) -> None:
         print(f"[{record['length']} tokens] {record['text']}\n")
 
 
-def main(_):
-    """Runs the command."""
-    logging.set_verbosity(logging.WARNING)
-    out = new_file(_OUT.value, _OVERWRITE.value)
-    sampler = parse_sampler(
+def _sampler() -> SamplerConfig:
+    return parse_sampler(
         _RULE.value,
         **_sampling(),
         steps=_STEPS.value,
@@ -73,26 +73,46 @@ def main(_):
         top_p=_TOP_P.value,
         block_length=_BLOCK.value,
     )
+
+
+def _open(out: pathlib.Path, model: Model) -> PartialResults | None:
+    """Returns where samples go as they are made: with process 0."""
+    if jax.process_index() > 0:
+        return None
+    made_with = cli.settings("out", "overwrite", "print", "base") | {"after_steps": model.step}
+    return PartialResults(out, made_with, overwrite=_OVERWRITE.value)
+
+
+def main(_):
+    """Runs the command."""
+    logging.set_verbosity(logging.WARNING)
+    out = new_file(_OUT.value, _OVERWRITE.value)
+    sampler = _sampler()
     _join()
     hosts.check_agreement({"the command line": cli.shared_flags()})
     model = load(_WORKDIR.value, _BASE.value)
     jax.set_mesh(model.setup.mesh)
-    texts = model.generate(
-        sampler,
-        num=_NUM.value,
-        batch_size=_BATCH.value,
-        seed=_SEED.value,
-        prefix=_PREFIX.value,
-        suffix=_SUFFIX.value,
-    )
-    others = jax.process_index() > 0
-    records = list(tqdm(texts, total=_NUM.value, desc="sample", unit="sample", disable=others))
-    if others:
-        return
-    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    write_atomically(out, lines.encode())
-    _show(records)
-    print(f"{len(records)} samples after {model.step:,} training steps: {pathlib.Path(out)}")
+    results = hosts.first_process_first(lambda: _open(out, model))
+    first = hosts.of_first_process(len(results.found) if results else 0)
+    with results or contextlib.nullcontext():
+        texts = model.generate(
+            sampler,
+            num=_NUM.value,
+            batch_size=_BATCH.value,
+            seed=_SEED.value,
+            prefix=_PREFIX.value,
+            suffix=_SUFFIX.value,
+            first=first,
+        )
+        if results is None:
+            collections.deque(texts, maxlen=0)
+            return
+        for record in tqdm(texts, "sample", _NUM.value, initial=first, unit="sample"):
+            results.append(record)
+        if _PRINT.value:
+            _show([json.loads(line) for line in results.lines()])
+        results.finish()
+    print(f"{_NUM.value} samples after {model.step:,} training steps: {out}")
 
 
 if __name__ == "__main__":

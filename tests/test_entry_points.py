@@ -5,10 +5,12 @@ import json
 import pathlib
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 import tiny
-from commands import config_file, refuse, run, succeed
+from commands import config_file, environment, refuse, run, succeed
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -116,6 +118,56 @@ def test_evaluation_compares_runs(home, tmp_path):
         assert 0 <= figures[label]["length_tv"] <= 1
         assert f"{figures[label]['length_w1']:.3f}" in result.stdout
     assert (tmp_path / "results" / "lengths.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_samples_of_a_killed_command_are_kept_and_the_rest_is_drawn(home, tmp_path):
+    """Killed after some samples, the same command ends with the file of one that was not."""
+    arguments = (f"--workdir={home}/flex", "--num=400", "--steps=4", "--batch_size=8")
+    partial = tmp_path / "s.jsonl.partial"
+    command = [sys.executable, "-m", "flexmdm_jax.sample", *arguments, f"--out={tmp_path}/s.jsonl"]
+    drawing = subprocess.Popen(command, env=environment(), stderr=subprocess.DEVNULL)
+    while not partial.exists() or partial.read_bytes().count(b"\n") < 10:
+        with pytest.raises(subprocess.TimeoutExpired):
+            drawing.wait(timeout=0.01)
+    drawing.kill()
+    drawing.wait()
+    kept = partial.read_bytes().split(b"\n")[1:-1]
+    refuse("steps was 4, is 5", "sample", *arguments, "--steps=5", f"--out={tmp_path}/s.jsonl")
+    result = succeed("sample", *arguments, f"--out={tmp_path}/s.jsonl")
+    assert f" {len(kept)}/400 " in result.stderr
+    succeed("sample", *arguments, f"--out={tmp_path}/straight.jsonl")
+    content = (tmp_path / "s.jsonl").read_bytes()
+    assert content == (tmp_path / "straight.jsonl").read_bytes()
+    assert content.split(b"\n")[: len(kept)] == kept
+    assert not partial.exists()
+
+
+def test_an_interrupted_evaluation_goes_on_behind_the_figures_it_found(home, tmp_path):
+    arguments = [f"--workdir={home}/flex", f"--workdir={home}/mdm", "--num=8", "--steps=4"]
+    arguments += ["--num_times=2", f"--out={tmp_path}"]
+    partial = tmp_path / "evaluation.json.partial"
+    command = [sys.executable, "-m", "flexmdm_jax.evaluate", *arguments]
+    measuring = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL)
+    while not partial.exists() or partial.read_bytes().count(b"\n") < 2:
+        with pytest.raises(subprocess.TimeoutExpired):
+            measuring.wait(timeout=0.01)
+    measuring.kill()
+    measuring.wait()
+    # What was found is not computed again, so another figure in its place is believed.
+    lines = partial.read_text().splitlines()
+    found = json.loads(lines[1])
+    found["FlexMDM"]["figures"]["perplexity"] = 123.0
+    partial.write_text(f"{lines[0]}\n{json.dumps(found)}\n")
+    succeed("evaluate", *arguments)
+    figures = json.loads((tmp_path / "evaluation.json").read_text())
+    assert figures["FlexMDM"]["perplexity"] == 123.0
+    assert figures["MDM"]["perplexity"] > 1
+    assert not partial.exists()
+    refuse(r"evaluation\.json exists already; .*--overwrite", "evaluate", *arguments)
+    succeed("evaluate", *arguments, "--overwrite")
+    again = json.loads((tmp_path / "evaluation.json").read_text())
+    assert again["FlexMDM"]["perplexity"] != 123.0
+    assert again["MDM"] == figures["MDM"]
 
 
 @pytest.mark.parametrize("verb", ["prepare", "train", "sample", "evaluate", "convert", "aot"])

@@ -11,7 +11,8 @@ PACKAGE = "flexmdm_jax"
 # not know each other.
 LAYERS = [
     {"types", "errors", "ranges"},
-    {"schedules", "fields", "files", "foreign", "chips", "hosts"},
+    {"schedules", "fields", "files", "foreign", "chips"},
+    {"hosts", "partial"},
     {"process"},
     {"interpolant", "posterior", "attention", "config"},
     {"losses", "sampling", "sharding", "overrides"},

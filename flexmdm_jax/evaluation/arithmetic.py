@@ -6,12 +6,13 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Int
 
-from flexmdm_jax.data.storage.records import VALIDATION, Dataset, read_sequences
+from flexmdm_jax.data.storage.records import VALIDATION, Dataset, Sequence, read_sequences
 from flexmdm_jax.data.tasks.gsm8k import final_number
 from flexmdm_jax.evaluation.intervals import success_interval
 from flexmdm_jax.evaluation.request import Report, Request, announced
 from flexmdm_jax.evaluation.text import evaluator_of
 from flexmdm_jax.model import Model
+from flexmdm_jax.partial import Figures
 from flexmdm_jax.process import Process
 from flexmdm_jax.sampling import Canvas, SamplerConfig, prefix_canvas
 
@@ -85,26 +86,40 @@ def _text(model: Model, tokens: Int[np.ndarray, "_"]) -> str:
     return model.tokenizer.decode(tokens.tolist())
 
 
-def evaluate_gsm8k(models: Mapping[str, Model], dataset: Dataset, request: Request) -> Report:
+def evaluate_gsm8k(
+    models: Mapping[str, Model], dataset: Dataset, request: Request, figures: Figures
+) -> Report:
     """Returns the share of held-out questions answered rightly, by model and way of sampling.
 
     The first request.num questions of the held-out split are asked.
     """
     sequences = list(itertools.islice(read_sequences(dataset, VALIDATION), request.num))
-    questions = [s.tokens[s.fixed] for s in sequences]
     rows = {}
     for label, model in announced(models):
-        truth = [_text(model, s.tokens[:-1][~s.fixed[:-1]]) for s in sequences]
-        score = evaluator_of(model, dataset, request).score(model.params).summary()
+        likelihood = figures.of(label, _likelihood, model, dataset, request)
         for way, sampler in request.samplers():
-            answers, truncated = answer_questions(
-                model, questions, sampler, batch_size=request.batch_size, seed=request.seed
-            )
-            rows[f"{label}, {way}, {sampler.steps} steps"] = {
-                **judge_answers([_text(model, answer) for answer in answers], truth),
-                "answer_tokens": float(np.mean([len(answer) for answer in answers])),
-                "truncated": truncated,
-                "nats_per_sequence": score["nats_per_sequence"],
-                "steps": sampler.steps,
-            }
+            name = f"{label}, {way}, {sampler.steps} steps"
+            found = figures.of(name, _success, model, sequences, sampler, request)
+            rows[name] = found | likelihood | {"steps": sampler.steps}
     return Report(rows, COLUMNS, {})
+
+
+def _likelihood(model: Model, dataset: Dataset, request: Request) -> dict[str, float]:
+    score = evaluator_of(model, dataset, request).score(model.params).summary()
+    return {"nats_per_sequence": score["nats_per_sequence"]}
+
+
+def _success(
+    model: Model, sequences: list[Sequence], sampler: SamplerConfig, request: Request
+) -> dict[str, float]:
+    questions = [s.tokens[s.fixed] for s in sequences]
+    truth = [_text(model, s.tokens[:-1][~s.fixed[:-1]]) for s in sequences]
+    batch_size, seed = request.batch_size, request.seed
+    answers, truncated = answer_questions(
+        model, questions, sampler, batch_size=batch_size, seed=seed
+    )
+    return {
+        **judge_answers([_text(model, answer) for answer in answers], truth),
+        "answer_tokens": float(np.mean([len(answer) for answer in answers])),
+        "truncated": truncated,
+    }

@@ -1,6 +1,7 @@
 """The length task: are the strings balanced, and do their lengths follow the known law."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -8,11 +9,12 @@ from flexmdm_jax.data.storage.records import Dataset
 from flexmdm_jax.data.tasks.brackets import LENGTH_LAW, entropy, is_balanced, surprise
 from flexmdm_jax.evaluation.intervals import success_interval
 from flexmdm_jax.evaluation.lengths import total_variation
-from flexmdm_jax.evaluation.perplexity import Score
 from flexmdm_jax.evaluation.report import length_histograms
 from flexmdm_jax.evaluation.request import Report, Request, announced
 from flexmdm_jax.evaluation.text import evaluator_of
 from flexmdm_jax.model import Model
+from flexmdm_jax.partial import Figures
+from flexmdm_jax.sampling import SamplerConfig
 
 COLUMNS = {
     "validity": "balanced",
@@ -30,7 +32,9 @@ COLUMNS = {
 LAW_LENGTHS = np.repeat(list(LENGTH_LAW), [round(100 * share) for share in LENGTH_LAW.values()])
 
 
-def evaluate_brackets(models: Mapping[str, Model], dataset: Dataset, request: Request) -> Report:
+def evaluate_brackets(
+    models: Mapping[str, Model], dataset: Dataset, request: Request, figures: Figures
+) -> Report:
     """Returns validity, with its interval, and length distance for every model and way of sampling.
 
     The first row is the law itself: its entropy is what the likelihood bound can at best reach.
@@ -39,29 +43,37 @@ def evaluate_brackets(models: Mapping[str, Model], dataset: Dataset, request: Re
     rows = {"law": law}
     lengths = {"law": LAW_LENGTHS}
     for label, model in announced(models):
-        likelihood = _likelihood(evaluator_of(model, dataset, request).score(model.params))
+        likelihood = figures.of(label, _likelihood, model, dataset, request)
         for way, sampler in request.samplers():
-            generated = evaluator_of(model, dataset, request, sampler).generate(model.params)
-            balanced = success_interval([is_balanced(tokens) for tokens in generated.tokens])
-            rows[f"{label}, {way}, {sampler.steps} steps"] = {
-                **{name.replace("success", "validity"): x for name, x in balanced.items()},
-                "length_tv": total_variation(generated.lengths, LAW_LENGTHS),
-                **likelihood,
-                "truncated": float(np.mean(generated.truncated)),
-                "steps": sampler.steps,
-            }
+            name = f"{label}, {way}, {sampler.steps} steps"
+            found = figures.of(name, _validity, model, dataset, request, sampler)
+            rows[name] = found["figures"] | likelihood | {"steps": sampler.steps}
             # The last way of sampling asked for is the one shown.
-            lengths[label] = generated.lengths
+            lengths[label] = found["lengths"]
     return Report(rows, COLUMNS, {"lengths.png": length_histograms(lengths, request.bin_width)})
 
 
-def _likelihood(score: Score) -> dict[str, float]:
+def _validity(
+    model: Model, dataset: Dataset, request: Request, sampler: SamplerConfig
+) -> dict[str, Any]:
+    generated = evaluator_of(model, dataset, request, sampler).generate(model.params)
+    balanced = success_interval([is_balanced(tokens) for tokens in generated.tokens])
+    figures = {
+        **{name.replace("success", "validity"): x for name, x in balanced.items()},
+        "length_tv": total_variation(generated.lengths, LAW_LENGTHS),
+        "truncated": float(np.mean(generated.truncated)),
+    }
+    return {"figures": figures, "lengths": generated.lengths.tolist()}
+
+
+def _likelihood(model: Model, dataset: Dataset, request: Request) -> dict[str, float]:
     """Returns the bound, and how far it lies above what the law gives the same strings.
 
     Their mean difference bounds the divergence of the model from the law, so a model that
     generates unbalanced strings with probability ε has at least -log(1 - ε). It is free of the
     luck of the lengths that were held out, which outweighs it in the bound itself.
     """
+    score = evaluator_of(model, dataset, request).score(model.params)
     excess = score.nats - [surprise(int(length)) for length in score.tokens]
     return {
         "nats_per_sequence": float(score.nats.mean()),

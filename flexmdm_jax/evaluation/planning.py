@@ -14,6 +14,7 @@ from flexmdm_jax.evaluation.request import Report, Request, announced
 from flexmdm_jax.evaluation.suite import held_out_lengths
 from flexmdm_jax.generation.engine import Completions
 from flexmdm_jax.model import Model
+from flexmdm_jax.partial import Figures
 from flexmdm_jax.sampling import SamplerConfig
 
 COLUMNS = {
@@ -79,7 +80,9 @@ def judge(maze: Maze, prompts: np.ndarray, solutions: Completions) -> dict[str, 
     return success_interval(solved) | means
 
 
-def evaluate_maze(models: Mapping[str, Model], dataset: Dataset, request: Request) -> Report:
+def evaluate_maze(
+    models: Mapping[str, Model], dataset: Dataset, request: Request, figures: Figures
+) -> Report:
     """Returns success on held-out prompts for every model and way of sampling, and pictures.
 
     The first row is the held-out paths themselves: how long they are. The pictures show the first
@@ -92,17 +95,23 @@ def evaluate_maze(models: Mapping[str, Model], dataset: Dataset, request: Reques
     curves, successes = {}, {}
     for label, model in announced(models):
         for way, sampler in request.samplers():
-            solutions = solve(
-                model, maze, prompts, sampler, batch_size=request.batch_size, seed=request.seed
-            )
-            figures = judge(maze, prompts, solutions) | {"steps": sampler.steps}
-            rows[f"{label}, {way}, {sampler.steps} steps"] = figures
-            curves.setdefault(f"{label}, {way}", []).append(figures)
+            name = f"{label}, {way}, {sampler.steps} steps"
+            found = figures.of(name, _success, model, maze, prompts, sampler, request)
+            rows[name] = found
+            curves.setdefault(f"{label}, {way}", []).append(found)
             if model is pictured:
-                successes[sampler] = figures["success"]
+                successes[sampler] = found["success"]
     best = max(successes, key=successes.get)
     pictures = _pictures(pictured, maze, prompts, best)
     return Report(rows, COLUMNS, {"success.png": success_curves(curves)} | pictures)
+
+
+def _success(
+    model: Model, maze: Maze, prompts: np.ndarray, sampler: SamplerConfig, request: Request
+) -> dict[str, float]:
+    batch_size, seed = request.batch_size, request.seed
+    solutions = solve(model, maze, prompts, sampler, batch_size=batch_size, seed=seed)
+    return judge(maze, prompts, solutions) | {"steps": sampler.steps}
 
 
 def _pictures(model: Model, maze: Maze, prompts, sampler: SamplerConfig) -> dict[str, bytes]:

@@ -24,7 +24,7 @@ def format_table(rows: Mapping[str, Mapping[str, float]], columns: Mapping[str, 
     """Returns an aligned text table.
 
     Args:
-      rows: Label -> {column key -> figure}; a missing figure shows as a dash.
+      rows: Label -> {column key -> figure}; one that is missing or null shows as a dash.
       columns: Column key -> heading.
     """
     width = max(len(label) for label in rows)
@@ -33,7 +33,9 @@ def format_table(rows: Mapping[str, Mapping[str, float]], columns: Mapping[str, 
     lines = [header]
     for label, figures in rows.items():
         cells = (
-            f"  {figures[key]:>{widths[key]}.3f}" if key in figures else f"  {'-':>{widths[key]}}"
+            f"  {figures[key]:>{widths[key]}.3f}"
+            if figures.get(key) is not None
+            else f"  {'-':>{widths[key]}}"
             for key in columns
         )
         lines.append(f"{label:<{width}}" + "".join(cells))

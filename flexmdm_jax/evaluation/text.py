@@ -1,6 +1,7 @@
 """Text: how likely held-out text is, and whether lengths are right."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from flexmdm_jax.config import EvaluationConfig
 from flexmdm_jax.data.storage.records import Dataset
@@ -9,6 +10,7 @@ from flexmdm_jax.evaluation.report import COLUMNS, length_histograms
 from flexmdm_jax.evaluation.request import Report, Request, announced
 from flexmdm_jax.evaluation.suite import Evaluator, data_figures, held_out_lengths
 from flexmdm_jax.model import Model
+from flexmdm_jax.partial import Figures
 from flexmdm_jax.sampling import SamplerConfig
 
 
@@ -26,16 +28,24 @@ def evaluator_of(
     return Evaluator(model.setup, dataset, config, model.max_length, request.seed, sampler)
 
 
-def evaluate_likelihood(models: Mapping[str, Model], dataset: Dataset, request: Request) -> Report:
+def evaluate_likelihood(
+    models: Mapping[str, Model], dataset: Dataset, request: Request, figures: Figures
+) -> Report:
     """Returns the likelihood bounds of models alone, for data that is generated around prompts."""
     rows = {}
     for label, model in announced(models):
-        rows[label] = evaluator_of(model, dataset, request).score(model.params).summary()
+        rows[label] = figures.of(label, _likelihood, model, dataset, request)
     columns = {key: heading for key, heading in COLUMNS.items() if key in rows[label]}
     return Report(rows, columns, {})
 
 
-def evaluate_text(models: Mapping[str, Model], dataset: Dataset, request: Request) -> Report:
+def _likelihood(model: Model, dataset: Dataset, request: Request) -> dict[str, float]:
+    return evaluator_of(model, dataset, request).score(model.params).summary()
+
+
+def evaluate_text(
+    models: Mapping[str, Model], dataset: Dataset, request: Request, figures: Figures
+) -> Report:
     """Returns the likelihood bounds and length distances of models, and their length histograms.
 
     Raises:
@@ -46,8 +56,13 @@ def evaluate_text(models: Mapping[str, Model], dataset: Dataset, request: Reques
     rows = data_figures(dataset, request.num_sequences, request.bin_width)
     lengths = {"held-out data": held_out_lengths(dataset)}
     for label, model in announced(models):
-        ((_, sampler),) = request.samplers()
-        evaluator = evaluator_of(model, dataset, request, sampler)
-        rows[label], generated = evaluator.report(model.params, request.bin_width)
-        lengths[label] = generated.lengths
+        found = figures.of(label, _likelihood_and_lengths, model, dataset, request)
+        rows[label], lengths[label] = found["figures"], found["lengths"]
     return Report(rows, COLUMNS, {"lengths.png": length_histograms(lengths, request.bin_width)})
+
+
+def _likelihood_and_lengths(model: Model, dataset: Dataset, request: Request) -> dict[str, Any]:
+    ((_, sampler),) = request.samplers()
+    evaluator = evaluator_of(model, dataset, request, sampler)
+    figures, generated = evaluator.report(model.params, request.bin_width)
+    return {"figures": figures, "lengths": generated.lengths.tolist()}

@@ -85,9 +85,11 @@ class Engine:
         return spread_rows(self.mesh, run)
 
     def batches(
-        self, params: Any, canvas_of: CanvasOf, *, num: int, seed: int
+        self, params: Any, canvas_of: CanvasOf, *, num: int, seed: int, first: int = 0
     ) -> Iterator[Samples]:
         """Yields num rows as NumPy arrays, a batch at a time; row i's noise is (seed, i).
+
+        Batches are cut alike wherever the rows begin, so that a row's company stays the same.
 
         Args:
           params: Parameters.
@@ -95,22 +97,23 @@ class Engine:
             first row again.
           num: Rows in all.
           seed: Decides all noise.
+          first: Leave out the rows before this one.
 
         Raises:
           ValueError: If blocks are asked for that cannot be filled, see check_blocks().
         """
-        for start in range(0, num, self.rows):
+        for start in range(first // self.rows * self.rows, num, self.rows):
             numbers = np.arange(start, start + self.rows)
             canvas = canvas_of(np.where(numbers < num, numbers, start))
             check_blocks(canvas, self.sampler, self.process)
             keys = fold_in_rows(jax.random.key(seed), jnp.asarray(numbers))
             samples = jax.device_get(self.program(params, canvas, keys))
-            real = min(self.rows, num - start)
+            real = slice(max(first - start, 0), num - start)
             yield Samples(
-                tokens=samples.tokens[:real],
-                lengths=samples.lengths[:real],
-                truncated=samples.truncated[:real],
-                trace=None if samples.trace is None else samples.trace[:, :real],
+                tokens=samples.tokens[real],
+                lengths=samples.lengths[real],
+                truncated=samples.truncated[real],
+                trace=None if samples.trace is None else samples.trace[:, real],
             )
 
     def complete(self, params: Any, canvas_of: CanvasOf, *, num: int, seed: int) -> Completions:

@@ -13,6 +13,7 @@ from flexmdm_jax.data.storage.records import VALIDATION, read_sequences
 from flexmdm_jax.data.tasks import Gsm8kConfig
 from flexmdm_jax.data.tokenizers import ByteTokenizer
 from flexmdm_jax.evaluation.arithmetic import evaluate_gsm8k, judge_answers, question_canvas
+from flexmdm_jax.partial import Figures
 from flexmdm_jax.process import Process
 from flexmdm_jax.sampling import SamplerConfig
 
@@ -60,7 +61,7 @@ def test_every_question_is_answered_and_kept(dataset, method):
             batch_size=2,
             seed=0,
         )
-        report = evaluate_gsm8k({"run": model}, dataset, TWO_STEPS)
+        report = evaluate_gsm8k({"run": model}, dataset, TWO_STEPS, Figures())
     assert len(rows.tokens) == len(questions)
     for row, question in zip(rows.tokens, questions, strict=True):
         np.testing.assert_array_equal(row[: len(question)], question)

@@ -21,6 +21,7 @@ from flexmdm_jax.evaluation.maze import Maze
 from flexmdm_jax.evaluation.planning import evaluate_maze, judge
 from flexmdm_jax.evaluation.text import evaluate_text
 from flexmdm_jax.generation.engine import Completions
+from flexmdm_jax.partial import Figures
 
 
 def test_length_distance_by_hand():
@@ -65,7 +66,7 @@ def test_maze_evaluation_reports_every_way_of_sampling(tmp_path):
         "MDM": untrained_model(dataset, "mdm", 24),
     }
     with jax.set_mesh(runs["MDM"].setup.mesh):
-        report = evaluate_maze(runs, dataset, REQUEST)
+        report = evaluate_maze(runs, dataset, REQUEST, Figures())
     data, *generated = report.rows.values()
     paths = [sequence.tokens[:-1] for sequence in read_sequences(dataset, VALIDATION)]
     assert data == {"cells": np.mean([len(path) for path in paths])}
@@ -83,7 +84,7 @@ def test_brackets_evaluation_knows_the_law(tmp_path):
     runs = {"FlexMDM": untrained_model(dataset, "flexmdm", 72)}
     request = dataclasses.replace(REQUEST, rules=("exact_rate",), temperatures=(1.0, 0.5))
     with jax.set_mesh(runs["FlexMDM"].setup.mesh):
-        report = evaluate_brackets(runs, dataset, request)
+        report = evaluate_brackets(runs, dataset, request, Figures())
     assert len(report.rows) == 3
     assert report.rows["law"]["nats_per_sequence"] == entropy()
     # No model can be better than the law, but for the noise of a few strings.
@@ -107,4 +108,4 @@ def test_brackets_evaluation_knows_the_law(tmp_path):
 def test_text_takes_one_way_of_sampling(tiny_dataset, name, values):
     request = dataclasses.replace(REQUEST, **({"rules": ("exact_rate",)} | {name: values}))
     with pytest.raises(UserError, match="one --steps, --rule and --temperature at a time"):
-        evaluate_text({}, tiny_dataset, request)
+        evaluate_text({}, tiny_dataset, request, Figures())

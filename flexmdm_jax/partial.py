@@ -1,0 +1,128 @@
+"""Results written as they come, under a temporary name, and taken up again if interrupted."""
+
+import fcntl
+import json
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from flexmdm_jax.errors import UserError
+from flexmdm_jax.files import json_text, write_atomically
+
+
+class PartialResults:
+    """JSON lines in NAME.partial: what they were made with, then what is made, one by one.
+
+    Used as a context, within which the file is this process's. One that an interrupted run left is
+    taken up again if it was made with the same settings.
+    """
+
+    def __init__(self, out: pathlib.Path, settings: Mapping[str, Any], *, overwrite: bool = False):
+        """Opens the file, new or old.
+
+        Args:
+          out: What the file will be, once it is complete.
+          settings: All that decides what is made, as JSON has it.
+          overwrite: Begin anew where the settings are others.
+
+        Raises:
+          UserError: If the file is at work in another process, or was made with other settings.
+        """
+        self.path = out.with_name(f"{out.name}.partial")
+        self._out = out
+        self._file = self.path.open("a+b")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process writes {self.path}; wait or name another") from None
+        header = {"settings": dict(settings)}
+        # As it comes back from the file.
+        self.found = self._take_up(json.loads(json_text(header)), overwrite)
+
+    def _take_up(self, header: dict[str, Any], overwrite: bool) -> list[Any]:
+        """Returns what the file holds already, the header not counted; a torn last line goes."""
+        self._file.seek(0)
+        try:
+            content, torn = _whole_lines(self._file.read())
+            theirs, *found = [json.loads(line) for line in content.splitlines()] or [None]
+        except ValueError:
+            raise UserError(f"{self.path} holds something else; move it or name another") from None
+        if theirs is None and not _line(header).startswith(torn):
+            raise UserError(f"{self.path} holds something else; move it or name another")
+        if theirs != header:
+            if theirs is not None and not overwrite:
+                raise UserError(
+                    f"{self.path} holds unfinished results of other settings "
+                    f"({_differences(theirs, header)}); finish it with its own, delete it, "
+                    "or pass --overwrite"
+                )
+            content, found = b"", []
+        # Whatever was read of a file, it is appended to at its end.
+        self._file.truncate(len(content))
+        if not content:
+            self.append(header)
+        return found
+
+    def append(self, value: Any) -> None:
+        """Adds a line; it is on its way to the disk when this returns."""
+        self._file.write(_line(value))
+        self._file.flush()
+
+    def lines(self) -> Iterator[bytes]:
+        """Yields the lines, those that were found and those that were added."""
+        self._file.seek(0)
+        next(self._file)
+        yield from self._file
+
+    def finish(self, contents: bytes | None = None) -> None:
+        """Gives the results their name: the lines, or other contents made of them."""
+        if contents is None:
+            contents = b"".join(self.lines())
+        write_atomically(self._out, contents)
+        self.path.unlink()
+
+    def __enter__(self) -> "PartialResults":
+        return self
+
+    def __exit__(self, *_) -> None:
+        # Settings alone would only be in the way of others.
+        if self.path.exists() and not any(self.lines()):
+            self.path.unlink()
+        self._file.close()
+
+
+def _line(value: Any) -> bytes:
+    return json_text(value, ensure_ascii=False).encode() + b"\n"
+
+
+def _whole_lines(content: bytes) -> tuple[bytes, bytes]:
+    """Returns (whole lines, what is left of one that was not written to its end)."""
+    stop = content.rfind(b"\n") + 1
+    return content[:stop], content[stop:]
+
+
+def _differences(theirs: Any, ours: dict[str, Any]) -> str:
+    before = theirs.get("settings") if isinstance(theirs, dict) else None
+    if not isinstance(before, dict):
+        return "it has no settings"
+    after = ours["settings"]
+    names = sorted(name for name in before.keys() | after if before.get(name) != after.get(name))
+    return "; ".join(f"{name} was {before.get(name)!r}, is {after.get(name)!r}" for name in names)
+
+
+class Figures:
+    """Figures by label, each computed once: what an interrupted evaluation found is not lost."""
+
+    def __init__(
+        self, found: Mapping[str, Any] | None = None, keep: Callable[[Any], None] = lambda _: None
+    ):
+        """Starts with what was found before; keep() is told of each {label: figures} to come."""
+        self._found = dict(found or {})
+        self._keep = keep
+
+    def of(self, label: str, compute: Callable[..., Any], *arguments: Any) -> Any:
+        """Returns what was found under a label, or what JSON makes of compute(*arguments)."""
+        if label not in self._found:
+            self._found[label] = json.loads(json_text(compute(*arguments)))
+            self._keep({label: self._found[label]})
+        return self._found[label]

@@ -1,0 +1,106 @@
+"""Results that are written as they come: nothing lost, nothing doubled, nothing mixed."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flexmdm_jax.errors import UserError
+from flexmdm_jax.partial import Figures, PartialResults
+
+SETTINGS = {"steps": 4, "rule": "exact_rate", "after": [1, 2]}
+
+
+@given(cut=st.integers(0, 200), texts=st.lists(st.text(max_size=8), min_size=1, max_size=5))
+def test_wherever_it_is_cut_it_goes_on_with_whole_lines(tmp_path_factory, cut, texts):
+    out = tmp_path_factory.mktemp("out") / "r.jsonl"
+    with PartialResults(out, SETTINGS) as results:
+        for text in texts:
+            results.append({"text": text})
+    content = results.path.read_bytes()
+    results.path.write_bytes(content[:cut])
+    with PartialResults(out, SETTINGS) as results:
+        found = [line["text"] for line in results.found]
+        assert found == texts[: len(found)]
+        whole = max(content[:cut].count(b"\n") - 1, 0)
+        assert len(found) == whole
+        for text in texts[len(found) :]:
+            results.append({"text": text})
+        results.finish()
+    lines = out.read_text().split("\n")[:-1]
+    assert [json.loads(line) for line in lines] == [{"text": text} for text in texts]
+    assert not results.path.exists()
+
+
+def test_nothing_has_the_final_name_before_all_is_there(tmp_path):
+    out = tmp_path / "r.jsonl"
+    with PartialResults(out, SETTINGS) as results:
+        results.append(1)
+        assert not out.exists()
+        assert list(results.lines()) == [b"1\n"]
+        results.finish(b"made of it")
+    assert out.read_bytes() == b"made of it"
+    assert [path.name for path in tmp_path.iterdir()] == ["r.jsonl"]
+
+
+def test_other_settings_are_named_and_nothing_is_lost(tmp_path):
+    out = tmp_path / "r.jsonl"
+    with PartialResults(out, SETTINGS) as results:
+        results.append(1)
+    before = results.path.read_bytes()
+    others = SETTINGS | {"steps": 8, "num": 3}
+    with pytest.raises(UserError, match=r"num was None, is 3; steps was 4, is 8\).*--overwrite"):
+        PartialResults(out, others)
+    assert results.path.read_bytes() == before
+    with PartialResults(out, others, overwrite=True) as results:
+        assert results.found == []
+        results.append(2)
+    with PartialResults(out, others) as results:
+        assert results.found == [2]
+
+
+def test_with_overwrite_the_same_settings_go_on_all_the_same(tmp_path):
+    out = tmp_path / "r.jsonl"
+    with PartialResults(out, SETTINGS) as results:
+        results.append(1)
+    with PartialResults(out, SETTINGS, overwrite=True) as results:
+        assert results.found == [1]
+
+
+@pytest.mark.parametrize(
+    "content", [b"mine", b"mine\n", b"\xff\xfe\n", b"[1]\n", b'{"a": 1}\n', b"3\n"]
+)
+def test_files_of_others_stay_as_they_are(content, tmp_path):
+    path = tmp_path / "r.jsonl.partial"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"move it|other settings"):
+        PartialResults(tmp_path / "r.jsonl", SETTINGS)
+    assert path.read_bytes() == content
+
+
+def test_settings_alone_do_not_stay(tmp_path):
+    with PartialResults(tmp_path / "r", SETTINGS) as results:
+        assert results.path.exists()
+    assert not results.path.exists()
+
+
+def test_two_writers_of_one_file(tmp_path):
+    with (
+        PartialResults(tmp_path / "r", SETTINGS),
+        pytest.raises(UserError, match="another process writes"),
+    ):
+        PartialResults(tmp_path / "r", SETTINGS)
+    with PartialResults(tmp_path / "r", SETTINGS):
+        pass
+
+
+def test_figures_are_computed_once_and_kept():
+    kept, computed = [], []
+    figures = Figures({"old": 1}, kept.append)
+    compute = lambda value: computed.append(value) or {"x": value}  # noqa: E731
+    assert figures.of("old", compute, 5) == 1
+    assert figures.of("new", compute, float("nan")) == {"x": None}
+    assert figures.of("new", compute, 7) == {"x": None}
+    assert len(computed) == 1
+    assert kept == [{"new": {"x": None}}]
