@@ -84,6 +84,8 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 def parse_strategy(text: str, kinds: Mapping[str, type], what: str) -> Any:
     """Returns the strategy written as `kind` or `kind:name=value,name=value`.
 
+    A value that is text, a path, may hold commas; what follows one must not look like `name=`.
+
     Args:
       text: For example `polynomial:power=3`.
       kinds: Frozen dataclasses by name.
@@ -98,7 +100,7 @@ def parse_strategy(text: str, kinds: Mapping[str, type], what: str) -> Any:
     values = {}
     types = typing.get_type_hints(kinds[name])
     fields = {field.name: types[field.name] for field in dataclasses.fields(kinds[name])}
-    for part in filter(None, rest.split(",")):
+    for part in _arguments(rest, fields):
         key, _, value = part.partition("=")
         if key not in fields:
             raise UserError(f"{what} {name!r} has no argument {key!r}{nearest(key, fields)}")
@@ -115,6 +117,17 @@ def parse_strategy(text: str, kinds: Mapping[str, type], what: str) -> Any:
         return kinds[name](**values)
     except ValueError as error:
         raise UserError(f"{what} {text!r}: {error}") from None
+
+
+def _arguments(rest: str, fields: Mapping[str, type]) -> list[str]:
+    """Returns the parts `name=value` of a text; a comma may belong to a value that is text."""
+    parts = []
+    for part in rest.split(","):
+        if parts and "=" not in part and fields.get(parts[-1].partition("=")[0]) is str:
+            parts[-1] += f",{part}"
+        elif part:
+            parts.append(part)
+    return parts
 
 
 def _required(kind: type) -> list[str]:

@@ -3,6 +3,7 @@
 With --inspect=DIR: says what a prepared dataset holds.
 """
 
+import itertools
 import os
 import pathlib
 import time
@@ -19,6 +20,7 @@ from flexmdm_jax.data.tasks import SYMBOL_TASKS, TASKS
 from flexmdm_jax.data.tokenizers import make_tokenizer
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.fields import nearest, parse_strategy
+from flexmdm_jax.files import refuse_existing
 from flexmdm_jax.ranges import Count, CountOrZero, Few, Length, ProperShare
 
 _SOURCE = flags.DEFINE_string(
@@ -88,7 +90,11 @@ def _prepare_task(tokenizer_dir: pathlib.Path | None) -> Dataset:
     out = pathlib.Path(_OUT.value)
     if type(task) in SYMBOL_TASKS.values():
         return task.write(out)
-    return task.write(out, make_tokenizer(_TOKENIZER.value, (), tokenizer_dir))
+    refuse_existing(out)
+    texts = task.training_texts()
+    # What is wrong with the files shows before what is wrong with the tokenizer.
+    texts = itertools.chain(list(itertools.islice(texts, 1)), texts)
+    return task.write(out, make_tokenizer(_TOKENIZER.value, texts, tokenizer_dir))
 
 
 def main(_):

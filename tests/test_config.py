@@ -13,6 +13,7 @@ from flexmdm_jax.config import (
     load_config_file,
     read_config,
 )
+from flexmdm_jax.data.tasks import TASKS, Gsm8kConfig
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.fields import parse_strategy
 from flexmdm_jax.process import Process
@@ -117,6 +118,12 @@ def test_mdm_inserts_nothing_whatever_the_schedule(tiny_config):
 
 def test_strategies_are_written_as_text():
     assert parse_strategy("polynomial:power=3", SCHEDULES, "schedule") == Polynomial(3.0)
+    task = parse_strategy("gsm8k:data=a,b,,c/d,max_length=9", TASKS, "source")
+    assert task == Gsm8kConfig("a,b,,c/d", 9)
+    with pytest.raises(UserError, match="has no argument 'maxlength'; did you mean 'max_length'"):
+        parse_strategy("gsm8k:data=a,maxlength=9", TASKS, "source")
+    with pytest.raises(UserError, match="no argument 'b'"):
+        parse_strategy("gsm8k:max_length=9,b", TASKS, "source")
     rule = parse_strategy("adaptive:confidence=margin,window_size=64", RULES, "rule")
     assert rule == Adaptive(confidence="margin", window_size=64)
     with pytest.raises(UserError, match="unknown confidence 'best'"):

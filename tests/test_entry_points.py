@@ -12,6 +12,8 @@ import pytest
 import tiny
 from commands import config_file, environment, refuse, run, succeed
 
+from flexmdm_jax.data.tasks import TEXT_TASKS
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 
@@ -280,6 +282,42 @@ def test_preparation_refuses(home, tmp_path):
     refuse("--source must have a value", *prepare)
     refuse("exists already", *prepare[:2], f"--out={home}/data", "--source=stdlib")
     assert not (tmp_path / "out").exists()
+
+
+TASKS_WITHOUT_FILES = {"gsm8k": "gsm8k:data={}", "infilling": "infilling:source=jsonl:{}/x"}
+
+
+@pytest.mark.parametrize("task", TEXT_TASKS)
+def test_missing_files_of_a_task_are_not_blamed_on_the_tokenizer(tmp_path, task):
+    source = f"--source={TASKS_WITHOUT_FILES[task].format(tmp_path / 'nowhere')}"
+    for tokenizer in ("bytes", "sentencepiece:400", "sentencepiece:/no", "gpt2", "hf:/no"):
+        out = f"--out={tmp_path}/out"
+        refuse("no file matches", "prepare", source, f"--tokenizer={tokenizer}", out)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_task_trains_its_tokenizer_and_says_what_it_counted(tmp_path):
+    """Its folder has a comma in its name."""
+    folder = tmp_path / "a,b"
+    folder.mkdir()
+    for name in ("train", "test"):
+        lines = (
+            json.dumps(
+                {"question": f"What is {n} + {n}?", "answer": f"It is {2 * n}.\n#### {2 * n}"}
+            )
+            for n in range(50)
+        )
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
+    for source, counted in (
+        (f"gsm8k:data={folder},max_length=99", "100 examples, 200 texts"),
+        (f"infilling:source=jsonl:{folder}/*.jsonl#question,max_length=99", "100 documents"),
+    ):
+        out = tmp_path / source.partition(":")[0]
+        arguments = (f"--source={source}", "--tokenizer=sentencepiece:300", f"--out={out}")
+        result = succeed("prepare", *arguments)
+        assert counted in result.stdout
+        assert "checked texts come back as they were" in result.stdout
+        assert counted in succeed("prepare", f"--inspect={out}", "--print=0").stdout
 
 
 def test_a_dataset_is_inspected(home, tmp_path):

@@ -71,14 +71,16 @@ def cut(length: int, breaks: Sequence[int], maximum: int) -> Iterator[tuple[int,
 
 @runtime_checkable
 class Split(Protocol):
-    """A rule: documents to (text that decides the split into train and validation, tokens)."""
+    """A rule: which texts of a document become sequences, and where long ones are split."""
 
     name: ClassVar[str]
 
-    def pieces(
-        self, documents: Sequence[str], tokenizer: Tokenizer, maximum: int
-    ) -> Iterator[tuple[str, np.ndarray]]:
-        """Yields (text, tokens) of the pieces of documents in order, END not yet among them."""
+    def texts(self, document: str) -> list[str]:
+        """Returns the texts of a document in order; each decides its split by itself."""
+        ...
+
+    def breaks(self, text: str, tokens: np.ndarray, tokenizer: Tokenizer) -> list[int]:
+        """Returns the ascending positions in a text's tokens where a split is welcome."""
         ...
 
 
@@ -92,18 +94,14 @@ class ByParagraph:
 
     name: ClassVar[str] = "paragraph"
 
-    def pieces(
-        self, documents: Sequence[str], tokenizer: Tokenizer, maximum: int
-    ) -> Iterator[tuple[str, np.ndarray]]:
-        """Yields (paragraph, tokens) of the pieces of documents in order."""
-        texts = [paragraph for document in documents for paragraph in paragraphs(document)]
-        for text, tokens in zip(texts, tokenizer.encode_batch(texts), strict=True):
-            if len(tokens) <= maximum:  # nearly all: one comparison instead of a generator
-                if len(tokens):
-                    yield text, tokens
-                continue
-            for start, stop in cut(len(tokens), (), maximum):
-                yield text, tokens[start:stop]
+    def texts(self, document: str) -> list[str]:
+        """Returns the paragraphs."""
+        return paragraphs(document)
+
+    def breaks(self, text: str, tokens: np.ndarray, tokenizer: Tokenizer) -> list[int]:
+        """Returns nothing: a paragraph holds no delimiter."""
+        del text, tokens, tokenizer
+        return []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,30 +114,69 @@ class ByDocument:
 
     name: ClassVar[str] = "document"
 
-    def pieces(
-        self, documents: Sequence[str], tokenizer: Tokenizer, maximum: int
-    ) -> Iterator[tuple[str, np.ndarray]]:
-        """Yields (document, tokens) of the pieces of documents in order."""
-        texts = [document for document in documents if document.strip()]
-        for text, tokens in zip(texts, tokenizer.encode_batch(texts), strict=True):
-            breaks = _breaks(text, tokens, tokenizer) if len(tokens) > maximum else []
-            for start, stop in cut(len(tokens), breaks, maximum):
-                yield text, tokens[start:stop]
+    def texts(self, document: str) -> list[str]:
+        """Returns the document, unless it is blank."""
+        return [document] if document.strip() else []
+
+    def breaks(self, text: str, tokens: np.ndarray, tokenizer: Tokenizer) -> list[int]:
+        """Returns the positions right behind a delimiter.
+
+        Where a token reaches from the delimiter into the text after it there is none.
+        """
+        return _breaks(text, tokens, tokenizer)
 
 
 def _breaks(text: str, tokens: np.ndarray, tokenizer: Tokenizer) -> list[int]:
-    """Returns the positions in tokens right behind a delimiter.
-
-    Where a token reaches from the delimiter into the text after it there is none.
-    """
     ends = tokenizer.ends(text, tokens)
     wanted, size = [], 0
     for paragraph, delimiter in zip(*_interleaved(text), strict=True):
         size += len(paragraph.encode()) + len(delimiter.encode())
         wanted.append(size)
     found = np.searchsorted(ends, wanted)
-    exact = [at for at, end in zip(found, wanted, strict=True) if ends[at] == end]
-    return [int(at) + 1 for at in exact]
+    # A tokenizer that leaves out space at the end ends before the text does.
+    pairs = zip(found.tolist(), wanted, strict=True)
+    exact = [at for at, end in pairs if at < len(ends) and ends[at] == end]
+    return [at + 1 for at in exact]
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """Texts and their tokens.
+
+    Attributes:
+      texts: In order.
+      tokens: Of each text, END not yet among them.
+      cuts: By number, the (start, stop) of the pieces of those texts that are not one sequence:
+        longer ones, and without any piece those that became no token.
+    """
+
+    texts: list[str]
+    tokens: list[np.ndarray]
+    cuts: dict[int, list[tuple[int, int]]]
+
+    def pieces(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Returns (text, tokens of a sequence) in order."""
+        if not self.cuts:  # no step of Python's for each text
+            return zip(self.texts, self.tokens, strict=True)
+        return (
+            (text, tokens[start:stop])
+            for number, (text, tokens) in enumerate(zip(self.texts, self.tokens, strict=True))
+            for start, stop in self.cuts.get(number, ((0, None),))
+        )
+
+
+def encode(documents: Sequence[str], rule: Split, tokenizer: Tokenizer, maximum: int) -> Encoded:
+    """Returns the texts of documents, encoded, in pieces of at most maximum tokens."""
+    texts = [text for document in documents for text in rule.texts(document)]
+    encoded = tokenizer.encode_batch(texts)
+    if len(encoded) != len(texts):
+        raise ValueError(f"{len(encoded)} texts encoded of {len(texts)}")
+    cuts = {}
+    for number, length in enumerate(map(len, encoded)):
+        if not 0 < length <= maximum:
+            breaks = rule.breaks(texts[number], encoded[number], tokenizer) if length else []
+            cuts[number] = list(cut(length, breaks, maximum))
+    return Encoded(texts, encoded, cuts)
 
 
 def _interleaved(text: str) -> tuple[list[str], list[str]]:

@@ -8,14 +8,14 @@ import itertools
 import json
 import pathlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 from absl import logging
 
+from flexmdm_jax.data.preparation.encoding import Encoder
 from flexmdm_jax.data.preparation.splitting import SPLITS, paragraphs
-from flexmdm_jax.data.sources.corpora import parse_source, units_of
+from flexmdm_jax.data.sources.corpora import found_in, parse_source, units_of
 from flexmdm_jax.data.sources.documents import Part
 from flexmdm_jax.data.storage.records import (
     TOKENIZER,
@@ -39,8 +39,6 @@ from flexmdm_jax.files import refuse_existing, write_atomically
 _UNITS, _DATASET, _PLAN, _LOCK = "units", "dataset", "plan.json", "lock"
 # What a finished unit says of itself; units of another version are not taken up.
 _VERSION = 2
-# Text of documents that are split and encoded together.
-_BLOCK_CHARACTERS = 1 << 18
 # A tokenizer learns from at most so much text, taken from all units alike.
 _TRAINING_CHARACTERS = 50_000_000
 
@@ -109,52 +107,19 @@ class Work:
     def run(self, number: int) -> dict[str, Any]:
         """Prepares a unit and returns its counts; its files appear only when it is finished."""
         tokenizer = _load_once(self.folder / _DATASET / TOKENIZER)
-        counts = {"documents": 0, "empty_documents": 0, "bad_documents": 0, "characters": 0}
-        documents = self._documents(number, counts)
+        encoder = Encoder(
+            SPLITS[self.plan.split], tokenizer, self.plan.max_length - 1, self.skip_bad
+        )
+        documents = found_in(parse_source(self.plan.source), self.units[number])
         with ShardWriter(
             self.folder / _DATASET, number, len(self.units), tokenizer.vocabulary.end
         ) as writer:
-            for text, tokens in pieces(documents, self.plan, tokenizer):
-                writer.write(self.plan.split_of(text), tokens)
-            result = {"counts": counts, "splits": writer.close()}
+            for encoded in encoder.encode(documents):
+                for text, tokens in encoded.pieces():
+                    writer.write(self.plan.split_of(text), tokens)
+            result = encoder.noted() | {"splits": writer.close()}
         write_atomically(self.result(number), json.dumps(result).encode())
-        return counts
-
-    def _documents(self, number: int, counts: dict[str, int]) -> Iterator[str]:
-        source = parse_source(self.plan.source)
-        for part in self.units[number]:
-            for document in source.documents(part):
-                if isinstance(document, UserError):
-                    if not self.skip_bad:
-                        raise document
-                    logging.warning("skipped: %s", document)
-                    counts["bad_documents"] += 1
-                    continue
-                counts["documents"] += 1
-                counts["empty_documents"] += not document.strip()
-                counts["characters"] += len(document)
-                yield document
-
-
-def pieces(
-    documents: Iterable[str], plan: Plan, tokenizer: Tokenizer
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields (text that decides the split, tokens without END) of the sequences of documents."""
-    rule = SPLITS[plan.split]
-    for block in _blocks(documents):
-        yield from rule.pieces(block, tokenizer, plan.max_length - 1)
-
-
-def _blocks(documents: Iterable[str]) -> Iterator[list[str]]:
-    block, size = [], 0
-    for document in documents:
-        block.append(document)
-        size += len(document)
-        if size >= _BLOCK_CHARACTERS:
-            yield block
-            block, size = [], 0
-    if block:
-        yield block
+        return result["counts"]
 
 
 def _load_once(directory: pathlib.Path) -> Tokenizer:
@@ -288,6 +253,7 @@ def _save_metadata(work: Work) -> None:
     """Writes dataset.json once all shards are there."""
     results = [json.loads(work.result(number).read_text()) for number in range(len(work.units))]
     names = results[0]["counts"]
+    changed = (result["first_changed_text"] for result in results)
     tokenizer = _load_once(work.folder / _DATASET / TOKENIZER)
     save_dataset(
         work.folder / _DATASET,
@@ -301,5 +267,6 @@ def _save_metadata(work: Work) -> None:
             "validation_fraction": work.plan.validation_fraction,
             "split_seed": work.plan.split_seed,
             "counts": {name: sum(result["counts"][name] for result in results) for name in names},
+            "first_changed_text": next(filter(None, changed), None),
         },
     )

@@ -1,8 +1,9 @@
 """Where text comes from: a corpus by its specification, whole or in units of work."""
 
+import functools
 from collections.abc import Iterable, Iterator
 
-from flexmdm_jax.data.sources.documents import Part, Source
+from flexmdm_jax.data.sources.documents import Document, Part, Source
 from flexmdm_jax.data.sources.lines import JsonLines, Stdlib, TextFiles
 from flexmdm_jax.data.sources.tables import OpenWebText, Parquet, SavedDataset, TensorFlowDataset
 from flexmdm_jax.errors import UserError
@@ -37,17 +38,31 @@ def parse_source(spec: str) -> Source:
 
 
 def read_documents(spec: str) -> Iterator[str]:
+    """Yields the text of all documents of a source; raises as placed_documents() does."""
+    return (document.text for document in placed_documents(spec))
+
+
+def placed_documents(spec: str) -> Iterator[Document]:
     """Yields all documents of a source.
 
     Raises:
       UserError: If nothing matches, or at the first document that is unusable.
     """
     source = parse_source(spec)
-    for part in source.parts(1 << 30):
-        for document in source.documents(part):
-            if isinstance(document, UserError):
-                raise document
-            yield document
+    for document in found_in(source, source.parts(1 << 30)):
+        if isinstance(document, UserError):
+            raise document
+        yield document
+
+
+def found_in(source: Source, parts: Iterable[Part]) -> Iterator[Document | UserError]:
+    """Yields the documents of parts of a source, and a UserError in place of unusable ones."""
+    for part in parts:
+        for number, found in enumerate(source.documents(part)):
+            if isinstance(found, UserError):
+                yield found
+            else:
+                yield Document(found, functools.partial(source.place, part, number))
 
 
 def units_of(parts: Iterable[Part], unit_bytes: int) -> list[list[Part]]:

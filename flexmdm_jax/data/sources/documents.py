@@ -4,7 +4,7 @@ import dataclasses
 import glob
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from flexmdm_jax.errors import UserError
 
@@ -26,8 +26,21 @@ class Part:
     size: int
 
 
-# A document, or what is wrong with the one that should be there.
+# A document's text, or what is wrong with the one that should be there.
 Found = str | UserError
+
+
+class Document(NamedTuple):
+    """A document and where it is.
+
+    Attributes:
+      text: All of it.
+      place: Returns file and line, or whatever its source calls the place. That may take as long
+        as to read the file again.
+    """
+
+    text: str
+    place: Callable[[], str]
 
 
 @runtime_checkable
@@ -44,6 +57,13 @@ class Source(Protocol):
 
     def documents(self, part: Part) -> Iterator[Found]:
         """Yields the documents of a part, and a UserError in the place of each unusable one."""
+        ...
+
+    def place(self, part: Part, number: int) -> str:
+        """Returns where the number-th of what documents() yields of a part is, counted from 0.
+
+        Errors call it the same.
+        """
         ...
 
 
@@ -110,8 +130,3 @@ def check_text(value: Any, field: str, where: Callable[[], str]) -> Found:
     except UnicodeEncodeError:
         return UserError(f"{where()}: field {field!r} holds half a surrogate pair")
     return value
-
-
-def first_line(error: BaseException) -> str:
-    """Returns what an exception says, cut to one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import io
+import itertools
 import json
 import pathlib
 import zlib
@@ -16,11 +17,10 @@ from flexmdm_jax.data.sources.documents import (
     Part,
     check_text,
     decode_text,
-    first_line,
     matching,
     pattern_and_field,
 )
-from flexmdm_jax.errors import UserError
+from flexmdm_jax.errors import UserError, first_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +49,12 @@ class Stdlib:
             paragraphs = (" ".join(part.split()) for part in document.split("\n\n"))
             yield "\n\n".join(part for part in paragraphs if part)
 
+    def place(self, part: Part, number: int) -> str:
+        """Returns the help topic."""
+        from pydoc_data import topics
+
+        return f"stdlib, topic {sorted(topics.topics)[number]!r}"
+
 
 @dataclasses.dataclass(frozen=True)
 class TextFiles:
@@ -63,6 +69,10 @@ class TextFiles:
     def documents(self, part: Part) -> Iterator[Found]:
         """Yields the one document."""
         yield decode_text(pathlib.Path(part.path).read_bytes(), part.path)
+
+    def place(self, part: Part, number: int) -> str:
+        """Returns the file."""
+        return part.path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,23 +98,34 @@ class JsonLines:
 
     def documents(self, part: Part) -> Iterator[Found]:
         """Yields the field of each line that is not blank."""
+        number = 0
+        try:
+            for number, line in self._lines(part):
+                if line.strip():
+                    yield self._document(line, part, number)
+        except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
+            yield UserError(f"{part.path}: damaged after line {number} ({error}); fetch it again")
+
+    def place(self, part: Part, number: int) -> str:
+        """Returns file and line."""
+        found = (number for number, line in self._lines(part) if line.strip())
+        return _line(part, next(itertools.islice(found, number, None)))
+
+    def _lines(self, part: Part) -> Iterator[tuple[int, bytes]]:
+        """Yields the lines of a part, numbered from 1."""
         path = pathlib.Path(part.path)
         packed = path.suffix in self._PACKED
         number = 0
-        try:
-            with _open(path) as lines:
-                if not packed and part.start:
-                    lines.seek(part.start - 1)
-                    lines.readline()
-                while packed or lines.tell() < part.stop:
-                    line = lines.readline()
-                    if not line:
-                        break
-                    number += 1
-                    if line.strip():
-                        yield self._document(line, part, number)
-        except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
-            yield UserError(f"{path}: damaged after line {number} ({error}); fetch it again")
+        with _open(path) as lines:
+            if not packed and part.start:
+                lines.seek(part.start - 1)
+                lines.readline()
+            while packed or lines.tell() < part.stop:
+                line = lines.readline()
+                if not line:
+                    break
+                number += 1
+                yield number, line
 
     def _document(self, line: bytes, part: Part, number: int) -> Found:
         field = pattern_and_field(self.rest)[1]

@@ -12,11 +12,10 @@ from flexmdm_jax.data.sources.documents import (
     check_text,
     decode_text,
     find_files,
-    first_line,
     matching,
     pattern_and_field,
 )
-from flexmdm_jax.errors import UserError
+from flexmdm_jax.errors import UserError, first_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +49,23 @@ class Parquet:
         try:
             file = parquet.ParquetFile(part.path)
             groups = list(range(part.start, part.stop))
-            first = sum(file.metadata.row_group(group).num_rows for group in range(part.start))
+            first = _first_row(file, part)
             for batch in file.iter_batches(256, row_groups=groups, columns=[field]):
                 yield from _column(batch.column(0), field, part.path, first)
                 first += batch.num_rows
         except (ArrowException, OSError) as error:
             yield UserError(f"{part.path}: damaged ({first_line(error)}); fetch it again")
+
+    def place(self, part: Part, number: int) -> str:
+        """Returns file and row, counted from 0."""
+        from pyarrow import parquet
+
+        return f"{part.path}, row {_first_row(parquet.ParquetFile(part.path), part) + number}"
+
+
+def _first_row(file, part: Part) -> int:
+    """Returns the number of the first row of a part of a Parquet file."""
+    return sum(file.metadata.row_group(group).num_rows for group in range(part.start))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +106,10 @@ class SavedDataset:
         except (pyarrow.ArrowException, OSError) as error:
             yield UserError(f"{part.path}: damaged ({first_line(error)}); fetch it again")
 
+    def place(self, part: Part, number: int) -> str:
+        """Returns file and row, counted from 0."""
+        return f"{part.path}, row {number}"
+
 
 @dataclasses.dataclass(frozen=True)
 class TensorFlowDataset:
@@ -117,7 +131,7 @@ class TensorFlowDataset:
         field = self.rest.partition("#")[2] or "text"
         source = self._open()
         for number in range(part.start, part.stop):
-            where = f"{part.path}, example {number}"
+            where = self.place(part, number - part.start)
             try:
                 example = source[number]
             # ArrayRecord reports damage in many exception types.
@@ -130,6 +144,10 @@ class TensorFlowDataset:
                 yield decode_text(example[field], where)
             else:
                 yield check_text(example[field], field, lambda where=where: where)
+
+    def place(self, part: Part, number: int) -> str:
+        """Returns corpus and example."""
+        return f"{part.path}, example {part.start + number}"
 
     def _open(self):
         import tensorflow_datasets as tfds
@@ -176,6 +194,10 @@ class OpenWebText:
     def documents(self, part: Part) -> Iterator[Found]:
         """Yields the text of each row."""
         return self._parquet().documents(part)
+
+    def place(self, part: Part, number: int) -> str:
+        """Returns file and row, counted from 0."""
+        return self._parquet().place(part, number)
 
 
 def _column(column, field: str, path: str, first: int) -> Iterator[Found]:

@@ -2,6 +2,7 @@
 
 import pathlib
 import time
+from typing import Any
 
 import numpy as np
 
@@ -33,10 +34,7 @@ def summary(dataset: Dataset) -> str:
         f"tokenizer: {metadata['tokenizer']['kind']} {dataset.tokenizer_sha256[:16]}, "
         f"{dataset.vocabulary.size:,} ids",
     ]
-    if counts := metadata.get("counts"):
-        lines.append(
-            ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
-        )
+    lines += _counted(metadata)
     for split in SPLITS:
         lengths = dataset.lengths[split]
         tokens = sum(length * count for length, count in lengths.items())
@@ -47,6 +45,51 @@ def summary(dataset: Dataset) -> str:
             f"percentile, {max(lengths)} longest"
         )
     return "\n".join(lines)
+
+
+# What the counts of dataset.json are called; others, of other versions, go by their own names.
+_WORDS = {
+    "bad_documents": "bad documents left out",
+    "empty_documents": "empty documents left out",
+    "split_texts": "texts split because they are longer than max_length",
+    "lost_texts": "texts left out because they become no token",
+}
+
+
+def _counted(metadata: dict[str, Any]) -> list[str]:
+    """Returns what a preparation counted and what it left out or changed, in lines."""
+    counts = dict(metadata.get("counts") or {})
+    overlong, checked, changed = (
+        counts.pop(name, 0) for name in ("overlong_documents", "checked_texts", "changed_texts")
+    )
+    words = [
+        f"{count:,} {_WORDS.get(name, name.replace('_', ' '))}"
+        for name, count in counts.items()
+        if count
+    ]
+    lines = [", ".join(words)] if words else []
+    if overlong:
+        lines.append(
+            f"left out: {overlong:,} of {counts['documents']:,} documents take more than "
+            f"max_length = {metadata['max_length']} slots; "
+            f"max_length={metadata['longest_document']} would hold all of them"
+        )
+    if checked:
+        lines.append(_round_trip(metadata, counts.get("texts"), checked, changed))
+    return lines
+
+
+def _round_trip(metadata: dict[str, Any], texts: int | None, checked: int, changed: int) -> str:
+    """Returns how many texts do not come back from the tokenizer as they were."""
+    of_all = "" if texts in (None, checked) else f"a sample of all {texts:,}"
+    if not changed:
+        sample = of_all and f" ({of_all})"
+        return f"tokenizer: {checked:,} checked texts{sample} come back as they were"
+    sample = of_all and f"; {of_all}"
+    return (
+        f"tokenizer: {changed:,} of {checked:,} checked texts ({100 * changed / checked:.1f} %"
+        f"{sample}) do not come back as they were (first: {metadata['first_changed_text']})"
+    )
 
 
 def quantiles(lengths: dict[int, int], levels: tuple[float, ...]) -> list[int]:

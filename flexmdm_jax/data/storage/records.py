@@ -148,7 +148,8 @@ def write_dataset(
       sequences: (split, tokens without END), or (split, tokens, which of them are fixed).
       tokenizer: What the tokens were made with; saved beside them.
       max_length: Slots of the longest sequence, END included.
-      origin: What else dataset.json records: source, split seed and so on.
+      origin: What else dataset.json records: source, split seed and so on. It is looked at when all
+        sequences are written, so that what yields them can note there what it left out.
       task: What a task that is not plain text has to say of itself, as JSON.
 
     Raises:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from flexmdm_jax.errors import UserError
+from flexmdm_jax.errors import UserError, first_line
 
 Tokens = np.ndarray | Iterable[int]
 Flags = np.ndarray | Iterable[bool]
@@ -202,5 +202,4 @@ def _is_damaged(shard: str) -> bool:
 
 
 def _unreadable(place: str, error: Exception) -> UserError:
-    reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-    return UserError(f"{place}: unreadable ({reason}); prepare the dataset again")
+    return UserError(f"{place}: unreadable ({first_line(error)}); prepare the dataset again")

@@ -4,14 +4,16 @@ The answer's last line is `#### N`. Its calculator marks, `<<48/2=24>>`, are lef
 """
 
 import dataclasses
+import functools
 import pathlib
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from flexmdm_jax.data.sources.corpora import read_documents
 from flexmdm_jax.data.sources.documents import matching
 from flexmdm_jax.data.storage.records import TRAIN, VALIDATION, Dataset, write_dataset
-from flexmdm_jax.data.tokenizers import Tokenizer
+from flexmdm_jax.data.tokenizers import RoundTrip, Tokenizer, encode_at
 from flexmdm_jax.errors import UserError
 
 _CALCULATOR = re.compile(r"<<[^>]*>>")
@@ -38,27 +40,43 @@ class Gsm8kConfig:
         Raises:
           UserError: If files are missing or damaged, or a sequence is too long.
         """
+        origin = {"source": "gsm8k"}
         return write_dataset(
             directory,
-            self._sequences(tokenizer),
+            self._sequences(tokenizer, origin),
             tokenizer,
             max_length=self.max_length,
-            origin={"source": "gsm8k"},
+            origin=origin,
             task={"kind": "gsm8k"},
         )
 
-    def _sequences(self, tokenizer: Tokenizer) -> Iterator[tuple[str, list[int], list[bool]]]:
+    def training_texts(self) -> Iterator[str]:
+        """Yields the texts that a tokenizer may be trained on: prompts and answers of train."""
+        _file(self.data, "test")  # that it is missing should not show after a training
+        for question, answer in read_gsm8k(self.data, "train"):
+            yield prompt_of(question)
+            yield answer
+
+    def _sequences(
+        self, tokenizer: Tokenizer, origin: dict[str, Any]
+    ) -> Iterator[tuple[str, list[int], list[bool]]]:
+        """Yields (split, tokens, which are given); what was counted ends up in origin."""
+        round_trip, examples = RoundTrip(tokenizer), 0
         for split, name in ((TRAIN, "train"), (VALIDATION, "test")):
             for number, (question, answer) in enumerate(read_gsm8k(self.data, name), start=1):
-                given = tokenizer.encode(prompt_of(question))
-                wanted = tokenizer.encode(answer)
-                if len(given) + len(wanted) >= self.max_length:
+                examples += 1
+                place = functools.partial("{}: example {} of {}".format, self.data, number, name)
+                texts = [prompt_of(question), answer]
+                given, wanted = (encode_at(tokenizer, text, place) for text in texts)
+                round_trip.sample(texts, [given, wanted], lambda _, place=place: place())
+                slots = len(given) + len(wanted) + 1
+                if slots > self.max_length:
                     raise UserError(
-                        f"{self.data}: example {number} of {name} takes "
-                        f"{len(given) + len(wanted) + 1} slots, more than max_length = "
+                        f"{place()} takes {slots} slots, more than max_length = "
                         f"{self.max_length}; raise it"
                     )
                 yield split, given + wanted, [True] * len(given) + [False] * len(wanted)
+        origin |= round_trip.noted({"examples": examples, "texts": 2 * examples})
 
 
 def prompt_of(question: str) -> str:
@@ -76,11 +94,15 @@ def read_gsm8k(data: str, name: str) -> Iterator[tuple[str, str]]:
     Raises:
       UserError: If the file is missing or damaged.
     """
-    path = matching(f"{data}/{name}.jsonl*")[0]
+    path = _file(data, name)
     questions = read_documents(f"jsonl:{path}#question")
     answers = read_documents(f"jsonl:{path}#answer")
     for question, answer in zip(questions, answers, strict=True):
         yield question, " " + _CALCULATOR.sub("", answer)
+
+
+def _file(data: str, name: str) -> pathlib.Path:
+    return matching(f"{data}/{name}.jsonl*")[0]
 
 
 def final_number(answer: str) -> str | None:

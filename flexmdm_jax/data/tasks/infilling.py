@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from flexmdm_jax.data.sources.corpora import read_documents
-from flexmdm_jax.data.storage.records import Dataset, Sequence, split_of, write_dataset
-from flexmdm_jax.data.tokenizers import Tokenizer
+from flexmdm_jax.data.sources.corpora import placed_documents, read_documents
+from flexmdm_jax.data.storage.records import TRAIN, Dataset, Sequence, split_of, write_dataset
+from flexmdm_jax.data.tokenizers import RoundTrip, Tokenizer, encode_at
+from flexmdm_jax.errors import UserError
 from flexmdm_jax.process import Process
 
 NAME = "infilling"
@@ -27,7 +28,8 @@ class InfillingConfig:
 
     Attributes:
       source: Where they come from, as prepare --source has it; `jsonl:GLOB#code` for example.
-      max_length: Slots of the longest sequence, END included; longer texts are left out.
+      max_length: Slots of the longest sequence, END included; longer texts are left out
+        and counted.
       validation_fraction: Share of texts held out.
     """
 
@@ -42,20 +44,48 @@ class InfillingConfig:
           UserError: If the source is unusable, or no text fits.
         """
         marks = [tokenizer.encode(mark) for mark in _MARKS]
+        origin = {"source": self.source, "validation_fraction": self.validation_fraction}
         return write_dataset(
             directory,
-            self._sequences(tokenizer),
+            self._sequences(tokenizer, origin),
             tokenizer,
             max_length=self.max_length,
-            origin={"source": self.source, "validation_fraction": self.validation_fraction},
+            origin=origin,
             task={"kind": NAME, "marks": marks},
         )
 
-    def _sequences(self, tokenizer: Tokenizer) -> Iterator[tuple[str, list[int]]]:
+    def training_texts(self) -> Iterator[str]:
+        """Yields the texts that a tokenizer may be trained on; held-out ones stay unseen."""
         for text in read_documents(self.source):
-            tokens = tokenizer.encode(text)
+            if self._split_of(text) == TRAIN:
+                yield text
+
+    def _split_of(self, text: str) -> str:
+        return split_of(text, 0, self.validation_fraction)
+
+    def _sequences(
+        self, tokenizer: Tokenizer, origin: dict[str, Any]
+    ) -> Iterator[tuple[str, list[int]]]:
+        """Yields (split, tokens) of the texts that fit; what became of all ends up in origin."""
+        counts = dict.fromkeys(("documents", "empty_documents", "overlong_documents"), 0)
+        round_trip, longest = RoundTrip(tokenizer), 0
+        for text, place in placed_documents(self.source):
+            tokens = encode_at(tokenizer, text, place)
+            round_trip.sample([text], [tokens], lambda _, place=place: place())
+            longest = max(longest, len(tokens) + 1)
+            counts["documents"] += 1
+            counts["empty_documents"] += not tokens
+            counts["overlong_documents"] += len(tokens) >= self.max_length
             if 0 < len(tokens) < self.max_length:
-                yield split_of(text, 0, self.validation_fraction), tokens
+                yield self._split_of(text), tokens
+        kept = counts["documents"] - counts["empty_documents"] - counts["overlong_documents"]
+        if counts["overlong_documents"] and not kept:
+            raise UserError(
+                f"{self.source}: no text fits into max_length = {self.max_length} slots; "
+                f"max_length={longest} would hold all of them"
+            )
+        origin["longest_document"] = longest
+        origin |= round_trip.noted(counts | {"texts": counts["documents"]})
 
 
 def fix_around_span(sequence: Sequence, index: int, *, seed: int) -> Sequence:

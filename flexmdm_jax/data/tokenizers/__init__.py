@@ -1,6 +1,6 @@
 """Tokenizers: text to ids and back, each with a Vocabulary whose MASK and END are not data."""
 
-from flexmdm_jax.data.tokenizers.base import Tokenizer
+from flexmdm_jax.data.tokenizers.base import Tokenizer, encode_at, encoding_error, failure_of
 from flexmdm_jax.data.tokenizers.gpt2 import GPT2Tokenizer
 from flexmdm_jax.data.tokenizers.huggingface import HuggingFaceTokenizer
 from flexmdm_jax.data.tokenizers.registry import (
@@ -11,6 +11,7 @@ from flexmdm_jax.data.tokenizers.registry import (
     tokenizer_hash,
     tokenizer_spec,
 )
+from flexmdm_jax.data.tokenizers.roundtrip import RoundTrip
 from flexmdm_jax.data.tokenizers.sentencepiece import SentencePieceTokenizer
 from flexmdm_jax.data.tokenizers.symbols import SymbolTokenizer
 from flexmdm_jax.data.tokenizers.utf8 import ByteTokenizer
@@ -20,9 +21,13 @@ __all__ = [
     "ByteTokenizer",
     "GPT2Tokenizer",
     "HuggingFaceTokenizer",
+    "RoundTrip",
     "SentencePieceTokenizer",
     "SymbolTokenizer",
     "Tokenizer",
+    "encode_at",
+    "encoding_error",
+    "failure_of",
     "load_tokenizer",
     "make_tokenizer",
     "save_tokenizer",

@@ -1,16 +1,17 @@
 """What every tokenizer can do."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
+from flexmdm_jax.errors import UserError, first_line
 from flexmdm_jax.types import Vocabulary
 
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """Text to token ids and back; decode(encode(text)) == text."""
+    """Text to token ids and back; where decode(encode(text)) != text, preparing says so."""
 
     kind: ClassVar[str]
     vocabulary: Vocabulary
@@ -37,6 +38,35 @@ class Tokenizer(Protocol):
     def files(self) -> dict[str, bytes]:
         """Returns the files the tokenizer is made of, by name."""
         ...
+
+
+def failure_of(error: BaseException) -> str:
+    """Returns what a tokenizer's exception says in a line; raises what is no tokenizer's, Ctrl-C.
+
+    A panic of Rust, in which two libraries are written, is no Exception in Python.
+    """
+    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        raise error
+    return first_line(error)
+
+
+def encoding_error(place: str, reason: str) -> UserError:
+    """Returns the error of a text that a tokenizer fails on, the reason being failure_of()."""
+    return UserError(
+        f"{place}: the tokenizer cannot encode this text ({reason}); mend the text or leave it out"
+    )
+
+
+def encode_at(tokenizer: Tokenizer, text: str, place: Callable[[], str]) -> list[int]:
+    """Returns the token ids of a text.
+
+    Raises:
+      UserError: Naming its place if the tokenizer fails on it.
+    """
+    try:
+        return tokenizer.encode(text)
+    except BaseException as error:
+        raise encoding_error(place(), failure_of(error)) from None
 
 
 def data_ids(tokens: Iterable[int], size: int) -> list[int]:

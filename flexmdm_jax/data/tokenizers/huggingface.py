@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from flexmdm_jax.data.tokenizers import tokenizer_json
-from flexmdm_jax.data.tokenizers.base import byte_offsets
+from flexmdm_jax.data.tokenizers.base import byte_offsets, failure_of
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.foreign import whole
 from flexmdm_jax.types import Vocabulary
@@ -156,14 +156,14 @@ def _around(name: str) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def _unusable(where: str = "") -> Iterator[None]:
-    """Makes one line of what damage leads to; the library raises bare exceptions."""
+    """Makes one line of what damage leads to; the library raises bare exceptions, and panics."""
     try:
         yield
     except UserError:
         raise
-    except Exception as error:
+    except BaseException as error:
         files = f"{HuggingFaceTokenizer.TOKENIZER} or {HuggingFaceTokenizer.CONFIG}"
-        reason = f"no field {error}" if isinstance(error, KeyError) else error
+        reason = f"no field {error}" if isinstance(error, KeyError) else failure_of(error)
         raise UserError(f"{where}{files} is unusable: {reason}") from None
 
 

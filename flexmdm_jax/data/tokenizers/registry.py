@@ -4,15 +4,15 @@ import hashlib
 import json
 import pathlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from flexmdm_jax.data.tokenizers.base import Tokenizer
+from flexmdm_jax.data.tokenizers.base import Tokenizer, failure_of
 from flexmdm_jax.data.tokenizers.gpt2 import GPT2Tokenizer
 from flexmdm_jax.data.tokenizers.huggingface import HuggingFaceTokenizer
 from flexmdm_jax.data.tokenizers.sentencepiece import SentencePieceTokenizer
 from flexmdm_jax.data.tokenizers.symbols import SymbolTokenizer
 from flexmdm_jax.data.tokenizers.utf8 import ByteTokenizer
-from flexmdm_jax.errors import UserError
+from flexmdm_jax.errors import UserError, first_line
 from flexmdm_jax.fields import nearest
 
 _SPEC = "tokenizer_spec.json"
@@ -53,19 +53,31 @@ def make_tokenizer(
     if kind == "gpt2":
         if directory is None:
             raise UserError("gpt2 needs --tokenizer_dir=DIR with encoder.json and vocab.bpe in it")
-        return GPT2Tokenizer({name: _read(directory / name) for name in GPT2Tokenizer.FILES})
+        files = {name: _read(directory / name) for name in GPT2Tokenizer.FILES}
+        return _made(GPT2Tokenizer, files, f"{directory}: not the two files of GPT-2")
     if kind == "symbols":
-        return SymbolTokenizer({SymbolTokenizer.FILE: _read(pathlib.Path(rest))})
+        files = {SymbolTokenizer.FILE: _read(pathlib.Path(rest))}
+        return _made(SymbolTokenizer, files, f"{rest} is no list of symbols")
     if kind == "hf":
         return _huggingface(rest)
     if rest.isdigit():
         return SentencePieceTokenizer.train(texts, int(rest))
     if not rest:
         raise UserError("sentencepiece needs a size or a file: sentencepiece:1024")
+    files = {SentencePieceTokenizer.MODEL: _read(pathlib.Path(rest))}
+    what = f"{rest} is no SentencePiece model; name another file or a size"
+    return _made(SentencePieceTokenizer, files, what)
+
+
+def _made(kind: Callable[..., Tokenizer], files: dict[str, bytes], wrong: str) -> Tokenizer:
+    """Returns a tokenizer of files, or raises UserError that says what is wrong with them."""
     try:
-        return SentencePieceTokenizer({"sentencepiece.model": _read(pathlib.Path(rest))})
-    except RuntimeError:
-        raise UserError(f"{rest} is no SentencePiece model; name another file or a size") from None
+        return kind(files)
+    except UserError:
+        raise
+    # Each library raises kinds of its own.
+    except BaseException as error:
+        raise UserError(f"{wrong} ({failure_of(error)})") from None
 
 
 def _huggingface(rest: str) -> HuggingFaceTokenizer:
@@ -125,13 +137,19 @@ def load_tokenizer(directory: pathlib.Path) -> Tokenizer:
     Raises:
       UserError: If files are missing or changed since they were saved.
     """
-    spec = json.loads(tokenizer_spec(directory))
-    names = [path.name for path in directory.iterdir() if path.name != _SPEC]
     try:
-        tokenizer = TOKENIZERS[spec["kind"]]({name: _read(directory / name) for name in names})
-    except (KeyError, RuntimeError) as error:
-        raise UserError(f"{directory}: unusable tokenizer ({error}); prepare it again") from None
-    if tokenizer_hash(tokenizer) != spec["sha256"]:
+        spec = json.loads(tokenizer_spec(directory))
+        kind, sha256 = TOKENIZERS[spec["kind"]], spec["sha256"]
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{directory / _SPEC} is damaged ({first_line(error)}); prepare it again"
+        ) from None
+    names = [path.name for path in directory.iterdir() if path.name != _SPEC]
+    files = {name: _read(directory / name) for name in names}
+    tokenizer = _made(kind, files, f"{directory}: unusable tokenizer; prepare it again")
+    if tokenizer_hash(tokenizer) != sha256:
         raise UserError(f"{directory}: tokenizer files differ from when they were saved")
     return tokenizer
 

@@ -1,13 +1,14 @@
 """SentencePiece models, trained here or read from a file."""
 
 import io
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar
 
 import numpy as np
 
 from flexmdm_jax.data.tokenizers.base import data_ids
-from flexmdm_jax.errors import UserError
+from flexmdm_jax.errors import UserError, first_line
 from flexmdm_jax.types import Vocabulary
 
 
@@ -15,12 +16,12 @@ class SentencePieceTokenizer:
     """A SentencePiece model; MASK and END follow its own ids."""
 
     kind: ClassVar[str] = "sentencepiece"
-    _MODEL: ClassVar[str] = "sentencepiece.model"
+    MODEL: ClassVar[str] = "sentencepiece.model"
 
     def __init__(self, files: dict[str, bytes]):
         import sentencepiece
 
-        self._model = files[self._MODEL]
+        self._model = files[self.MODEL]
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=self._model)
         size = self._processor.vocab_size()
         self.vocabulary = Vocabulary(size=size + 2, mask=size, end=size + 1)
@@ -32,16 +33,18 @@ class SentencePieceTokenizer:
         Bytes are its fallback and nothing is normalised, so decoding is exact for any text.
 
         Raises:
-          UserError: If the texts are too few for a vocabulary of that size.
+          UserError: If the texts are too few for a vocabulary of that size, or too many characters
+            occur in them. What the texts themselves raise is raised again.
         """
         import sentencepiece
 
-        model = io.BytesIO()
+        model, source = io.BytesIO(), _Texts(texts)
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(texts),
+                sentence_iterator=iter(source),
                 model_writer=model,
-                vocab_size=vocabulary_size - 2,
+                # So that of 0 too the library says what it needs.
+                vocab_size=max(vocabulary_size - 2, 1),
                 model_type="bpe",
                 byte_fallback=True,
                 character_coverage=1.0,
@@ -52,17 +55,14 @@ class SentencePieceTokenizer:
                 bos_id=-1,
                 eos_id=-1,
                 pad_id=-1,
-                max_sentence_length=1 << 20,
+                max_sentence_length=4 * _LONGEST,
                 num_threads=1,
                 minloglevel=2,
             )
-        except RuntimeError as error:
-            reason = str(error).splitlines()[-1]
-            raise UserError(
-                f"a SentencePiece vocabulary of {vocabulary_size} cannot be trained on this "
-                f"corpus ({reason}); choose another size"
-            ) from None
-        return cls({cls._MODEL: model.getvalue()})
+        # The library raises several kinds, and its own in place of what the texts raise.
+        except Exception as error:
+            raise source.error or _untrainable(vocabulary_size, source.count, error) from None
+        return cls({cls.MODEL: model.getvalue()})
 
     def encode(self, text: str) -> list[int]:
         """Returns the token ids of a text."""
@@ -85,4 +85,49 @@ class SentencePieceTokenizer:
 
     def files(self) -> dict[str, bytes]:
         """Returns the files the tokenizer is made of, by name."""
-        return {self._MODEL: self._model}
+        return {self.MODEL: self._model}
+
+
+# Characters of a training text, of at most four bytes; the library passes over longer ones.
+_LONGEST = 1 << 18
+
+
+class _Texts:
+    """Training texts, cut where they are too long, and the error that ended them."""
+
+    def __init__(self, texts: Iterable[str]):
+        self._texts = texts
+        self.count, self.error = 0, None
+
+    def __iter__(self) -> Iterator[str]:
+        try:
+            for text in self._texts:
+                self.count += bool(text)
+                for start in range(0, len(text), _LONGEST):
+                    yield text[start : start + _LONGEST]
+        except BaseException as error:
+            self.error = error
+            raise
+
+
+def _untrainable(size: int, texts: int, error: Exception) -> UserError:
+    """Returns the error of a vocabulary that cannot be trained, with a size that can if known."""
+    what = f"sentencepiece:{size}: "
+    if not texts:
+        return UserError(
+            f"{what}there is no text to train it on; name a trained model (sentencepiece:FILE) "
+            "or another tokenizer"
+        )
+    reason = str(error)
+    # Both bounds are without MASK and END.
+    if most := re.search(r"value <= (\d+)", reason):
+        return UserError(
+            f"{what}the text is too short for so many pieces; give more of it, or a size of at "
+            f"most {int(most[1]) + 2}"
+        )
+    if least := re.search(r"\d+ vs (\d+)", reason):
+        return UserError(
+            f"{what}too few for the characters of this text and the 256 bytes; give a size of at "
+            f"least {int(least[1]) + 2}"
+        )
+    return UserError(f"{what}cannot be trained ({first_line(error)}); choose another size")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexmdm_jax.data.preparation.splitting import SPLITS, cut, delimited, paragraphs
+from flexmdm_jax.data.preparation.splitting import SPLITS, cut, delimited, encode, paragraphs
 from flexmdm_jax.data.tokenizers import ByteTokenizer
 
 TEXTS = st.text(alphabet="ab \n\r\tü", max_size=80)
@@ -65,7 +65,7 @@ def test_cuts_follow_the_recursive_rule(length, breaks, maximum):
 
 @given(st.lists(TEXTS, max_size=4), st.integers(1, 9))
 def test_pieces_of_paragraphs_join_to_the_documents_tokens(documents, maximum):
-    pieces = list(SPLITS["paragraph"].pieces(documents, BYTES, maximum))
+    pieces = list(encode(documents, SPLITS["paragraph"], BYTES, maximum).pieces())
     joined = [token for _, tokens in pieces for token in tokens.tolist()]
     expected = [part for document in documents for part in paragraphs(document)]
     assert joined == list("".join(expected).encode())
@@ -77,7 +77,7 @@ def test_pieces_of_paragraphs_join_to_the_documents_tokens(documents, maximum):
 
 @given(st.lists(TEXTS, max_size=4), st.integers(1, 30))
 def test_pieces_of_documents_join_to_the_documents_tokens(documents, maximum):
-    pieces = list(SPLITS["document"].pieces(documents, BYTES, maximum))
+    pieces = list(encode(documents, SPLITS["document"], BYTES, maximum).pieces())
     joined = [token for _, tokens in pieces for token in tokens.tolist()]
     assert joined == list("".join(text for text in documents if text.strip()).encode())
     assert all(1 <= len(tokens) <= maximum for _, tokens in pieces)
@@ -87,7 +87,7 @@ def test_pieces_of_documents_join_to_the_documents_tokens(documents, maximum):
 
 def test_long_documents_are_split_behind_a_delimiter():
     text = "aaa\n\nbbbb\n \ncc\n\nü"
-    pieces = [bytes(t).decode() for _, t in SPLITS["document"].pieces([text], BYTES, 9)]
+    pieces = [bytes(t).decode() for _, t in encode([text], SPLITS["document"], BYTES, 9).pieces()]
     assert pieces == ["aaa\n\n", "bbbb\n \n", "cc\n\nü"]
 
 
@@ -106,7 +106,7 @@ class CountingTokenizer(ByteTokenizer):
 def test_a_long_document_is_encoded_once(rule, text):
     """A quadratic rule would not end in the time of a test, or encode text again and again."""
     tokenizer = CountingTokenizer()
-    pieces = list(SPLITS[rule].pieces([text], tokenizer, 100))
+    pieces = list(encode([text], SPLITS[rule], tokenizer, 100).pieces())
     assert tokenizer.encoded <= len(text)
     assert max(len(tokens) for _, tokens in pieces) <= 100
     assert sum(np.sum(tokens == ord("a")) for _, tokens in pieces) == text.count("a")

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from flexmdm_jax.data.preparation.splitting import paragraphs
-from flexmdm_jax.data.sources.corpora import parse_source, read_documents, units_of
+from flexmdm_jax.data.sources.corpora import (
+    SOURCES,
+    found_in,
+    parse_source,
+    read_documents,
+    units_of,
+)
 from flexmdm_jax.data.sources.documents import Part
 from flexmdm_jax.errors import UserError
 
@@ -217,6 +223,67 @@ def test_openwebtext_says_what_it_expects(tmp_path):
         parquet.write_table(table, tmp_path / "plain_text" / f"train-{number:05d}-of-00080.parquet")
     expected = [f"document {number}" for number in range(80)]
     assert list(read_documents(f"openwebtext:{tmp_path}")) == expected
+
+
+def _corpora_with_bad_documents(tmp_path, monkeypatch):
+    """Specifications by kind; the documents at odd places are unusable."""
+    texts = ["good", None, "ü\n\nmore", None, "🙂", "", None]
+    lines = "\n\n".join("{}" if text is None else json.dumps({"text": text}) for text in texts)
+    (tmp_path / "a.jsonl").write_text(lines)
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    for number, text in enumerate(texts):
+        data = b"\xff" if text is None else text.encode()
+        (tmp_path / f"{number}.txt").write_bytes(data)
+    parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "a.parquet", row_group_size=2)
+    _write_saved_dataset(tmp_path / "saved", {"text": texts})
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    _write_tfds(tmp_path / "mini" / "1.0.0", TEXTS)
+    (tmp_path / "owt").mkdir()
+    for number in range(80):
+        name = f"train-{number:05d}-of-00080.parquet"
+        parquet.write_table(pyarrow.table({"text": texts[:2]}), tmp_path / "owt" / name)
+    return {
+        "text": f"text:{tmp_path}/*.txt",
+        "jsonl": f"jsonl:{tmp_path}/*.jsonl*",
+        "parquet": f"parquet:{tmp_path}/*.parquet",
+        "hf": f"hf:{tmp_path}/saved",
+        "tfds": "tfds:mini:train#body",
+        "openwebtext": f"openwebtext:{tmp_path}/owt",
+    }
+
+
+def test_a_documents_place_is_what_errors_call_it(tmp_path, monkeypatch):
+    specs = _corpora_with_bad_documents(tmp_path, monkeypatch)
+    assert set(specs) | {"stdlib"} == set(SOURCES)
+    for kind, spec in specs.items():
+        source, bad, places = parse_source(spec), 0, set()
+        for part in source.parts(30):
+            for number, found in enumerate(source.documents(part)):
+                place = source.place(part, number)
+                assert place not in places
+                places.add(place)
+                if isinstance(found, UserError):
+                    bad += 1
+                    assert str(found).startswith(f"{place}: "), kind
+        assert bad >= 3
+
+
+def test_documents_know_their_place():
+    source = parse_source("stdlib")
+    documents = list(found_in(source, source.parts(1)))
+    from pydoc_data import topics
+
+    assert documents[7].place() == f"stdlib, topic {sorted(topics.topics)[7]!r}"
+    assert [document.text for document in documents] == list(read_documents("stdlib"))
+
+
+@pytest.mark.parametrize("name", ["a,b", "a,max_length=3", "data=x,y"])
+def test_commas_are_part_of_a_name(tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "x,y.jsonl").write_text(LINES)
+    (tmp_path / name / "x,y.txt").write_text("text")
+    assert list(read_documents(f"jsonl:{tmp_path}/{name}/x,*.jsonl#body")) == TEXTS
+    assert list(read_documents(f"text:{tmp_path}/{name}/x,y.txt")) == ["text"]
 
 
 def test_units_of_work_keep_the_order_of_parts():

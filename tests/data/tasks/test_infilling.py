@@ -1,6 +1,8 @@
 """Spans are uniform, new in every epoch, and the text around them is kept."""
 
 import collections
+import json
+import re
 
 import numpy as np
 import pytest
@@ -8,9 +10,11 @@ import tiny
 
 from flexmdm_jax.data.batches.pipeline import train_batches
 from flexmdm_jax.data.batches.rows import arrange_for
+from flexmdm_jax.data.storage.inspection import summary
 from flexmdm_jax.data.storage.records import Sequence
 from flexmdm_jax.data.tasks.infilling import InfillingConfig, choose_for, fix_around_span
-from flexmdm_jax.data.tokenizers import ByteTokenizer
+from flexmdm_jax.data.tokenizers import ByteTokenizer, SymbolTokenizer
+from flexmdm_jax.errors import UserError
 from flexmdm_jax.process import Process
 
 
@@ -34,6 +38,41 @@ def dataset(tmp_path):
     (tmp_path / "texts.jsonl").write_text("".join(f'{{"code": "{text}"}}\n' for text in texts))
     task = InfillingConfig(f"jsonl:{tmp_path}/texts.jsonl#code", tiny.LENGTH, 0.3)
     return task.write(tmp_path / "data", ByteTokenizer({}))
+
+
+def _summary(tmp_path, name, texts, max_length):
+    lines = "".join(json.dumps({"code": text}) + "\n" for text in texts)
+    (tmp_path / "texts.jsonl").write_text(lines)
+    task = InfillingConfig(f"jsonl:{tmp_path}/texts.jsonl#code", max_length, 0.3)
+    dataset = task.write(tmp_path / name, ByteTokenizer({}))
+    return dataset, summary(dataset)
+
+
+def test_what_is_left_out_is_counted_and_the_length_that_is_named_holds_all(tmp_path):
+    texts = [*tiny.texts(12), "", "long" * 10, "longer" * 10]
+    short, said = _summary(tmp_path, "short", texts, tiny.LENGTH)
+    left_out = r"left out: 2 of 15 documents take more than max_length = 24 slots; max_length=(\d+)"
+    named = int(re.search(left_out, said)[1])
+    assert "1 empty documents left out" in said
+    assert sum(short.num_sequences.values()) == 12
+    all_of_them, said = _summary(tmp_path, "long", texts, named)
+    assert "left out: " not in said
+    assert sum(all_of_them.num_sequences.values()) == 14
+    shorter, said = _summary(tmp_path, "shorter", texts, named - 1)
+    assert "left out: 1 of 15" in said
+    assert sum(shorter.num_sequences.values()) == 13
+
+
+def test_that_no_text_fits_is_said(tmp_path):
+    with pytest.raises(UserError, match=r"no text fits into max_length = 9 slots; max_length=41"):
+        _summary(tmp_path, "d", ["long" * 10, "longer" * 5, ""], 9)
+
+
+def test_a_text_that_cannot_be_encoded_is_named(tmp_path):
+    (tmp_path / "texts.jsonl").write_text('{"text": "a b"}\n{"text": "a c"}\n')
+    symbols = SymbolTokenizer.of(["a", "b", "<prefix>", "</prefix><suffix>", "</suffix>"])
+    with pytest.raises(UserError, match=r"texts\.jsonl, line 2: .* \('c' is no symbol"):
+        InfillingConfig(f"jsonl:{tmp_path}/texts.jsonl").write(tmp_path / "d", symbols)
 
 
 def _rows(dataset, make, length, num_batches):

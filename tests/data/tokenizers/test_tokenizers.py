@@ -7,11 +7,12 @@ import pathlib
 import numpy as np
 import pytest
 import tokenizers as hf
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flexmdm_jax.data.sources.corpora import read_documents
 from flexmdm_jax.data.tokenizers import (
+    TOKENIZERS,
     GPT2Tokenizer,
     load_tokenizer,
     make_tokenizer,
@@ -155,7 +156,7 @@ def test_sentencepiece_training_is_deterministic(tokenizers):
         ("sentencepiece:/nowhere", "/nowhere: No such file"),
         ("hf", "hf needs a folder with tokenizer.json"),
         ("hf:/nowhere", "/nowhere/tokenizer.json: No such file"),
-        ("sentencepiece:100000", "cannot be trained on this corpus"),
+        ("sentencepiece:100000", "text is too short for so many pieces; .* at most 297"),
     ],
 )
 def test_unusable_specifications(spec, message):
@@ -180,3 +181,79 @@ def test_an_unusable_tokenizer_file_is_named(tmp_path):
     (tmp_path / "tokenizer.json").write_text('{"model": {}}')
     with pytest.raises(UserError, match=r"tokenizer\.json or config\.json is unusable"):
         make_tokenizer(f"hf:{tmp_path}", [])
+
+
+TOO_LITTLE = [["hello world"], ["some text", "to train on"] * 50, ["ab" * 20], ["", " ", "\n"]]
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 258, 5000])
+@pytest.mark.parametrize("texts", TOO_LITTLE, ids=lambda texts: repr(texts[:2])[:20])
+def test_the_size_that_a_message_names_can_be_trained(texts, size):
+    with pytest.raises(UserError, match=rf"^sentencepiece:{size}: .* size of at") as caught:
+        make_tokenizer(f"sentencepiece:{size}", texts)
+    named = int(str(caught.value).split()[-1])
+    assert make_tokenizer(f"sentencepiece:{named}", texts).vocabulary.size == named
+
+
+@pytest.mark.parametrize("texts", [(), ["", ""]])
+def test_without_text_nothing_is_trained(texts):
+    with pytest.raises(UserError, match="there is no text to train it on; name a trained model"):
+        make_tokenizer("sentencepiece:400", texts)
+
+
+def test_a_training_text_may_have_any_length():
+    tokenizer = make_tokenizer("sentencepiece:264", ["ab" * (1 << 20)])
+    assert len(tokenizer.encode("ab" * 100)) < 150
+
+
+@pytest.mark.parametrize("error", [UserError("a.jsonl, line 3: not JSON"), KeyboardInterrupt("x")])
+def test_what_training_texts_raise_is_not_blamed_on_the_vocabulary(error):
+    def texts():
+        yield "some text"
+        raise error
+
+    with pytest.raises(type(error), match=str(error)):
+        make_tokenizer("sentencepiece:300", texts())
+
+
+RUBBISH = st.one_of(
+    st.binary(max_size=40),
+    st.sampled_from(
+        [b"", b"{}", b"[]", b"3", b'"a"', b"null", b'{"model": {}}', b'{"a": 3}', b"[" * 2000]
+    ),
+    st.recursive(
+        st.none() | st.integers() | st.text(max_size=5),
+        lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner),
+        max_leaves=4,
+    ).map(lambda value: json.dumps(value).encode()),
+)
+NAMES = {
+    "sentencepiece": ["sentencepiece.model"],
+    "gpt2": ["encoder.json", "vocab.bpe"],
+    "hf": ["tokenizer.json", "config.json"],
+    "symbols": ["symbols.json"],
+}
+
+
+def test_all_kinds_that_have_files_are_fed_rubbish():
+    assert set(NAMES) | {"bytes"} == set(TOKENIZERS)
+
+
+@pytest.mark.parametrize("kind", NAMES)
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.lists(RUBBISH, min_size=3, max_size=3))
+def test_rubbish_is_a_tokenizer_or_named(kind, data, tmp_path):
+    folder = tmp_path / "files"
+    folder.mkdir(exist_ok=True)
+    for name, content in zip(NAMES[kind], data, strict=False):
+        (folder / name).write_bytes(content)
+    spec = {"gpt2": "gpt2", "hf": f"hf:{folder}"}.get(kind, f"{kind}:{folder / NAMES[kind][0]}")
+    (folder / "tokenizer_spec.json").write_bytes(json.dumps({"kind": kind, "sha256": "0"}).encode())
+    for load in (lambda: make_tokenizer(spec, [], folder), lambda: load_tokenizer(folder)):
+        try:
+            load()
+        except UserError as error:
+            assert str(folder) in str(error) or kind == "hf"  # noqa: PT017
+    (folder / "tokenizer_spec.json").write_bytes(data[2])
+    with pytest.raises(UserError, match=r"tokenizer_spec\.json is damaged"):
+        load_tokenizer(folder)
