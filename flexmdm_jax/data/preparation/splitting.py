@@ -155,14 +155,13 @@ class Encoded:
     cuts: dict[int, list[tuple[int, int]]]
 
     def pieces(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Returns (text, tokens of a sequence) in order."""
-        if not self.cuts:  # no step of Python's for each text
-            return zip(self.texts, self.tokens, strict=True)
-        return (
-            (text, tokens[start:stop])
-            for number, (text, tokens) in enumerate(zip(self.texts, self.tokens, strict=True))
-            for start, stop in self.cuts.get(number, ((0, None),))
-        )
+        """Yields (text, tokens of a sequence) in order."""
+        for number, (text, tokens) in enumerate(zip(self.texts, self.tokens, strict=True)):
+            if number not in self.cuts:  # nearly all
+                yield text, tokens
+                continue
+            for start, stop in self.cuts[number]:
+                yield text, tokens[start:stop]
 
 
 def encode(documents: Sequence[str], rule: Split, tokenizer: Tokenizer, maximum: int) -> Encoded:
