@@ -20,7 +20,9 @@ from flexmdm_jax.conversion.layout import Leaf, Path, leaves
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import new_folder
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# Storage by format version; in the first, pieces had no checksums.
+_DRIVERS = {1: "zarr", FORMAT_VERSION: "zarr3"}
 _DESCRIPTION, _PARAMS, _FILES = "base.json", "params", "files"
 # Large enough for fast reading, small enough that hosts which hold a part read little else.
 BLOCK_BYTES = 1 << 26
@@ -30,6 +32,14 @@ _DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.
 
 Place = Any
 Blocks = Callable[[], Iterable[tuple[Place, np.ndarray]]]
+
+
+# A piece is read only if its bytes are those that were written.
+_CODECS = [
+    {"name": "bytes", "configuration": {"endian": "little"}},
+    {"name": "zstd", "configuration": {"level": 1}},
+    {"name": "crc32c"},
+]
 
 
 class StreamedArray:
@@ -57,7 +67,8 @@ class _StreamHandler(ocp.type_handlers.NumpyHandler):
         self._one_at_a_time = asyncio.Lock()
 
     async def _open_and_write(self, value, tspec, ts_context):
-        tspec["metadata"]["chunks"] = list(value.chunks)
+        grid = {"name": "regular", "configuration": {"chunk_shape": list(value.chunks)}}
+        tspec["metadata"] |= {"chunk_grid": grid, "codecs": _CODECS}
         async with self._one_at_a_time:
             store = await ts.open(ts.Spec(tspec), create=True, open=True, context=ts_context)
             for place, block in value.blocks():
@@ -88,7 +99,9 @@ def write_base(
     }
     description = {"format_version": FORMAT_VERSION, "dtype": dtype.name}
     with new_folder(out) as partial:
-        handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry, use_ocdbt=False)
+        handler = ocp.PyTreeCheckpointHandler(
+            type_handler_registry=registry, use_ocdbt=False, use_zarr3=True
+        )
         with ocp.Checkpointer(handler) as checkpointer:
             checkpointer.save(
                 (partial / _PARAMS).absolute(),
@@ -137,11 +150,13 @@ class Base:
       folder: Where it lies.
       architecture: Of the backbone.
       dtype: Of its parameters as stored.
+      driver: Of TensorStore, which reads them.
     """
 
     folder: pathlib.Path
     architecture: Architecture
     dtype: np.dtype
+    driver: str
 
     @property
     def files(self) -> pathlib.Path:
@@ -172,7 +187,7 @@ class Base:
         where = (self.folder / _PARAMS / ".".join(path)).absolute()
         damaged = f"{where} is missing or damaged; convert the model again"
         spec = {
-            "driver": "zarr",
+            "driver": self.driver,
             "kvstore": {"driver": "file", "path": str(where)},
             # A piece that is lost must not pass for zeros.
             "fill_missing_data_reads": False,
@@ -201,11 +216,12 @@ def open_base(folder: str | pathlib.Path) -> Base:
     path = folder / _DESCRIPTION
     try:
         values = json.loads(path.read_text())
-        if values["format_version"] != FORMAT_VERSION:
+        if values["format_version"] not in _DRIVERS:
             raise UserError(
                 f"{path}: format version {values['format_version']!r}, but this version of "
-                f"flexmdm_jax reads {FORMAT_VERSION}; convert the model again"
+                f"flexmdm_jax reads up to {FORMAT_VERSION}; convert the model again"
             )
+        driver = _DRIVERS[values["format_version"]]
         dtype = np.dtype(_DTYPES[values["dtype"]])
     except OSError:
         raise UserError(
@@ -216,7 +232,7 @@ def open_base(folder: str | pathlib.Path) -> Base:
         raise
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}); convert the model again") from None
-    return Base(folder, read_architecture(folder / _FILES), dtype)
+    return Base(folder, read_architecture(folder / _FILES), dtype, driver)
 
 
 def stored_dtype(dtypes: Sequence[np.dtype]) -> np.dtype:

@@ -1,21 +1,24 @@
 """LLaDA and LLaMA from PyTorch's files: the same function, and the same bytes on the way back."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import safetensors.torch
 import torch
 import torch_llada
+from effort import either
 from scipy import special
 from torch_llada import Sizes
 
 from flexmdm_jax.config import MeshConfig
 from flexmdm_jax.conversion import base as base_module
 from flexmdm_jax.conversion.base import open_base
-from flexmdm_jax.conversion.layout import make_model, parameter_shapes
+from flexmdm_jax.conversion.layout import leaves, make_model, parameter_shapes
 from flexmdm_jax.conversion.llada import export_model, import_model
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.sharding import make_mesh
@@ -258,12 +261,66 @@ def test_an_output_folder_that_holds_files_is_left_alone(tmp_path):
     assert {path.suffix for path in source.iterdir()} == {".json", ".safetensors"}
 
 
+def _stored(base):
+    return sorted(path for path in (base.folder / "params").rglob("*") if path.is_file())
+
+
+def _read_by_pieces(base):
+    names = [leaf.path for leaf in leaves(base.architecture)]
+    return {".".join(name): base.reader(name)(...) for name in names}
+
+
+def _assert_same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(a), jax.device_get(b))
+
+
+def test_flipped_bytes_of_a_base_are_noticed_by_whoever_reads_them(tmp_path):
+    """In any file, at any place: the same parameters, or an error that says what to do."""
+    sizes = Sizes(layers=1)
+    source = torch_llada.save(tmp_path / "source", sizes, torch_llada.random_state(sizes))
+    import_model(source, tmp_path / "base")
+    base = open_base(tmp_path / "base")
+    truth, pieces = restored(base), _read_by_pieces(base)
+    rng, noticed = np.random.default_rng(0), 0
+    for path in _stored(base):
+        content = path.read_bytes()
+        for _ in range(either(2, 20) if content else 0):
+            damaged = np.frombuffer(content, np.uint8).copy()
+            start = rng.integers(len(damaged))
+            damaged[start : start + 5] ^= rng.integers(1, 256, dtype=np.uint8)
+            path.write_bytes(damaged.tobytes())
+            for read, expected in ((restored, truth), (_read_by_pieces, pieces)):
+                try:
+                    _assert_same(read(base), expected)
+                except UserError as error:
+                    assert "convert" in str(error)  # noqa: PT017
+                    noticed += 1
+        path.write_bytes(content)
+    assert noticed > 20
+    _assert_same(restored(base), truth)
+
+
+def test_bases_of_the_first_format_are_read(tmp_path):
+    sizes = Sizes(layers=1)
+    source = torch_llada.save(tmp_path / "source", sizes, torch_llada.random_state(sizes))
+    import_model(source, tmp_path / "base")
+    base = open_base(tmp_path / "base")
+    truth = jax.device_get(restored(base))
+    old = tmp_path / "old"
+    shutil.copytree(base.files, old / "files")
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False)) as checkpointer:
+        checkpointer.save(old / "params", args=ocp.args.PyTreeSave(truth))
+    (old / "base.json").write_text('{"format_version": 1, "dtype": "float32"}')
+    _assert_same(restored(open_base(old)), truth)
+    _assert_same(_read_by_pieces(open_base(old)), _read_by_pieces(base))
+
+
 def test_a_damaged_base_is_named(tmp_path):
     sizes = Sizes(layers=1)
     source = torch_llada.save(tmp_path / "source", sizes, torch_llada.random_state(sizes))
     import_model(source, tmp_path / "base")
     base = open_base(tmp_path / "base")
-    next((tmp_path / "base" / "params" / "head.kernel").glob("0*")).unlink()
+    next(path for path in _stored(base) if "head.kernel/c" in str(path)).unlink()
     with pytest.raises(UserError, match="cannot be read"):
         restored(base)
     (tmp_path / "base" / "base.json").write_text("{}")
