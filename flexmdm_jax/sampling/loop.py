@@ -89,27 +89,26 @@ class Samples:
 _COLDEST = 1e-6
 
 
-class _Grid(NamedTuple):
-    """What each step needs to know, one entry a step, and a row."""
+class _Now(NamedTuple):
+    """What a step needs to know, row by row."""
 
-    number: Int[Array, "n"]
-    t: Float[Array, "n b"]
-    t_next: Float[Array, "n b"]
-    finish: Bool[Array, "n b"]
-    block: Int[Array, "n b"]
+    t: Float[Array, "b"]
+    t_next: Float[Array, "b"]
+    finish: Bool[Array, "b"]
+    block: Int[Array, "b"]
 
 
-def _time_grid(steps: int, num_blocks: Int[Array, "b"], grid: Schedule) -> _Grid:
+def _times_of_step(
+    number: Int[Array, ""], steps: int, num_blocks: Int[Array, "b"], grid: Schedule
+) -> _Now:
     """Returns times that run from 0 to 1 once per block of a row; its first get the odd steps."""
-    number = jnp.arange(steps)[:, None]
-    size, odd = jnp.divmod(steps, num_blocks[None, :])
+    size, odd = jnp.divmod(steps, num_blocks)
     # The first `odd` blocks take size + 1 steps each, the others size.
     longer = (size + 1) * odd
     block = jnp.where(number < longer, number // (size + 1), odd + (number - longer) // size)
     step = number - block * size - jnp.minimum(block, odd)
     size = size + (block < odd)
-    return _Grid(
-        number=jnp.arange(steps),
+    return _Now(
         # A grid flat at its end may round to 1 too early, where no leap starts.
         t=jnp.clip(grid.at((step / size).astype(jnp.float32)), 0.0, LAST_TIME),
         t_next=grid.at(((step + 1) / size).astype(jnp.float32)),
@@ -150,9 +149,10 @@ def generate(
     insertion, vocabulary = process.insertion, process.vocabulary
     block_of_slot = jnp.minimum(_block_of_slot(canvas, sampler, process), sampler.steps - 1)
 
-    def step(state: tuple[Canvas, Bool[Array, "b"]], now: _Grid):
+    def step(state: tuple[Canvas, Bool[Array, "b"]], number: Int[Array, ""]):
         canvas, truncated = state
-        step_keys = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, now.number), 3))
+        now = _times_of_step(number, sampler.steps, block_of_slot[:, -1] + 1, sampler.grid)
+        step_keys = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, number), 3))
         choice_keys, draw_keys, insert_keys = jnp.moveaxis(step_keys(keys), 1, 0)
         alpha = insertion.at(now.t)[:, None]
         encoding = _encode(denoiser, canvas, alpha, sampler.length_buckets)
@@ -175,8 +175,7 @@ def generate(
         return (canvas, truncated), canvas.tokens if sampler.trace else None
 
     start = (canvas, jnp.zeros(canvas.tokens.shape[0], bool))
-    times = _time_grid(sampler.steps, block_of_slot[:, -1] + 1, sampler.grid)
-    (canvas, truncated), trace = jax.lax.scan(step, start, times)
+    (canvas, truncated), trace = jax.lax.scan(step, start, jnp.arange(sampler.steps))
     tokens, lengths = _cut_at_end(canvas.tokens, vocabulary)
     return Samples(tokens=tokens, lengths=lengths, truncated=truncated, trace=trace)
 

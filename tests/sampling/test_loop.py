@@ -23,7 +23,7 @@ from flexmdm_jax.sampling import (
     protect,
     start_canvas,
 )
-from flexmdm_jax.sampling.loop import _sample, _time_grid
+from flexmdm_jax.sampling.loop import _sample, _times_of_step
 from flexmdm_jax.schedules import SCHEDULES, Cosine, Immediate, Linear, Sine
 from flexmdm_jax.types import Denoiser, Encoding, Vocabulary
 
@@ -272,9 +272,15 @@ def time_grid(steps, num_blocks, grid):
             number += 1
 
 
+def times_of_steps(steps, num_blocks, grid):
+    """Returns the times of all steps, in rows of so many blocks."""
+    times = lambda number: _times_of_step(number, steps, jnp.asarray(num_blocks), grid)  # noqa: E731
+    return jax.vmap(times)(jnp.arange(steps))
+
+
 @pytest.mark.parametrize("grid", [kind() for kind in SCHEDULES.values()])
 def test_however_fine_the_grid_every_leap_is_a_probability(grid):
-    times = jax.tree.map(np.squeeze, _time_grid(20_000, jnp.asarray([2]), grid))
+    times = jax.tree.map(np.squeeze, times_of_steps(20_000, [2], grid))
     assert (times.t >= 0).all()
     assert (times.t < 1).all()
     for half in np.split(np.asarray(times.t), 2):
@@ -451,7 +457,7 @@ def test_more_blocks_than_steps_still_leave_no_mask():
 @pytest.mark.parametrize("steps", [1, 2, 7, 12, 13])
 def test_every_block_of_a_row_has_its_share_of_the_steps(steps):
     num_blocks = np.arange(1, steps + 1)
-    times = _time_grid(steps, jnp.asarray(num_blocks), Linear())
+    times = times_of_steps(steps, num_blocks, Linear())
     for row, number in enumerate(num_blocks):
         parts = np.array_split(np.arange(steps), number)
         block = np.concatenate([np.full(len(part), k) for k, part in enumerate(parts)])

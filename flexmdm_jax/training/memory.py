@@ -1,0 +1,65 @@
+"""Whether what is asked for can fit a machine at all, before it is made to swap or killed."""
+
+import os
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from flexmdm_jax.attention.backends import DEFAULTS
+from flexmdm_jax.config import Config
+from flexmdm_jax.errors import UserError
+from flexmdm_jax.training.state import Setup, parameter_shapes
+
+# Parameters, their average and AdamW's two moments.
+_COPIES_IN_TRAINING = 4
+
+
+def check_training(config: Config, setup: Setup) -> None:
+    """Raises UserError if a training step or an evaluation cannot fit this machine's memory.
+
+    Accelerators are not asked: their compilers say in a moment what does not fit.
+    """
+    if jax.default_backend() != "cpu":
+        return
+    trained, frozen = parameter_shapes(setup)
+    state = _COPIES_IN_TRAINING * _bytes_of(trained) + _bytes_of(frozen)
+    rows = config.training.batch_size // config.training.accumulation_steps
+    advice = "lower config.{}.batch_size, config.data.max_length or the sizes of config.model"
+    for name, count in (("training", rows), ("evaluation", config.evaluation.batch_size)):
+        count = -(-count // jax.process_count())
+        needed = {"parameters and optimizer": state} | bytes_of_a_batch(config, count)
+        _check(needed, advice.format(name))
+
+
+def check_sampling(config: Config, rows: int) -> None:
+    """Raises UserError if a batch of samples cannot fit this machine's memory; see above."""
+    if jax.default_backend() == "cpu":
+        rows = -(-rows // jax.process_count())
+        _check(bytes_of_a_batch(config, rows), "lower --batch_size")
+
+
+def bytes_of_a_batch(config: Config, rows: int) -> dict[str, int]:
+    """Returns bytes of what one layer certainly holds for a batch, by what it is."""
+    model, length = config.model, config.data.max_length
+    features = rows * length * model.hidden_size * jnp.dtype(model.compute_dtype).itemsize
+    is_dense = (model.attention or DEFAULTS.get("cpu", "xla")) == "xla"
+    scores = 4 * rows * model.num_heads * length**2 * is_dense
+    batch = f"{rows:,} rows of {length:,} slots"
+    return {f"features of {batch}": features, f"attention within {batch}": scores}
+
+
+def _bytes_of(shapes) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+
+
+def _check(needed: Mapping[str, int], advice: str) -> None:
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if sum(needed.values()) <= there:
+        return
+    large = {what: size / 1e9 for what, size in needed.items() if size > there / 100}
+    parts = ", ".join(f"{what}: {size:,.1f} GB" for what, size in large.items())
+    raise UserError(
+        f"more memory is needed than the {there / 1e9:,.1f} GB of this machine, even if there were "
+        f"one layer only ({parts}); {advice}"
+    )
