@@ -30,7 +30,8 @@ SMALL_MAZE := maze:size=17,extra_doors=0.3,num_pairs=3000,max_stretch=1.5,valida
 SUBGOALS_easy := 7
 SUBGOALS_medium := 10
 SUBGOALS_hard := 12
-GREEDY := --num=256 --temperature=0 --insertions=binomial:temperature=0
+GREEDY := --num=256 --temperature=0
+NEAREST := --insertions=binomial:temperature=0
 SWEEP := --rule=exact_rate --rule=adaptive --steps=16 --steps=32 --steps=64 --steps=128 \
 	--steps=256 --steps=512
 OTHER_RULES := --steps=256 --rule=tau_leaping --rule=adaptive:confidence=margin \
@@ -45,7 +46,7 @@ maze-%: install
 	$(RUN) -m flexmdm_jax.train --config=configs/maze_small_$*_mdm.py \
 		--workdir=runs/maze_small_$*_mdm
 	$(RUN) -m flexmdm_jax.evaluate --workdir=runs/maze_small_$* \
-		--workdir=runs/maze_small_$*_mdm $(GREEDY) $(SWEEP) --overwrite
+		--workdir=runs/maze_small_$*_mdm $(GREEDY) $(NEAREST) $(SWEEP) --overwrite
 	$(RUN) -m flexmdm_jax.evaluate --workdir=runs/maze_small_$*_mdm $(GREEDY) $(OTHER_RULES) \
 		--overwrite
 

@@ -68,6 +68,8 @@ def main(_):
     # Nothing is run, and TPUs of this machine may be someone else's.
     jax.config.update("jax_platforms", "cpu")
     out = new_file(_JSON.value, _OVERWRITE.value) if _JSON.value else None
+    if not _PROGRAMS.value:
+        raise UserError(f"--programs= is empty; choose of {', '.join(PROGRAMS)}")
     if unknown := set(_PROGRAMS.value) - set(PROGRAMS):
         raise UserError(f"unknown program {unknown.pop()!r}; choose of {', '.join(PROGRAMS)}")
     config = read_config(_CONFIG.value)

@@ -4,9 +4,11 @@ import errno
 import importlib.resources
 import os
 import pathlib
+import re
+import select
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +20,7 @@ from flexmdm_jax.config import load_config_file
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import json_text
 from flexmdm_jax.overrides import check_overrides, make_room, overridden_paths
+from flexmdm_jax.process import Process
 from flexmdm_jax.ranges import CountOrUnset, CountOrZero, Seconds, Seed, range_of
 
 # What define_…_flags() define belongs to the command that calls them, and to its --help.
@@ -27,17 +30,34 @@ flags.disclaim_key_flags()
 def run(main: Callable[[Sequence[str]], None], commands: Sequence[str] = ()) -> None:
     """Parses the flags, calls main, and exits: 2 with one line if the user can mend the cause.
 
-    Ctrl-C ends it with one line and 130, as a shell counts it.
+    Ctrl-C ends it with one line and 130, as a shell counts it; a reader of its output that goes,
+    such as head, without a line. Files are renamed into place: they are there as a whole or not.
 
     Args:
       main: Takes the arguments that are no flags, the program's name first.
       commands: If there are any, the first argument must be one of them.
     """
+    for name in ("stdout", "stderr"):
+        # Of a process that was started with the stream closed there is none.
+        stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115
+        setattr(sys, name, stream)
+        # A terminal that lacks a character shows its number.
+        stream.reconfigure(errors="backslashreplace")
     logging.get_absl_logger().addFilter(_worth_logging)
     sys.unraisablehook = _report_unraisable
     app.define_help_flags()
     try:
-        _run(main, commands)
+        try:
+            _run(main, commands)
+        finally:
+            # Here, not while Python shuts down, where it would be complained of.
+            print(end="", flush=True)
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        hosts.leave(_PIPE_BROKE)
+        sys.exit(_PIPE_BROKE)
     except Exception:
         if not jax.distributed.is_initialized():
             raise
@@ -46,8 +66,16 @@ def run(main: Callable[[Sequence[str]], None], commands: Sequence[str] = ()) -> 
         raise
 
 
+def _nobody_reads() -> bool:
+    """Returns whether standard output is a pipe whose reader, such as head, has gone."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
 def _run(main: Callable[[Sequence[str]], None], commands: Sequence[str]) -> None:
     try:
+        _check_texts(sys.argv)
         check_overrides(overridden_paths(sys.argv))
         arguments = _parsed(sys.argv)
         if commands and (len(arguments) < 2 or arguments[1] not in commands):
@@ -55,6 +83,7 @@ def _run(main: Callable[[Sequence[str]], None], commands: Sequence[str]) -> None
             raise UserError(f"expected one of {', '.join(commands)}, got {given}")
         if unexpected := arguments[1 + bool(commands) :]:
             raise UserError(f"unexpected argument {unexpected[0]!r}; options are --name=value")
+        _check_given(flags.FLAGS.get_flags_for_module(sys.argv[0]))
         logging.use_absl_handler()
         main(arguments)
     except (flags.Error, UserError) as error:
@@ -69,6 +98,8 @@ def _run(main: Callable[[Sequence[str]], None], commands: Sequence[str]) -> None
     except Exception as error:
         if str(error).startswith(_NO_BACKEND):
             _exit(f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {error}")
+        if asked := _out_of_memory(error):
+            _exit(asked)
         full = _full_disk(error)
         if not full:
             raise
@@ -77,10 +108,44 @@ def _run(main: Callable[[Sequence[str]], None], commands: Sequence[str]) -> None
         os._exit(2)
 
 
+def _check_texts(argv: Sequence[str]) -> None:
+    """Raises UserError if an argument is not text in the encoding of the system."""
+    for argument in argv:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{argument!a}: not UTF-8; write it so, or rename the file") from None
+
+
+def _check_given(own: Iterable[flags.Flag]) -> None:
+    """Raises UserError if a flag without a default is given, and given nothing."""
+    for flag in own:
+        values = flag.value if isinstance(flag.value, list) else [flag.value]
+        if flag.default is None and "" in values:
+            raise UserError(f"--{flag.name}= is empty; give it a value or leave it out")
+
+
 def _parsed(argv: Sequence[str]) -> list[str]:
     """Returns the arguments that are no flags."""
     try:
         return flags.FLAGS(argv)
+    except flags.DuplicateFlagError as error:
+        # Each file of a config defines flags for its fields.
+        if sum(re.match("--?config(=|$)", argument) is not None for argument in argv) < 2:
+            raise
+        raise UserError("--config is given twice; give one file") from error
+    except flags.IllegalFlagValueError as error:
+        missing = re.findall(r"Flag --(\w+) must have a value other than None", str(error))
+        if not missing:
+            raise
+        raise UserError(f"--{' and --'.join(missing)} must be given; see --help") from None
+    except flags.UnrecognizedFlagError as error:
+        if not error.flagname.startswith("config."):
+            raise
+        advice = "name its file first: --config=FILE"
+        if "config" not in flags.FLAGS:
+            advice = "this command reads no config"
+        raise UserError(f"--{error.flagname} is a field of a config; {advice}") from None
     except ValueError as error:
         # Of a flag such as --noconfig.x=true.
         raise UserError(str(error)) from None
@@ -100,12 +165,28 @@ def _full_disk(error: BaseException | str | None) -> int | None:
     return next((number for number in _FULL if os.strerror(number) in str(error)), None)
 
 
+def _out_of_memory(error: Exception) -> str | None:
+    """Returns a line for an error of XLA or NumPy that says that memory is lacking, or None."""
+    text = str(error)
+    lacking = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text
+    if not lacking:
+        return None
+    asked = re.search(r"allocat\w* ([\d.,]+ ?\w*)", text)
+    what = f"not enough memory for {asked[1]} at once" if asked else "not enough memory"
+    return (
+        f"{what}; lower the batch size (config.training.batch_size, --batch_size), "
+        "config.data.max_length or the model, or train with config.model.remat=full"
+    )
+
+
 def _worth_logging(record) -> bool:
     """Returns False for what Orbax's threads say of a full disk; main() says it in one line."""
     error = record.exc_info[1] if record.exc_info else None
     return not (_full_disk(record.getMessage()) or _full_disk(error))
 
 
+# As a shell counts what SIGPIPE ends.
+_PIPE_BROKE = 141
 _NO_BACKEND = "Unable to initialize backend"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _USERS_ERRNO = {
@@ -135,6 +216,11 @@ def define_config_flag(
       flag_values: Where the flag is defined.
       argv: The command line, if it is not the process's own.
     """
+    try:
+        overridden_paths(sys.argv if argv is None else argv)
+    except UserError as error:
+        # The library reads --flagfile at once, while the command's module is imported.
+        _exit(str(error))
     holder = config_flags.DEFINE_config_file(
         "config", None, help_string, flag_values, sys_argv=argv
     )
@@ -170,6 +256,8 @@ def _config_path(value: str) -> str:
     path = pathlib.Path(value)
     if path.is_file():
         return value
+    if value and path.is_dir():
+        raise UserError("a folder; name one of its files")
     packaged = importlib.resources.files("flexmdm_jax") / "configs" / path.name
     if path.parent.name == "configs" and packaged.is_file():
         return str(packaged)
@@ -274,6 +362,12 @@ def settings(*besides: str) -> dict[str, Any]:
 
 
 _PROCESS = ("multihost", "coordinator", "num_processes", "process_id", "join_time_limit")
+
+
+def check_insertions(processes: Iterable[Process]) -> None:
+    """Raises UserError if --insertions is given for models of which none inserts."""
+    if flags.FLAGS["insertions"].present and not any(process.inserts for process in processes):
+        raise UserError("--insertions: MDM inserts nothing, its lengths are fixed; leave it out")
 
 
 def shared_flags() -> str:

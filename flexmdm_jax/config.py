@@ -268,6 +268,8 @@ def load_config_file(path: str, neighbour: str = "", **arguments: Any) -> Any:
     """
     path = str(pathlib.Path(path).with_name(neighbour)) if neighbour else path
     try:
+        if b"\0" in pathlib.Path(path).read_bytes():
+            raise UserError(f"{path}: not a config: Python with a function get_config()")
         get_config = runpy.run_path(path).get("get_config")
         if not callable(get_config):
             raise UserError(f"{path}: no function get_config(), as the shipped configs have it")

@@ -97,6 +97,9 @@ COMMANDS = {
 def main(arguments):
     """Runs the command."""
     logging.set_verbosity(logging.ERROR)
+    takes_base = arguments[1] in ("merge", "peft") and not is_peft(pathlib.Path(_FROM.value))
+    if _BASE.value and not takes_base:
+        raise UserError("--base is that of a run, for merge and peft; leave it out")
     COMMANDS[arguments[1]](pathlib.Path(_FROM.value), pathlib.Path(_OUT.value))
     print(f"{arguments[1]}: {_OUT.value}")
 

@@ -20,7 +20,7 @@ from flexmdm_jax.files import check_writable, json_text, write_atomically
 from flexmdm_jax.model import Model, load
 from flexmdm_jax.partial import Figures, PartialResults
 from flexmdm_jax.ranges import Count, PositiveOrZero
-from flexmdm_jax.training.workdir import check_dataset
+from flexmdm_jax.training.workdir import check_dataset, load_experiment
 
 _WORKDIR = flags.DEFINE_multi_string("workdir", None, "A trained run; give several to compare.")
 _BASE = flags.DEFINE_string("base", "", "A LLaDA's base folder, if not where the runs had it.")
@@ -82,11 +82,14 @@ def _request() -> Request:
 def _load_models() -> dict[str, Model]:
     """Returns the models, labelled by their method where that tells them apart."""
     models = {}
+    # Among several runs, those of a LLaDA take the base; where there are none, load() refuses it.
+    takers = [workdir for workdir in _WORKDIR.value if _BASE.value and _is_llada(workdir)]
     for workdir in _WORKDIR.value:
-        model = load(workdir, _BASE.value)
+        model = load(workdir, _BASE.value if workdir in takers or not takers else "")
         jax.set_mesh(model.setup.mesh)
         label = {"flexmdm": "FlexMDM", "mdm": "MDM"}[model.experiment.config.method]
         models[label if label not in models else workdir] = model
+    cli.check_insertions(model.setup.process for model in models.values())
     return models
 
 
@@ -111,10 +114,23 @@ def _open(out: pathlib.Path, models: dict[str, Model], dataset: Dataset) -> Part
     return PartialResults(out / _RESULTS, made_with, overwrite=_OVERWRITE.value)
 
 
+def _is_llada(workdir: str) -> bool:
+    return load_experiment(pathlib.Path(workdir)).config.model.kind == "llada"
+
+
+def _check_workdirs() -> None:
+    """Raises UserError if a run would be compared with itself."""
+    folders = [pathlib.Path(workdir).resolve() for workdir in _WORKDIR.value]
+    for number, folder in enumerate(folders):
+        if folder in folders[:number]:
+            raise UserError(f"--workdir={_WORKDIR.value[number]} is given twice; name other runs")
+
+
 def main(_):
     """Runs the command."""
     logging.set_verbosity(logging.WARNING)
     request = _request()
+    _check_workdirs()
     out = pathlib.Path(_OUT.value or _WORKDIR.value[0])
     if _OUT.value or out.is_dir():
         _check_out(out)

@@ -1,6 +1,7 @@
 """Writing files so that nothing is lost or seen half written."""
 
 import contextlib
+import difflib
 import errno
 import fcntl
 import io
@@ -80,6 +81,16 @@ def locked(path: pathlib.Path, busy: str) -> Iterator[None]:
         if not os.fstat(file.fileno()).st_nlink:
             raise UserError(busy)
         yield
+
+
+def nearest_folder(folder: pathlib.Path, file: str) -> str:
+    """Returns the end of a message about a folder without a file: one beside it that has it."""
+    try:
+        names = [path.parent.name for path in folder.parent.glob(f"*/{file}")]
+    except OSError:
+        return ""
+    close = difflib.get_close_matches(folder.name, names, n=1)
+    return f"; did you mean {folder.with_name(close[0])}?" if close else ""
 
 
 def json_text(values: Any, **options: Any) -> str:

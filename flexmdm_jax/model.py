@@ -9,11 +9,13 @@ import jax
 
 from flexmdm_jax.data.tokenizers import Tokenizer
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.files import nearest_folder
 from flexmdm_jax.generation.engine import CanvasOf, Completions
 from flexmdm_jax.sampling import SamplerConfig, Samples, check_blocks, start_canvas
 from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.training.checkpoints import Checkpoints
 from flexmdm_jax.training.frozen import load_frozen
+from flexmdm_jax.training.memory import check_sampling
 from flexmdm_jax.training.state import Setup, parameter_shapes
 from flexmdm_jax.training.workdir import Experiment, load_experiment, load_run_tokenizer
 
@@ -59,6 +61,7 @@ class Model:
           batch_size: Rows at a time; rounded up to a multiple of the devices that share them.
           seed: Decides all noise.
         """
+        check_sampling(self.experiment.config, min(batch_size, num))
         engine = self.setup.engine(sampler, min(batch_size, num))
         return engine.complete(self.params, canvas_of, num=num, seed=seed)
 
@@ -91,6 +94,7 @@ class Model:
         process, encode = self.setup.process, self.tokenizer.encode
         if min(num, batch_size) < 1:
             raise UserError(f"num = {num}, batch_size = {batch_size}; both must be at least 1")
+        check_sampling(self.experiment.config, min(batch_size, num))
         engine = self.setup.engine(sampler, min(batch_size, num))
         try:
             canvas = start_canvas(
@@ -118,6 +122,13 @@ class Model:
                 }
 
 
+def _experiment(workdir: pathlib.Path) -> Experiment:
+    """Returns the experiment in a workdir; the message about one that is not there has a guess."""
+    if not workdir.exists() and (guess := nearest_folder(workdir, "experiment.json")):
+        raise UserError(f"no run in {workdir}{guess}")
+    return load_experiment(workdir)
+
+
 def load(workdir: str | pathlib.Path, base: str = "") -> Model:
     """Returns the model in a workdir, with its newest readable parameters.
 
@@ -126,13 +137,15 @@ def load(workdir: str | pathlib.Path, base: str = "") -> Model:
       base: Where a LLaDA's frozen parameters lie, if not where its config says.
 
     Raises:
-      UserError: If there is no run, no readable checkpoint, or the tokenizer or the base is another
-        one.
+      UserError: If there is no run, no readable checkpoint, the tokenizer or the base is another
+        one, or a base is given for a DiT.
     """
     path = pathlib.Path(workdir)
-    experiment = load_experiment(path)
+    experiment = _experiment(path)
     tokenizer = load_run_tokenizer(path, experiment)
     config = experiment.config
+    if base and config.model.kind != "llada":
+        raise UserError(f"--base={base}: the run in {path} is a DiT and has no base; leave it out")
     setup = Setup.of(config, experiment.vocabulary, make_mesh(config.mesh))
     setup = dataclasses.replace(setup, base=base or setup.base)
     trained, frozen = parameter_shapes(setup)

@@ -16,8 +16,18 @@ from flexmdm_jax.fields import check_group, nearest
 
 
 def overridden_paths(argv: Sequence[str]) -> list[str]:
-    """Returns the paths, as `model.hidden_size`, of the fields that a command line sets."""
-    argv = flags.FLAGS.read_flags_from_files(list(argv), force_gnu=False)
+    """Returns the paths, as `model.hidden_size`, of the fields that a command line sets.
+
+    Raises:
+      UserError: If a --flagfile on it cannot be read.
+    """
+    try:
+        argv = flags.FLAGS.read_flags_from_files(list(argv), force_gnu=False)
+    except (flags.Error, UnicodeDecodeError) as error:
+        cause = error.__context__
+        if isinstance(cause, OSError):
+            raise UserError(f"--flagfile={cause.filename}: {cause.strerror}") from None
+        raise UserError(f"--flagfile: {error}; it must be text, a flag a line") from None
     found = (re.match(r"--?(?:no)?config\.([^=]*)", argument) for argument in argv)
     return [match[1] for match in found if match]
 

@@ -101,6 +101,8 @@ def main(_):
     """Runs the command."""
     logging.set_verbosity(logging.WARNING)
     if _INSPECT.value:
+        if _SOURCE.value or _OUT.value:
+            raise UserError("--inspect describes a dataset and makes none: no --source, no --out")
         dataset = open_dataset(_INSPECT.value)
         print(inspection.report(dataset, examples=_PRINT.value))
         picture = inspection.save_picture(dataset, dataset.directory / "lengths.png")

@@ -55,6 +55,12 @@ _sampling = cli.define_sampler_flags()
 _join = cli.define_process_flags()
 
 
+def _load() -> Model:
+    model = load(_WORKDIR.value, _BASE.value)
+    cli.check_insertions([model.setup.process])
+    return model
+
+
 def _show(records: list[dict]) -> None:
     """Prints samples at equal steps through the lengths."""
     ordered = sorted(records, key=lambda record: record["length"])
@@ -90,7 +96,7 @@ def main(_):
     sampler = _sampler()
     _join()
     hosts.check_agreement({"the command line": cli.shared_flags()})
-    model = load(_WORKDIR.value, _BASE.value)
+    model = _load()
     jax.set_mesh(model.setup.mesh)
     results = hosts.first_process_first(lambda: _open(out, model))
     first = hosts.of_first_process(len(results.found) if results else 0)

@@ -13,8 +13,10 @@ from flexmdm_jax.data.storage.records import Dataset
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.evaluation.suite import Evaluator
 from flexmdm_jax.files import json_text
+from flexmdm_jax.overrides import overridden_paths
 from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.training.loop import NonFiniteLossError, train
+from flexmdm_jax.training.memory import check_training
 from flexmdm_jax.training.profiling import Window
 from flexmdm_jax.training.state import Setup
 
@@ -30,10 +32,12 @@ def _dataset(config: Config) -> Dataset:
         return open_data(config.data.path, config.data.sets, config.data.mixture)
     except UserError:
         data = config.data
-        if data.mixture or not data.prepare or pathlib.Path(data.path).exists():
+        # What the config file says of its own dataset says nothing of another one.
+        own = data.prepare and "data.path" not in overridden_paths(sys.argv)
+        if data.mixture or not own or pathlib.Path(data.path).exists():
             raise
         raise UserError(
-            f"no prepared dataset in {config.data.path}; make it with: {config.data.prepare}"
+            f"no prepared dataset in {data.path}; make it with: {data.prepare}"
         ) from None
 
 
@@ -44,6 +48,7 @@ def main(_):
     if _CACHE.value:
         jax.config.update("jax_compilation_cache_dir", _CACHE.value)
     _join()
+    window.check(0, config.training.num_steps)
     dataset = _dataset(config)
     workdir = pathlib.Path(_WORKDIR.value)
     hosts.check_agreement(
@@ -55,6 +60,7 @@ def main(_):
     )
     setup = Setup.of(config, dataset.vocabulary, make_mesh(config.mesh))
     jax.set_mesh(setup.mesh)
+    check_training(config, setup)
     evaluator = Evaluator(setup, dataset, config.evaluation, config.data.max_length, config.seed)
     try:
         state = train(config, setup, dataset, workdir, evaluator.metrics, window)

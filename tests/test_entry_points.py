@@ -198,7 +198,18 @@ def test_training_refuses(home, tmp_path):
         "unknown attention implementation 'flash'", *train, flex, "--config.model.attention=flash"
     )
     refuse("this program is for cpu", *train, flex, "--config.model.attention=pallas")
+    refuse("training ends with step 10", *train, flex, "--profile=8:11")
+    other = ("--config=configs/demo.py", "--config.data.path=data/mine")
+    advice = "data/mine; make one with python -m flexmdm_jax.prepare"
+    refuse(advice, *train, *other, cwd=tmp_path / "bare")
+    refuse("did you mean .*/data", *train, flex, f"--config.data.path={home}/dat")
+    refuse("rows of 24 slots: .*lower config.training.batch_size", *train, flex, ROWS)
+    again = ("train", flex, f"--workdir={home}/flex", "--config.training.num_steps=12")
+    refuse("the run goes on after step 10; name later", *again, "--profile=8:10")
     assert not (tmp_path / "w").exists()
+
+
+ROWS = "--config.training.batch_size=1000000000"
 
 
 def _bare(tmp_path):
@@ -242,6 +253,9 @@ def test_a_workdir_that_cannot_be_written_is_named(home, tmp_path):
         )
 
 
+HUGE = ("--num=1000000000", "--batch_size=1000000000")
+
+
 def test_sampling_refuses(home, tmp_path):
     (tmp_path / "old.jsonl").write_text("precious")
     sample = ("sample", f"--workdir={home}/flex", f"--out={tmp_path}/new.jsonl")
@@ -258,7 +272,14 @@ def test_sampling_refuses(home, tmp_path):
     refuse("leave no room", *sample, "--prefix=" + "a" * 30)
     refuse("no run in /nowhere", "sample", "--workdir=/nowhere", f"--out={tmp_path}/new.jsonl")
     refuse("exists already", "sample", f"--workdir={home}/flex", f"--out={tmp_path}/old.jsonl")
-    refuse("cannot place a suffix", "sample", f"--workdir={home}/mdm", "--suffix=a", sample[2])
+    refuse("flex is a DiT and has no base", *sample, f"--base={home}/data")
+    mdm = ("sample", f"--workdir={home}/mdm", sample[2])
+    refuse("MDM inserts nothing", *mdm, "--insertions=poisson")
+    refuse("did you mean .*/flex", "sample", f"--workdir={home}/flx", sample[2])
+    refuse("rows of 24 slots: .* GB.*; lower --batch_size", *sample, *HUGE)
+    refuse("cannot place a suffix", *mdm, "--suffix=a")
+    blocks = ("--prefix=abc", "--block_length=7", "--steps=2")
+    refuse("steps = 2 cannot fill 3 blocks of 7", *mdm, *blocks)
     assert not (tmp_path / "new.jsonl").exists()
     assert (tmp_path / "old.jsonl").read_text() == "precious"
 
@@ -328,6 +349,34 @@ def test_a_dataset_is_inspected(home, tmp_path):
     assert (tmp_path / "d" / "lengths.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_terminal_that_lacks_a_character_shows_its_number(home, tmp_path):
+    documents = [f"déjà vu {number}" for number in range(40)]
+    tiny.write_dataset(tmp_path / "d", documents)
+    narrow = ("env", "PYTHONIOENCODING=ascii")
+    assert r"d\xe9j\xe0 vu" in succeed("prepare", f"--inspect={tmp_path}/d", prefix=narrow).stdout
+    arguments = (f"--workdir={home}/flex", "--num=4", "--steps=4", "--print=4", "--temperature=9")
+    out = succeed("sample", *arguments, f"--out={tmp_path}/s.jsonl", prefix=narrow).stdout
+    assert r"\ufffd" in out
+    assert "\ufffd" in (tmp_path / "s.jsonl").read_text()
+
+
+# Runs a command whose output nobody reads, or with no output at all; ends as the command does.
+NOBODY_READS = ("bash", "-c", '"$@" | true; exit ${PIPESTATUS[0]}', "bash")
+CLOSED = ("bash", "-c", '"$@" >&-', "bash")
+
+
+@pytest.mark.parametrize(("prefix", "status"), [(NOBODY_READS, 141), (CLOSED, 0)])
+def test_nobody_has_to_read_what_is_printed(home, tmp_path, prefix, status):
+    shutil.copytree(home / "data", tmp_path / "d")
+    out = tmp_path / "s.jsonl"
+    sample = ("sample", f"--workdir={home}/flex", "--num=2", "--steps=2", "--print=2")
+    for command in (("prepare", f"--inspect={tmp_path}/d"), (*sample, f"--out={out}")):
+        result = run(*command, prefix=prefix)
+        assert result.returncode == status, result.stderr
+        assert not re.search("Traceback|Exception|Broken|error:", result.stderr)
+    assert len(out.read_text().splitlines()) == 2, "what is written is there as a whole"
+
+
 # Lets no file grow beyond 30 kB: what a full disk does, without filling one.
 SMALL_FILES_ONLY = ("prlimit", "--fsize=30000")
 
@@ -368,6 +417,11 @@ def test_evaluation_refuses(home):
     refuse("--num=0", "evaluate", f"--workdir={home}/flex", "--num=0")
     refuse("no prepared dataset", "evaluate", f"--workdir={home}/flex", "--data=/nowhere")
     refuse("cannot be written", "evaluate", f"--workdir={home}/flex", "--out=/proc/x")
+    again = f"--workdir={home}/./flex"
+    refuse("/flex is given twice", "evaluate", f"--workdir={home}/flex", again)
+    refuse("flex is a DiT", "evaluate", f"--workdir={home}/flex", f"--base={home}/data")
+    refuse("MDM inserts", "evaluate", f"--workdir={home}/mdm", "--insertions=binomial")
+    refuse("did you mean .*/data", "evaluate", f"--workdir={home}/flex", f"--data={home}/dta")
 
 
 def test_a_changed_vocabulary_is_noticed(home, tmp_path):

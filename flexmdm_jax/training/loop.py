@@ -68,8 +68,8 @@ def train(
 
     Raises:
       NonFiniteLossError: With the step; nothing after it is saved.
-      UserError: If the batch does not split over the devices, or the workdir is that of another
-        run, or another process is at work in it.
+      UserError: If the batch does not split over the devices, the profile's steps are not taken, or
+        the workdir is that of another run, or another process is at work in it.
     """
     _check_batch(config, setup)
     optimizer = make_optimizer(config.optimizer, config.training.num_steps)
@@ -89,6 +89,7 @@ def train(
         if state is None:
             state = start_from(config, first_state(make_state, shardings), like)
         state = jax.block_until_ready(state.replace(frozen=load_frozen(setup, like.frozen)))
+        profile.check(int(state.step), config.training.num_steps)
         batches.send_ahead()
         first_process_first(lambda: _claim(workdir, experiment, dataset))
         step = make_train_step(config, setup, optimizer, shardings, dataset.mean_length)

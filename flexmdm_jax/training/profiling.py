@@ -35,6 +35,19 @@ class Window:
             raise UserError(f"--profile={text}: write first:last, two steps, as in 20:24")
         return cls(int(match[1]), int(match[2]))
 
+    def check(self, start: int, num_steps: int) -> None:
+        """Raises UserError unless all its steps are taken by a run that goes on after step start.
+
+        Of a window that begins before the run is taken up, the rest is profiled.
+        """
+        if self.first is None:
+            return
+        text = f"--profile={self.first}:{self.last}"
+        if self.last > num_steps:
+            raise UserError(f"{text}: training ends with step {num_steps:,}; name earlier steps")
+        if self.last <= start:
+            raise UserError(f"{text}: the run goes on after step {start:,}; name later steps")
+
 
 NO_PROFILE = Window()
 

@@ -29,7 +29,7 @@ from flexmdm_jax.data.tokenizers import (
     tokenizer_hash,
 )
 from flexmdm_jax.errors import UserError
-from flexmdm_jax.files import json_text, new_folder, write_atomically
+from flexmdm_jax.files import json_text, nearest_folder, new_folder, write_atomically
 from flexmdm_jax.types import Vocabulary
 
 __all__ = [
@@ -219,9 +219,10 @@ def open_dataset(directory: str | pathlib.Path) -> Dataset:
     try:
         metadata = json.loads(where.read_text())
     except OSError:
-        raise UserError(
-            f"no prepared dataset in {directory}; make one with python -m flexmdm_jax.prepare"
-        ) from None
+        advice = nearest_folder(directory, METADATA) or (
+            "; make one with python -m flexmdm_jax.prepare"
+        )
+        raise UserError(f"no prepared dataset in {directory}{advice}") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{where} is not JSON ({error}); prepare the dataset again") from None
     if metadata.get("format_version") != FORMAT_VERSION:
