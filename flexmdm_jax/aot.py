@@ -34,7 +34,7 @@ _VOCABULARY = cli.define_number_flag(
     "If the dataset is not there to ask; 0: GPT-2's with MASK and END, LLaDA's.",
     CountOrZero,
 )
-_JSON = flags.DEFINE_string("json", None, "Also write the figures to this file.")
+_JSON = cli.define_path_flag("json", None, "Also write the figures to this file.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace --json if it exists.")
 
 _GPT2_ROWS = 50_259

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict, config_flags
 from flexmdm_jax import hosts
 from flexmdm_jax.config import load_config_file
 from flexmdm_jax.errors import UserError
-from flexmdm_jax.files import json_text
+from flexmdm_jax.files import check_local, json_text
 from flexmdm_jax.overrides import check_overrides, make_room, overridden_paths
 from flexmdm_jax.process import Process
 from flexmdm_jax.ranges import CountOrUnset, CountOrZero, Seconds, Seed, range_of
@@ -312,6 +312,28 @@ def define_number_flag(
     if several:
         return flags.DEFINE_multi(parser, serializer, name, default, help_string)
     return flags.DEFINE(parser, name, default, help_string, serializer=serializer)
+
+
+def define_path_flag(
+    name: str, default: str | None, help_string: str, *, several: bool = False
+) -> flags.FlagHolder:
+    """Returns the holder of a flag that is a file or a folder of this machine; see above."""
+    parser, serializer = _PathParser(), flags.ArgumentSerializer()
+    if several:
+        return flags.DEFINE_multi(parser, serializer, name, default, help_string)
+    return flags.DEFINE(parser, name, default, help_string, serializer=serializer)
+
+
+class _PathParser(flags.ArgumentParser):
+    """Lets paths through, and no addresses."""
+
+    def parse(self, argument: str) -> str:
+        """Returns the path."""
+        return check_local(argument)
+
+    def flag_type(self) -> str:
+        """Returns what --help says the flag takes."""
+        return "path"
 
 
 class _NumberParser(flags.ArgumentParser):

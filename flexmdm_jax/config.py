@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.fields import flatten, nearest, parse_strategy, read_fields
+from flexmdm_jax.files import check_local
 from flexmdm_jax.process import Process
 from flexmdm_jax.ranges import (
     Count,
@@ -26,6 +27,11 @@ from flexmdm_jax.ranges import (
 )
 from flexmdm_jax.schedules import SCHEDULES
 from flexmdm_jax.types import Vocabulary
+
+
+def _local(*paths: str) -> None:
+    for path in paths:
+        check_local(path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +68,7 @@ class LladaConfig(Ranged):
 
     def __post_init__(self):
         super().__post_init__()
+        _local(self.base)
         if self.tied and self.lora.rank and "head" in self.lora.targets.split(","):
             raise ValueError("lora.targets: a tied head is the embedding; leave out 'head'")
 
@@ -116,6 +123,7 @@ class DataConfig(Ranged):
 
     def __post_init__(self):
         super().__post_init__()
+        _local(self.path, *self.sets.values())
         if any(length >= self.max_length for length in self.buckets):
             raise ValueError(
                 f"buckets = {self.buckets}: lengths below max_length = {self.max_length}"
@@ -161,6 +169,7 @@ class TrainingConfig(Ranged):
 
     def __post_init__(self):
         super().__post_init__()
+        _local(self.start)
         if self.batch_size % self.accumulation_steps:
             raise ValueError(
                 f"batch_size = {self.batch_size} does not split into "

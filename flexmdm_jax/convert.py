@@ -24,12 +24,12 @@ from flexmdm_jax.training.frozen import open_matching_base
 from flexmdm_jax.training.imports import export_adapters, import_run, merge_run
 from flexmdm_jax.training.state import Setup
 
-_FROM = flags.DEFINE_string("from", None, "What to convert.")
-_OUT = flags.DEFINE_string("out", None, "Folder to make; must not hold files yet.")
-_BASE = flags.DEFINE_string("base", "", "A run's base folder, if not where its config says.")
+_FROM = cli.define_path_flag("from", None, "What to convert.")
+_OUT = cli.define_path_flag("out", None, "Folder to make; must not hold files yet.")
+_BASE = cli.define_path_flag("base", "", "A run's base folder, if not where its config says.")
 _CONFIG = cli.define_config_flag("Of the run to make.")
 _TOKENIZER = flags.DEFINE_string("tokenizer", "gpt2", "Of the run to make; see prepare.")
-_TOKENIZER_DIR = flags.DEFINE_string("tokenizer_dir", None, "Folder of GPT-2's two files.")
+_TOKENIZER_DIR = cli.define_path_flag("tokenizer_dir", None, "Folder of GPT-2's two files.")
 _PAD = cli.define_number_flag("pad_id", 50257, "Of a checkpoint of the paper's code.", CountOrZero)
 _MASK = cli.define_number_flag(
     "mask_id", 50258, "Of a checkpoint of the paper's code.", CountOrZero

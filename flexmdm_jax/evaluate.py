@@ -22,10 +22,12 @@ from flexmdm_jax.partial import Figures, PartialResults
 from flexmdm_jax.ranges import Count, PositiveOrZero
 from flexmdm_jax.training.workdir import check_dataset, load_experiment
 
-_WORKDIR = flags.DEFINE_multi_string("workdir", None, "A trained run; give several to compare.")
-_BASE = flags.DEFINE_string("base", "", "A LLaDA's base folder, if not where the runs had it.")
-_DATA = flags.DEFINE_string("data", None, "Prepared dataset; unless told, the first run's own.")
-_OUT = flags.DEFINE_string("out", None, "Folder for results; unless told, the first workdir.")
+_WORKDIR = cli.define_path_flag(
+    "workdir", None, "A trained run; give several to compare.", several=True
+)
+_BASE = cli.define_path_flag("base", "", "A LLaDA's base folder, if not where the runs had it.")
+_DATA = cli.define_path_flag("data", None, "Prepared dataset; unless told, the first run's own.")
+_OUT = cli.define_path_flag("out", None, "Folder for results; unless told, the first workdir.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace results that are there.")
 _NUM = cli.define_number_flag("num", 512, "Samples: texts, strings, or prompts answered.", Count)
 _STEPS = cli.define_number_flag(

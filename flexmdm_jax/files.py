@@ -18,6 +18,20 @@ from typing import Any
 from flexmdm_jax.errors import UserError
 
 
+def check_local(text: str) -> str:
+    """Returns a path or pattern as it is.
+
+    Raises:
+      UserError: If it is the address of an object store, which would pass for a folder's name.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
+        raise UserError(
+            f"{text} is an address, not a path; mount what it names, with gcsfuse for example, and "
+            "give the folder there"
+        )
+    return text
+
+
 def new_file(name: str, overwrite: bool) -> pathlib.Path:
     """Returns the path of a file to write.
 

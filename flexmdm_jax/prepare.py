@@ -36,8 +36,8 @@ _TOKENIZER = flags.DEFINE_string(
     "sentencepiece:SIZE (trained here), sentencepiece:FILE, gpt2, hf:DIR[,mask=ID][,end=ID] "
     "or bytes.",
 )
-_TOKENIZER_DIR = flags.DEFINE_string("tokenizer_dir", None, "Folder of GPT-2's two files.")
-_OUT = flags.DEFINE_string("out", None, "Folder to make; must not hold files yet.")
+_TOKENIZER_DIR = cli.define_path_flag("tokenizer_dir", None, "Folder of GPT-2's two files.")
+_OUT = cli.define_path_flag("out", None, "Folder to make; must not hold files yet.")
 _MAX_LENGTH = cli.define_number_flag(
     "max_length", 1024, "Longest sequence in slots, with END.", Length
 )
@@ -51,7 +51,7 @@ _SKIP_BAD = flags.DEFINE_bool("skip_bad", False, "Count unusable documents inste
 _WORKERS = cli.define_number_flag("workers", os.cpu_count(), "Processes that prepare shards.", Few)
 _RUNNER = flags.DEFINE_enum("runner", "local", ["local", "beam"], "Who prepares the shards.")
 _BEAM = flags.DEFINE_multi_string("beam_option", [], "Of the Beam pipeline: --runner=…")
-_INSPECT = flags.DEFINE_string("inspect", None, "Prepared dataset to describe.")
+_INSPECT = cli.define_path_flag("inspect", None, "Prepared dataset to describe.")
 _PRINT = cli.define_number_flag("print", 5, "Random examples that --inspect prints.", CountOrZero)
 
 

@@ -17,12 +17,12 @@ from flexmdm_jax.partial import PartialResults
 from flexmdm_jax.ranges import Count, CountOrZero, PositiveOrZero, PositiveShare
 from flexmdm_jax.sampling import SamplerConfig, parse_sampler
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "A trained run.")
-_BASE = flags.DEFINE_string("base", "", "A LLaDA's base folder, if not where the run had it.")
+_WORKDIR = cli.define_path_flag("workdir", None, "A trained run.")
+_BASE = cli.define_path_flag("base", "", "A LLaDA's base folder, if not where the run had it.")
 _NUM = cli.define_number_flag("num", 64, "Samples.", Count)
 _STEPS = cli.define_number_flag("steps", 256, "Steps of the sampler.", Count)
 _SEED = cli.define_seed_flag("Decides all noise.")
-_OUT = flags.DEFINE_string("out", "samples.jsonl", "File to write; must not exist yet.")
+_OUT = cli.define_path_flag("out", "samples.jsonl", "File to write; must not exist yet.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace --out if it exists.")
 _BATCH = cli.define_number_flag("batch_size", 64, "Samples at a time.", Count)
 _RULE = flags.DEFINE_string(

@@ -21,7 +21,7 @@ from flexmdm_jax.training.profiling import Window
 from flexmdm_jax.training.state import Setup
 
 _CONFIG = cli.define_config_flag("A file of configs/.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Checkpoints and metrics; resumed if it exists.")
+_WORKDIR = cli.define_path_flag("workdir", None, "Checkpoints and metrics; resumed if it exists.")
 _PROFILE = flags.DEFINE_string("profile", "", "Steps to trace into workdir/profile: first:last.")
 _CACHE = flags.DEFINE_string("compilation_cache", "", "A folder that keeps compiled programs.")
 _join = cli.define_process_flags()

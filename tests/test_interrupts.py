@@ -1,5 +1,6 @@
 """Ctrl-C: training saves and stops, a second one stops at once, every command says so in a line."""
 
+import json
 import os
 import signal
 import subprocess
@@ -84,3 +85,11 @@ def test_the_last_step_is_saved_before_it_is_evaluated(tiny_config, tiny_dataset
         train(config, setup, tiny_dataset, workdir, evaluate)
     assert [name.partition(".")[0] for name in saved] == ["3"]
     assert load(tmp_path / "w").step == 3
+    # What was interrupted is made up for, once.
+    looks = []
+    for _ in range(2):
+        look = lambda params: looks.append(params) or {"nats": 1.5}  # noqa: E731
+        train(config, setup, tiny_dataset, workdir, look)
+    assert len(looks) == 1
+    last = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last == {"step": 3, "eval/nats": 1.5}

@@ -11,6 +11,9 @@ import tiny
 from absl import flags
 
 from flexmdm_jax.config import Config, read_config
+from flexmdm_jax.data.sources.corpora import parse_source
+from flexmdm_jax.data.sources.documents import find_files
+from flexmdm_jax.data.tokenizers import make_tokenizer
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.ranges import Count, Length, Positive, Ranged, Share, ShareBelowOne, range_of
 from flexmdm_jax.sampling import INSERTION_RULES, RULES, SamplerConfig
@@ -121,6 +124,49 @@ def test_every_flag_that_is_a_number_has_a_range(flags_of, command):
                 flag.parse(text)
             assert str(raised.value).startswith(f"flag --{flag.name}={text}: ")
             assert "\n" not in str(raised.value)
+
+
+# Flags that hold texts which are no paths, or hold paths in them that their readers check.
+TEXTS = {
+    *("source", "tokenizer", "split", "runner", "beam_option", "config", "profile", "coordinator"),
+    *("compilation_cache", "prefix", "suffix", "rule", "insertions", "grid", "topology"),
+    "programs",
+}
+ADDRESSES = ("gs://bucket/x", "s3://b", "https://host/a")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_flag_that_is_a_path_refuses_an_address(flags_of, command):
+    rest = [x for x in flags_of[command] if not is_number(x) and "bool" not in x.flag_type()]
+    for flag in rest:
+        if flag.name in TEXTS:
+            continue
+        for address in ADDRESSES:
+            with pytest.raises(flags.IllegalFlagValueError, match="an address, not a path; mount"):
+                flag.parse(address)
+        flag.parse("folder/a:b//c")
+
+
+@pytest.mark.parametrize("path", ["data.path", "data.sets", "model.llada.base", "training.start"])
+def test_every_path_of_a_config_refuses_an_address(path):
+    values = tiny.config_at("data")
+    *groups, name = path.split(".")
+    group = values
+    for part in groups:
+        group = group.setdefault(part, {})
+    group[name] = {"a": "gs://bucket/x"} if name == "sets" else "gs://bucket/x"
+    with pytest.raises(UserError, match="gs://bucket/x is an address, not a path"):
+        read_config(values)
+
+
+@pytest.mark.parametrize("kind", ["text", "jsonl", "parquet", "hf", "openwebtext"])
+def test_sources_and_tokenizers_refuse_an_address(kind):
+    with pytest.raises(UserError, match="an address, not a path"):
+        parse_source(f"{kind}:gs://bucket/*")
+    with pytest.raises(UserError, match="an address, not a path"):
+        find_files("gs://bucket/*")
+    with pytest.raises(UserError, match="an address, not a path"):
+        make_tokenizer("sentencepiece:gs://bucket/model", ())
 
 
 @pytest.mark.parametrize("command", COMMANDS)

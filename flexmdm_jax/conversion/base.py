@@ -18,7 +18,7 @@ from flax import traverse_util
 from flexmdm_jax.conversion.architecture import Architecture, read_architecture
 from flexmdm_jax.conversion.layout import Leaf, Path, leaves
 from flexmdm_jax.errors import UserError
-from flexmdm_jax.files import new_folder
+from flexmdm_jax.files import json_text, new_folder
 
 FORMAT_VERSION = 2
 # Storage by format version; in the first, pieces had no checksums.
@@ -109,7 +109,7 @@ def write_base(
             )
         (partial / _FILES).mkdir()
         copy_files(source, partial / _FILES)
-        (partial / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+        (partial / _DESCRIPTION).write_text(json_text(description, indent=2) + "\n")
 
 
 def copy_files(source: pathlib.Path, target: pathlib.Path) -> None:

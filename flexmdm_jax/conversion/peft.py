@@ -1,6 +1,5 @@
 """Adapters in the form of Hugging Face's PEFT library: adapter_config.json and safetensors."""
 
-import json
 import math
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -13,7 +12,7 @@ from flexmdm_jax.conversion.architecture import Architecture
 from flexmdm_jax.conversion.layout import Path, check_tensors, module_name
 from flexmdm_jax.conversion.tensors import read_safetensors, write_safetensors
 from flexmdm_jax.errors import UserError
-from flexmdm_jax.files import new_folder
+from flexmdm_jax.files import json_text, new_folder
 from flexmdm_jax.foreign import Form, flag, names, positive, read_json, whole
 from flexmdm_jax.models.lora import FACTORS, Lora
 
@@ -84,7 +83,7 @@ def write_peft(
     }
     with new_folder(out) as partial:
         write_safetensors(partial / _WEIGHTS, tensors)
-        (partial / _CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        (partial / _CONFIG).write_text(json_text(config, indent=2) + "\n")
 
 
 def read_peft(folder: pathlib.Path, architecture: Architecture, lora: Lora, shapes: Any) -> Any:

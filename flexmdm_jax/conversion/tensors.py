@@ -17,6 +17,7 @@ import numpy as np
 
 from flexmdm_jax.conversion.pickles import load_pickle
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.files import json_text
 
 _DTYPES = {
     "F64": np.dtype(np.float64),
@@ -186,7 +187,7 @@ def _header(path: pathlib.Path, shapes: Mapping[str, tuple[np.dtype, tuple[int, 
             "data_offsets": [offset, end],
         }
         offset = end
-    text = json.dumps(header, separators=(",", ":")).encode()
+    text = json_text(header, separators=(",", ":")).encode()
     # Data begins at a multiple of eight bytes, as the format advises.
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
@@ -232,4 +233,4 @@ def write_model(folder: pathlib.Path, tensors: Mapping[str, Planned], shard_byte
         write_safetensors(folder / file, shard)
         weight_map |= dict.fromkeys(shard, file)
     index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
-    (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    (folder / _INDEX).write_text(json_text(index, indent=2) + "\n")

@@ -1,6 +1,7 @@
 """Metrics to a JSON-lines file and to TensorBoard, and a progress bar."""
 
 import contextlib
+import json
 import pathlib
 import sys
 import time
@@ -25,7 +26,8 @@ class MetricsWriter:
             # It imports PyTorch where that is installed, which takes longer than all the rest.
             import tensorboardX
 
-            self._file = (workdir / "metrics.jsonl").open("a")
+            self._path = workdir / "metrics.jsonl"
+            self._file = self._path.open("a")
             self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"))
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
@@ -35,6 +37,13 @@ class MetricsWriter:
             self._file.flush()
             for name, value in metrics.items():
                 self._board.add_scalar(name, value, step)
+
+    def evaluated(self, step: int) -> bool:
+        """Returns whether the file holds an evaluation after a step; process 0 knows."""
+        if not self._active:
+            return False
+        found = (json.loads(line) for line in self._path.open() if line.endswith("}\n"))
+        return any(x["step"] == step and any(n.startswith("eval/") for n in x) for x in found)
 
     def close(self) -> None:
         """Flushes and closes the files."""

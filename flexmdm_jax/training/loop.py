@@ -14,7 +14,7 @@ from flexmdm_jax.data.batches.rows import arrange_for
 from flexmdm_jax.data.storage.records import Dataset
 from flexmdm_jax.data.tasks.infilling import choose_for
 from flexmdm_jax.errors import UserError
-from flexmdm_jax.hosts import Preemption, first_process_first
+from flexmdm_jax.hosts import Preemption, first_process_first, of_first_process
 from flexmdm_jax.sharding import batch_sharding
 from flexmdm_jax.training.checkpoints import Checkpoints
 from flexmdm_jax.training.feed import DeviceBatches
@@ -186,6 +186,9 @@ class _Run:
                 self._look(number, state)
             if stop:
                 break
+        # It was interrupted while it was evaluated for the last time.
+        if first == last and not of_first_process(self._writer.evaluated(last)):
+            self._look(last, state)
         self._checkpoints.wait()
         return state
 

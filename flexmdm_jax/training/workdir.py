@@ -13,7 +13,7 @@ from flexmdm_jax.config import Config, changed_fields, config_to_dict, read_conf
 from flexmdm_jax.data.storage.records import Dataset
 from flexmdm_jax.data.tokenizers import Tokenizer, load_tokenizer, save_tokenizer, tokenizer_hash
 from flexmdm_jax.errors import UserError
-from flexmdm_jax.files import locked, refuse_pattern, write_atomically
+from flexmdm_jax.files import json_text, locked, refuse_pattern, write_atomically
 from flexmdm_jax.types import Vocabulary
 
 CHECKPOINTS = "checkpoints"
@@ -193,5 +193,5 @@ def write_experiment(workdir: pathlib.Path, experiment: Experiment, tokenizer: T
       OSError: If the folder cannot be written.
     """
     save_tokenizer(tokenizer, workdir / _TOKENIZER)
-    text = json.dumps(experiment.to_json(), indent=2) + "\n"
+    text = json_text(experiment.to_json(), indent=2) + "\n"
     write_atomically(workdir / _EXPERIMENT, text.encode())

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import itertools
 import json
@@ -34,7 +33,7 @@ from flexmdm_jax.data.tokenizers import (
     tokenizer_spec,
 )
 from flexmdm_jax.errors import UserError
-from flexmdm_jax.files import refuse_existing, write_atomically
+from flexmdm_jax.files import json_text, locked, refuse_existing, write_atomically
 
 _UNITS, _DATASET, _PLAN, _LOCK = "units", "dataset", "plan.json", "lock"
 # What a finished unit says of itself; units of another version are not taken up.
@@ -118,7 +117,7 @@ class Work:
                 for text, tokens in encoded.pieces():
                     writer.write(self.plan.split_of(text), tokens)
             result = encoder.noted() | {"splits": writer.close()}
-        write_atomically(self.result(number), json.dumps(result).encode())
+        write_atomically(self.result(number), json_text(result).encode())
         return result["counts"]
 
 
@@ -194,19 +193,15 @@ def _claimed(work: Work) -> Iterator[None]:
         raise UserError(f"{work.folder} holds other files; choose another --out or move them")
     (work.folder / _UNITS).mkdir(parents=True, exist_ok=True)
     (work.folder / _DATASET).mkdir(exist_ok=True)
-    with (work.folder / _LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process prepares {work.folder}; wait for it") from None
+    with locked(work.folder / _LOCK, f"another process prepares {work.folder}; wait for it"):
         units = [[dataclasses.astuple(part) for part in unit] for unit in work.units]
         # As it comes back from the file.
         ours = {"version": _VERSION, **dataclasses.asdict(work.plan), "units": units}
-        ours = json.loads(json.dumps(ours))
+        ours = json.loads(json_text(ours))
         path = work.folder / _PLAN
         theirs = json.loads(path.read_text()) if path.exists() else None
         if theirs is None:
-            write_atomically(path, json.dumps(ours).encode())
+            write_atomically(path, json_text(ours).encode())
         elif changed := [name for name in ours if theirs.get(name) != ours[name]]:
             raise UserError(
                 f"{work.folder} holds an unfinished preparation with another "

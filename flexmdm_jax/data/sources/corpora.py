@@ -8,6 +8,7 @@ from flexmdm_jax.data.sources.lines import JsonLines, Stdlib, TextFiles
 from flexmdm_jax.data.sources.tables import OpenWebText, Parquet, SavedDataset, TensorFlowDataset
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.fields import nearest
+from flexmdm_jax.files import check_local
 
 SOURCES: dict[str, type[Source]] = {
     "stdlib": Stdlib,
@@ -29,12 +30,12 @@ def parse_source(spec: str) -> Source:
         told.
 
     Raises:
-      UserError: If the kind is unknown.
+      UserError: If the kind is unknown, or an address stands where a path should.
     """
     kind, _, rest = spec.partition(":")
     if kind not in SOURCES:
         raise UserError(f"unknown source {spec!r}{nearest(kind, SOURCES)}")
-    return SOURCES[kind](rest)
+    return SOURCES[kind](check_local(rest))
 
 
 def read_documents(spec: str) -> Iterator[str]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.files import check_local
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +74,7 @@ def find_files(pattern: str) -> list[pathlib.Path]:
     As much of the pattern as there is on the disk is a name, whatever characters it holds. A file
     that links make known by several names, or by names without end, goes by the shortest.
     """
-    named = pathlib.Path(pattern)
+    named = pathlib.Path(check_local(pattern))
     folder = next(path for path in (named, *named.parents) if path.exists())
     names = ["."]
     if folder != named:

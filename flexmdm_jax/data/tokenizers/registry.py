@@ -14,6 +14,7 @@ from flexmdm_jax.data.tokenizers.symbols import SymbolTokenizer
 from flexmdm_jax.data.tokenizers.utf8 import ByteTokenizer
 from flexmdm_jax.errors import UserError, first_line
 from flexmdm_jax.fields import nearest
+from flexmdm_jax.files import check_local, json_text
 
 _SPEC = "tokenizer_spec.json"
 # The last of the arguments behind a folder.
@@ -48,6 +49,7 @@ def make_tokenizer(
     kind, _, rest = spec.partition(":")
     if kind not in TOKENIZERS:
         raise UserError(f"unknown tokenizer {spec!r}; choose one of {', '.join(TOKENIZERS)}")
+    check_local(rest)
     if kind == "bytes":
         return ByteTokenizer({})
     if kind == "gpt2":
@@ -119,7 +121,7 @@ def save_tokenizer(tokenizer: Tokenizer, directory: pathlib.Path) -> None:
     for name, data in tokenizer.files().items():
         (directory / name).write_bytes(data)
     spec = {"kind": tokenizer.kind, "sha256": tokenizer_hash(tokenizer)}
-    (directory / _SPEC).write_text(json.dumps(spec, indent=2) + "\n")
+    (directory / _SPEC).write_text(json_text(spec, indent=2) + "\n")
 
 
 def tokenizer_spec(directory: pathlib.Path) -> str:

@@ -1,12 +1,12 @@
 """Whether texts come back from a tokenizer as they were, found out on a sample of them."""
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from flexmdm_jax.data.tokenizers.base import Tokenizer, failure_of
+from flexmdm_jax.files import json_text
 
 # Of all characters one in so many is checked: decoding takes about as long as encoding.
 _EVERY = 200
@@ -83,5 +83,5 @@ def difference(text: str, became: str) -> str:
     at = next((n for n, (a, b) in enumerate(pairs) if a != b), shorter)
     while at and not text[at - 1].isspace():
         at -= 1
-    was, now = (json.dumps(x[at : at + _EXCERPT], ensure_ascii=False) for x in (text, became))
+    was, now = (json_text(x[at : at + _EXCERPT], ensure_ascii=False) for x in (text, became))
     return f"{was} became {now}"

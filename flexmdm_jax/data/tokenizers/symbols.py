@@ -8,6 +8,7 @@ import numpy as np
 
 from flexmdm_jax.data.tokenizers.base import data_ids
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.files import json_text
 from flexmdm_jax.types import Vocabulary
 
 
@@ -27,7 +28,7 @@ class SymbolTokenizer:
     @classmethod
     def of(cls, symbols: Iterable[str]) -> "SymbolTokenizer":
         """Returns a tokenizer whose ids are the positions of the symbols."""
-        return cls({cls.FILE: json.dumps(list(symbols)).encode()})
+        return cls({cls.FILE: json_text(list(symbols)).encode()})
 
     def encode(self, text: str) -> list[int]:
         """Returns the token ids of a text.
