@@ -14,6 +14,7 @@ from flexmdm_jax.data.tokenizers import Tokenizer
 # Lines may end in "\r\n", as Windows writes them.
 _BREAK = re.compile(r"\r?\n")
 _DELIMITER = re.compile(r"\r?\n\s*\n")
+_BLANK_LINES = re.compile(r"\n\s*\n")
 
 
 def delimited(text: str) -> tuple[list[str], list[str]]:
@@ -23,14 +24,9 @@ def delimited(text: str) -> tuple[list[str], list[str]]:
     joined alternately they are the document. No paragraph is blank or holds a blank line. Blank
     lines and line breaks at the edges are delimiters; a document of space alone is one.
     """
-    body = text.rstrip()
-    if not body:
+    start, stop = _edges(text)
+    if start == stop:
         return [], [text]
-    # Only whole lines are delimiters: space on the last line of text belongs to the text.
-    edge = _BREAK.search(text, len(body))
-    stop = edge.start() if edge else len(text)
-    lead = text[: len(text) - len(text.lstrip())]
-    start = lead.rfind("\n") + 1
     parts, delimiters, position = [], [text[:start]], start
     for match in _DELIMITER.finditer(text, start, stop):
         parts.append(text[position : match.start()])
@@ -41,7 +37,24 @@ def delimited(text: str) -> tuple[list[str], list[str]]:
 
 def paragraphs(text: str) -> list[str]:
     """Returns the paragraphs of a document: what lies between its blank lines."""
-    return delimited(text)[0]
+    start, stop = _edges(text)
+    if start == stop:
+        return []
+    # The delimiters without the "\r" before them, which are found several times as fast.
+    *parts, last = _BLANK_LINES.split(text[start:stop])
+    return [*(part.removesuffix("\r") for part in parts), last]
+
+
+def _edges(text: str) -> tuple[int, int]:
+    """Returns where the first paragraph starts and the last one stops; equal if there is none."""
+    body = text.rstrip()
+    if not body:
+        return 0, 0
+    # Only whole lines are delimiters: space on the last line of text belongs to the text.
+    edge = _BREAK.search(text, len(body))
+    stop = edge.start() if edge else len(text)
+    lead = text[: len(text) - len(text.lstrip())]
+    return lead.rfind("\n") + 1, stop
 
 
 def cut(length: int, breaks: Sequence[int], maximum: int) -> Iterator[tuple[int, int]]:

@@ -22,6 +22,7 @@ def test_paragraphs_and_delimiters_are_the_document(text):
     assert len(delimiters) == len(parts) + 1
     assert not "".join(delimiters).strip()
     assert all(delimiter.count("\n") >= 2 for delimiter in delimiters[1:-1])
+    assert paragraphs(text) == parts
 
 
 @given(TEXTS)
