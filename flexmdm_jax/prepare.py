@@ -3,6 +3,7 @@
 With --inspect=DIR: says what a prepared dataset holds.
 """
 
+import dataclasses
 import itertools
 import os
 import pathlib
@@ -85,10 +86,20 @@ def prepare() -> Dataset:
     )
 
 
+# What of a corpus decides how it becomes a dataset; tasks have arguments of their own.
+_OF_A_CORPUS = ("max_length", "split", "validation_fraction", "seed", "shard_mb", "skip_bad")
+
+
 def _prepare_task(tokenizer_dir: pathlib.Path | None) -> Dataset:
     task = parse_strategy(_SOURCE.value, TASKS, "source")
     out = pathlib.Path(_OUT.value)
-    if type(task) in SYMBOL_TASKS.values():
+    makes_symbols = type(task) in SYMBOL_TASKS.values()
+    refused = (*_OF_A_CORPUS, "tokenizer") if makes_symbols else _OF_A_CORPUS
+    for name in refused:
+        if flags.FLAGS[name].present:
+            known = ", ".join(field.name for field in dataclasses.fields(task))
+            raise UserError(f"--{name}: a task takes arguments behind its name instead: {known}")
+    if makes_symbols:
         return task.write(out)
     refuse_existing(out)
     texts = task.training_texts()

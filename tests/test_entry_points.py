@@ -293,6 +293,11 @@ def test_preparation_refuses(home, tmp_path):
     refuse("no file matches", *prepare, f"--source=text:{tmp_path}/nothing/*")
     refuse("--max_length=0", *prepare, "--source=stdlib", "--max_length=0")
     refuse("needs data: gsm8k:data=…", *prepare, "--source=gsm8k")
+    refuse(
+        "--skip_bad: a task takes arguments behind its name instead: size, .*num_subgoals",
+        *("prepare", "--source=maze:size=9", "--skip_bad", prepare[2]),
+    )
+    refuse("--tokenizer: a task takes", *prepare, "--source=brackets")
     refuse("nothing follows stdlib", *prepare, "--source=stdlib:all")
     refuse("unknown --source 'mazes'; did you mean 'maze'", *prepare, "--source=mazes:size=9")
     for out in ("/proc/x", f"{tmp_path}/latin.txt/x"):
