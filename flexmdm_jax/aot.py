@@ -9,7 +9,7 @@ import pathlib
 import jax
 from absl import flags, logging
 
-from flexmdm_jax import cli
+from flexmdm_jax import cli, options
 from flexmdm_jax.compilation.programs import PROGRAMS, Experiment
 from flexmdm_jax.compilation.report import report, search
 from flexmdm_jax.compilation.topology import find_topology
@@ -21,20 +21,20 @@ from flexmdm_jax.ranges import CountOrZero
 from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.types import Vocabulary
 
-_CONFIG = cli.define_config_flag("A file of configs/.")
+_CONFIG = options.define_config("A file of configs/.")
 _TOPOLOGY = flags.DEFINE_string("topology", None, "v5e-16, v5p:4x4x4, 2*v5e-16 (two slices), …")
-_ROWS = cli.define_number_flag(
+_ROWS = options.define_number(
     "per_device_batch", 0, "Rows per chip; 0 spreads the config's batch.", CountOrZero
 )
 _SEARCH = flags.DEFINE_bool("search", False, "Find the largest per_device_batch that fits.")
 _PROGRAMS = flags.DEFINE_list("programs", list(PROGRAMS), "train, sample or both.")
-_VOCABULARY = cli.define_number_flag(
+_VOCABULARY = options.define_number(
     "vocabulary_size",
     0,
     "If the dataset is not there to ask; 0: GPT-2's with MASK and END, LLaDA's.",
     CountOrZero,
 )
-_JSON = cli.define_path_flag("json", None, "Also write the figures to this file.")
+_JSON = options.define_path("json", None, "Also write the figures to this file.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace --json if it exists.")
 
 _GPT2_ROWS = 50_259

@@ -11,7 +11,7 @@ import pathlib
 
 from absl import flags, logging
 
-from flexmdm_jax import cli
+from flexmdm_jax import cli, options
 from flexmdm_jax.config import Config, read_config
 from flexmdm_jax.conversion.base import open_base
 from flexmdm_jax.conversion.flexmdm_torch import exchange_rows, read_flexmdm
@@ -24,16 +24,14 @@ from flexmdm_jax.training.frozen import open_matching_base
 from flexmdm_jax.training.imports import export_adapters, import_run, merge_run
 from flexmdm_jax.training.state import Setup
 
-_FROM = cli.define_path_flag("from", None, "What to convert.")
-_OUT = cli.define_path_flag("out", None, "Folder to make; must not hold files yet.")
-_BASE = cli.define_path_flag("base", "", "A run's base folder, if not where its config says.")
-_CONFIG = cli.define_config_flag("Of the run to make.")
+_FROM = options.define_path("from", None, "What to convert.")
+_OUT = options.define_path("out", None, "Folder to make; must not hold files yet.")
+_BASE = options.define_path("base", "", "A run's base folder, if not where its config says.")
+_CONFIG = options.define_config("Of the run to make.")
 _TOKENIZER = flags.DEFINE_string("tokenizer", "gpt2", "Of the run to make; see prepare.")
-_TOKENIZER_DIR = cli.define_path_flag("tokenizer_dir", None, "Folder of GPT-2's two files.")
-_PAD = cli.define_number_flag("pad_id", 50257, "Of a checkpoint of the paper's code.", CountOrZero)
-_MASK = cli.define_number_flag(
-    "mask_id", 50258, "Of a checkpoint of the paper's code.", CountOrZero
-)
+_TOKENIZER_DIR = options.define_path("tokenizer_dir", None, "Folder of GPT-2's two files.")
+_PAD = options.define_number("pad_id", 50257, "Of a checkpoint of the paper's code.", CountOrZero)
+_MASK = options.define_number("mask_id", 50258, "Of a checkpoint of the paper's code.", CountOrZero)
 
 
 def _llada(source: pathlib.Path, out: pathlib.Path) -> None:

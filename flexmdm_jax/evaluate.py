@@ -6,7 +6,7 @@ import pathlib
 import jax
 from absl import flags, logging
 
-from flexmdm_jax import cli, hosts
+from flexmdm_jax import cli, hosts, options
 from flexmdm_jax.data.storage.mixtures import open_data
 from flexmdm_jax.data.storage.records import Dataset
 from flexmdm_jax.errors import UserError
@@ -22,36 +22,36 @@ from flexmdm_jax.partial import Figures, PartialResults
 from flexmdm_jax.ranges import Count, PositiveOrZero
 from flexmdm_jax.training.workdir import check_dataset, load_experiment
 
-_WORKDIR = cli.define_path_flag(
+_WORKDIR = options.define_path(
     "workdir", None, "A trained run; give several to compare.", several=True
 )
-_BASE = cli.define_path_flag("base", "", "A LLaDA's base folder, if not where the runs had it.")
-_DATA = cli.define_path_flag("data", None, "Prepared dataset; unless told, the first run's own.")
-_OUT = cli.define_path_flag("out", None, "Folder for results; unless told, the first workdir.")
+_BASE = options.define_path("base", "", "A LLaDA's base folder, if not where the runs had it.")
+_DATA = options.define_path("data", None, "Prepared dataset; unless told, the first run's own.")
+_OUT = options.define_path("out", None, "Folder for results; unless told, the first workdir.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace results that are there.")
-_NUM = cli.define_number_flag("num", 512, "Samples: texts, strings, or prompts answered.", Count)
-_STEPS = cli.define_number_flag(
+_NUM = options.define_number("num", 512, "Samples: texts, strings, or prompts answered.", Count)
+_STEPS = options.define_number(
     "steps", [256], "Steps of the sampler; several for tasks.", Count, several=True
 )
 _RULE = flags.DEFINE_multi_string(
     "rule", ["exact_rate"], "As for sampling; several for tasks, such as adaptive."
 )
-_TEMPERATURE = cli.define_number_flag(
+_TEMPERATURE = options.define_number(
     "temperature",
     [1.0],
     "Divides logits; 0 takes the likeliest. Several for tasks.",
     PositiveOrZero,
     several=True,
 )
-_SEQUENCES = cli.define_number_flag("num_sequences", 1024, "Held-out sequences to score.", Count)
-_TIMES = cli.define_number_flag(
+_SEQUENCES = options.define_number("num_sequences", 1024, "Held-out sequences to score.", Count)
+_TIMES = options.define_number(
     "num_times", 32, "Times per sequence in the likelihood bound.", Count
 )
-_SEED = cli.define_seed_flag("Decides all noise.")
-_BATCH = cli.define_number_flag("batch_size", 64, "Sequences at a time.", Count)
-_BIN = cli.define_number_flag("bin_width", 4, "Lengths to a bin, in the picture and the TV.", Count)
-_sampling = cli.define_sampler_flags()
-_join = cli.define_process_flags()
+_SEED = options.define_seed("Decides all noise.")
+_BATCH = options.define_number("batch_size", 64, "Sequences at a time.", Count)
+_BIN = options.define_number("bin_width", 4, "Lengths to a bin, in the picture and the TV.", Count)
+_sampling = options.define_sampler_flags()
+_join = options.define_process_flags()
 
 _RESULTS = "evaluation.json"
 # All that evaluations may draw.
@@ -91,7 +91,7 @@ def _load_models() -> dict[str, Model]:
         jax.set_mesh(model.setup.mesh)
         label = {"flexmdm": "FlexMDM", "mdm": "MDM"}[model.experiment.config.method]
         models[label if label not in models else workdir] = model
-    cli.check_insertions(model.setup.process for model in models.values())
+    options.check_insertions(model.setup.process for model in models.values())
     return models
 
 
@@ -109,7 +109,7 @@ def _open(out: pathlib.Path, models: dict[str, Model], dataset: Dataset) -> Part
     """Returns where figures go as they are found: with process 0."""
     if jax.process_index() > 0:
         return None
-    made_with = cli.settings("out", "overwrite", "base", "data") | {
+    made_with = options.settings("out", "overwrite", "base", "data") | {
         "after_steps": [model.step for model in models.values()],
         "data_sha256": dataset.sha256,
     }
@@ -137,7 +137,7 @@ def main(_):
     if _OUT.value or out.is_dir():
         _check_out(out)
     _join()
-    hosts.check_agreement({"the command line": cli.shared_flags()})
+    hosts.check_agreement({"the command line": options.shared_flags()})
     models = _load_models()
     first = next(iter(models.values()))
     source = first.experiment.config.data

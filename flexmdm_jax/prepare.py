@@ -11,7 +11,7 @@ import time
 
 from absl import flags, logging
 
-from flexmdm_jax import cli
+from flexmdm_jax import cli, options
 from flexmdm_jax.data.preparation import runners
 from flexmdm_jax.data.preparation.units import Plan, prepare_dataset
 from flexmdm_jax.data.sources.corpora import SOURCES
@@ -37,23 +37,23 @@ _TOKENIZER = flags.DEFINE_string(
     "sentencepiece:SIZE (trained here), sentencepiece:FILE, gpt2, hf:DIR[,mask=ID][,end=ID] "
     "or bytes.",
 )
-_TOKENIZER_DIR = cli.define_path_flag("tokenizer_dir", None, "Folder of GPT-2's two files.")
-_OUT = cli.define_path_flag("out", None, "Folder to make; must not hold files yet.")
-_MAX_LENGTH = cli.define_number_flag(
+_TOKENIZER_DIR = options.define_path("tokenizer_dir", None, "Folder of GPT-2's two files.")
+_OUT = options.define_path("out", None, "Folder to make; must not hold files yet.")
+_MAX_LENGTH = options.define_number(
     "max_length", 1024, "Longest sequence in slots, with END.", Length
 )
 _SPLIT = flags.DEFINE_string("split", "paragraph", "What a sequence is: paragraph or document.")
-_FRACTION = cli.define_number_flag(
+_FRACTION = options.define_number(
     "validation_fraction", 0.05, "Share of text held out.", ProperShare
 )
-_SEED = cli.define_seed_flag("Decides which text is held out.")
-_SHARD_MB = cli.define_number_flag("shard_mb", 64, "About how much text becomes one shard.", Count)
+_SEED = options.define_seed("Decides which text is held out.")
+_SHARD_MB = options.define_number("shard_mb", 64, "About how much text becomes one shard.", Count)
 _SKIP_BAD = flags.DEFINE_bool("skip_bad", False, "Count unusable documents instead of stopping.")
-_WORKERS = cli.define_number_flag("workers", os.cpu_count(), "Processes that prepare shards.", Few)
+_WORKERS = options.define_number("workers", os.cpu_count(), "Processes that prepare shards.", Few)
 _RUNNER = flags.DEFINE_enum("runner", "local", ["local", "beam"], "Who prepares the shards.")
 _BEAM = flags.DEFINE_multi_string("beam_option", [], "Of the Beam pipeline: --runner=…")
-_INSPECT = cli.define_path_flag("inspect", None, "Prepared dataset to describe.")
-_PRINT = cli.define_number_flag("print", 5, "Random examples that --inspect prints.", CountOrZero)
+_INSPECT = options.define_path("inspect", None, "Prepared dataset to describe.")
+_PRINT = options.define_number("print", 5, "Random examples that --inspect prints.", CountOrZero)
 
 
 def prepare() -> Dataset:

@@ -10,37 +10,37 @@ import numpy as np
 from absl import flags, logging
 from tqdm import tqdm
 
-from flexmdm_jax import cli, hosts
+from flexmdm_jax import cli, hosts, options
 from flexmdm_jax.files import new_file
 from flexmdm_jax.model import Model, load
 from flexmdm_jax.partial import PartialResults
 from flexmdm_jax.ranges import Count, CountOrZero, PositiveOrZero, PositiveShare
 from flexmdm_jax.sampling import SamplerConfig, parse_sampler
 
-_WORKDIR = cli.define_path_flag("workdir", None, "A trained run.")
-_BASE = cli.define_path_flag("base", "", "A LLaDA's base folder, if not where the run had it.")
-_NUM = cli.define_number_flag("num", 64, "Samples.", Count)
-_STEPS = cli.define_number_flag("steps", 256, "Steps of the sampler.", Count)
-_SEED = cli.define_seed_flag("Decides all noise.")
-_OUT = cli.define_path_flag("out", "samples.jsonl", "File to write; must not exist yet.")
+_WORKDIR = options.define_path("workdir", None, "A trained run.")
+_BASE = options.define_path("base", "", "A LLaDA's base folder, if not where the run had it.")
+_NUM = options.define_number("num", 64, "Samples.", Count)
+_STEPS = options.define_number("steps", 256, "Steps of the sampler.", Count)
+_SEED = options.define_seed("Decides all noise.")
+_OUT = options.define_path("out", "samples.jsonl", "File to write; must not exist yet.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace --out if it exists.")
-_BATCH = cli.define_number_flag("batch_size", 64, "Samples at a time.", Count)
+_BATCH = options.define_number("batch_size", 64, "Samples at a time.", Count)
 _RULE = flags.DEFINE_string(
     "rule",
     "exact_rate",
     "exact_rate, tau_leaping (the paper's) or adaptive:confidence=top_prob,window_size=64 "
     "(top_prob, margin, entropy, leftmost).",
 )
-_TEMPERATURE = cli.define_number_flag(
+_TEMPERATURE = options.define_number(
     "temperature", 1.0, "Divides logits; 0 takes the likeliest.", PositiveOrZero
 )
-_TOP_K = cli.define_number_flag(
+_TOP_K = options.define_number(
     "top_k", 0, "Draw among the k likeliest tokens; 0 for all.", CountOrZero
 )
-_TOP_P = cli.define_number_flag(
+_TOP_P = options.define_number(
     "top_p", 1.0, "Draw among the tokens that reach this probability.", PositiveShare
 )
-_BLOCK = cli.define_number_flag(
+_BLOCK = options.define_number(
     "block_length",
     0,
     "MDM only: fill blocks of this many slots, counted from the end of the prefix.",
@@ -48,16 +48,16 @@ _BLOCK = cli.define_number_flag(
 )
 _PREFIX = flags.DEFINE_string("prefix", "", "Text to continue.")
 _SUFFIX = flags.DEFINE_string("suffix", "", "FlexMDM only: text to lead up to.")
-_PRINT = cli.define_number_flag(
+_PRINT = options.define_number(
     "print", 0, "Also print this many samples, shortest to longest.", CountOrZero
 )
-_sampling = cli.define_sampler_flags()
-_join = cli.define_process_flags()
+_sampling = options.define_sampler_flags()
+_join = options.define_process_flags()
 
 
 def _load() -> Model:
     model = load(_WORKDIR.value, _BASE.value)
-    cli.check_insertions([model.setup.process])
+    options.check_insertions([model.setup.process])
     return model
 
 
@@ -85,7 +85,7 @@ def _open(out: pathlib.Path, model: Model) -> PartialResults | None:
     """Returns where samples go as they are made: with process 0."""
     if jax.process_index() > 0:
         return None
-    made_with = cli.settings("out", "overwrite", "print", "base") | {"after_steps": model.step}
+    made_with = options.settings("out", "overwrite", "print", "base") | {"after_steps": model.step}
     return PartialResults(out, made_with, overwrite=_OVERWRITE.value)
 
 
@@ -95,7 +95,7 @@ def main(_):
     out = new_file(_OUT.value, _OVERWRITE.value)
     sampler = _sampler()
     _join()
-    hosts.check_agreement({"the command line": cli.shared_flags()})
+    hosts.check_agreement({"the command line": options.shared_flags()})
     model = _load()
     jax.set_mesh(model.setup.mesh)
     results = hosts.first_process_first(lambda: _open(out, model))

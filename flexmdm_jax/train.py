@@ -6,7 +6,7 @@ import sys
 import jax
 from absl import flags, logging
 
-from flexmdm_jax import __version__, cli, hosts
+from flexmdm_jax import __version__, cli, hosts, options
 from flexmdm_jax.config import Config, config_to_dict, read_config
 from flexmdm_jax.data.storage.mixtures import open_data
 from flexmdm_jax.data.storage.records import Dataset
@@ -20,11 +20,11 @@ from flexmdm_jax.training.memory import check_training
 from flexmdm_jax.training.profiling import Window
 from flexmdm_jax.training.state import Setup
 
-_CONFIG = cli.define_config_flag("A file of configs/.")
-_WORKDIR = cli.define_path_flag("workdir", None, "Checkpoints and metrics; resumed if it exists.")
+_CONFIG = options.define_config("A file of configs/.")
+_WORKDIR = options.define_path("workdir", None, "Checkpoints and metrics; resumed if it exists.")
 _PROFILE = flags.DEFINE_string("profile", "", "Steps to trace into workdir/profile: first:last.")
 _CACHE = flags.DEFINE_string("compilation_cache", "", "A folder that keeps compiled programs.")
-_join = cli.define_process_flags()
+_join = options.define_process_flags()
 
 
 def _dataset(config: Config) -> Dataset:

@@ -8,10 +8,10 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict
 
-from flexmdm_jax.cli import define_config_flag
 from flexmdm_jax.config import Config, load_config_file, read_config
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.fields import flatten
+from flexmdm_jax.options import define_config
 from flexmdm_jax.overrides import check_overrides, field_type, overridden_paths
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -29,7 +29,7 @@ def command(*argv):
     argv = ["train", *argv]
     check_overrides(overridden_paths(argv))
     values = flags.FlagValues()
-    holder = define_config_flag("", values, argv)
+    holder = define_config("", values, argv)
     assert values(argv) == ["train"]
     return holder.value
 

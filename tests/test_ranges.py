@@ -97,7 +97,7 @@ def flags_of():
         # Not imported, and not left behind: the commands' flags have the same names.
         runpy.run_module(f"flexmdm_jax.{command}", run_name=command, alter_sys=True)
         modules = flags.FLAGS.flags_by_module_dict()
-        # What cli.py defines for a command seems to come from the checks of types.
+        # What options.py defines for a command seems to come from the checks of types.
         found[command] = modules[command] + modules.get("jaxtyping._decorator", [])
         for flag in found[command]:
             delattr(flags.FLAGS, flag.name)
