@@ -140,6 +140,8 @@ def read_architecture(folder: pathlib.Path) -> Architecture:
         return read(values, path)
     except KeyError as error:
         raise UserError(f"{path} has no field {error}") from None
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
 

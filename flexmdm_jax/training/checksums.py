@@ -19,10 +19,9 @@ def array_checksums(tree: Any) -> dict[str, int]:
     so shards are summed where they lie, and the mesh does not matter.
     """
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    sums = jax.device_get([_checksum(leaf) for _, leaf in flat])
-    return {
-        jax.tree_util.keystr(path): int(total) for (path, _), total in zip(flat, sums, strict=True)
-    }
+    # One program, whose sums over devices come in one order for every process.
+    sums = jax.device_get(_checksums([leaf for _, leaf in flat])).tolist()
+    return {jax.tree_util.keystr(path): total for (path, _), total in zip(flat, sums, strict=True)}
 
 
 def json_checksum(values: Any) -> int:
@@ -31,6 +30,10 @@ def json_checksum(values: Any) -> int:
 
 
 @jax.jit
+def _checksums(arrays: list[jax.Array]) -> jax.Array:
+    return jnp.stack([_checksum(array) for array in arrays])
+
+
 def _checksum(array: jax.Array) -> jax.Array:
     words = jax.lax.bitcast_convert_type(array, _WORDS[array.dtype.itemsize]).astype(jnp.uint32)
     places = jnp.zeros((), jnp.uint32)

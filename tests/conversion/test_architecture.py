@@ -54,8 +54,9 @@ LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "rope_th
     ],
 )
 def test_what_else_turns_the_frequencies_is_refused(tmp_path, fields, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as error:
         read(tmp_path, **fields)
+    assert str(error.value).count(str(tmp_path)) == 1
 
 
 SIZES = {
