@@ -62,7 +62,7 @@ def _load() -> Model:
 
 
 def _show(records: list[dict]) -> None:
-    """Prints samples at equal steps through the lengths."""
+    """Prints --print of the samples, at equal steps through the lengths."""
     ordered = sorted(records, key=lambda record: record["length"])
     for position in np.linspace(0, len(ordered) - 1, min(_PRINT.value, len(ordered))):
         record = ordered[round(position)]
@@ -115,9 +115,9 @@ def main(_):
             return
         for record in tqdm(texts, "sample", _NUM.value, initial=first, unit="sample"):
             results.append(record)
-        if _PRINT.value:
-            _show([json.loads(line) for line in results.lines()])
+        shown = [json.loads(line) for line in results.lines()] if _PRINT.value else []
         results.finish()
+    _show(shown)
     print(f"{_NUM.value} samples after {model.step:,} training steps: {out}")
 
 
