@@ -12,7 +12,7 @@ PACKAGE = "flexmdm_jax"
 LAYERS = [
     {"types", "errors", "ranges"},
     {"schedules", "fields", "files", "foreign", "chips"},
-    {"hosts", "partial"},
+    {"hosts", "partial", "rows"},
     {"process"},
     {"interpolant", "posterior", "attention", "config"},
     {"losses", "sampling", "sharding", "overrides"},

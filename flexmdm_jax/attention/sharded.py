@@ -3,9 +3,10 @@
 from collections.abc import Callable
 
 import jax
-from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from flexmdm_jax.rows import free_axes
 from flexmdm_jax.types import BATCH_AXES, TENSOR_AXIS
 
 
@@ -35,12 +36,7 @@ def shard_attention(
       ValueError: If the axis "tensor" does not divide the heads of k and v.
     """
     mesh = mesh if mesh is not None else jax.sharding.get_abstract_mesh()
-    manual = {
-        n
-        for n, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
-        if kind == AxisType.Manual
-    }
-    free = [name for name in mesh.axis_names if name not in manual]
+    free = free_axes(mesh)
     rows = tuple(name for name in BATCH_AXES if name in free)
     heads = TENSOR_AXIS if TENSOR_AXIS in free else None
     if not rows and not heads:

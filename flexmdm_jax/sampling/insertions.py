@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from flexmdm_jax.ranges import Ranged, Share
+from flexmdm_jax.rows import map_rows
 from flexmdm_jax.sampling.canvas import Canvas
 from flexmdm_jax.types import RowKeys
 
@@ -59,7 +60,7 @@ class _PerRow:
         real = canvas.segment_ids > 0
         gaps = jnp.where(real & ~canvas.closed, gaps.astype(jnp.float32), 0.0)
         room = canvas.tokens.shape[1] - jnp.sum(real, axis=1)
-        counts, overflow = jax.vmap(self._draw_row)(keys, gaps, leap, room)
+        counts, overflow = map_rows(self._draw_row, keys, gaps, leap, room)
         # Rounding in a cumulative sum must never put a mask into a closed gap.
         return Insertions(counts=jnp.where(gaps > 0, counts, 0), overflow=overflow)
 

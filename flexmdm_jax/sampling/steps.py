@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from flexmdm_jax.ranges import CountOrZero, OneOrMore, Ranged
+from flexmdm_jax.rows import map_rows
 from flexmdm_jax.schedules import Schedule
 from flexmdm_jax.types import RowKeys
 
@@ -152,7 +153,7 @@ class Adaptive(Ranged):
         """Returns the masks to unmask among the masked slots; in rows that finish, all of them."""
         num_masks = jnp.sum(masked, axis=1)
         mean = unmasking.leap(t, t_next) * num_masks
-        count = jnp.where(finish, num_masks, jax.vmap(jax.random.poisson)(keys, mean))
+        count = jnp.where(finish, num_masks, map_rows(jax.random.poisson, keys, mean))
         eligible = masked & (jnp.cumsum(masked, axis=1) <= self._window(count, num_masks, finish))
         drawn = draw(eligible)
         if self.confidence == "leftmost":
