@@ -40,7 +40,7 @@ def run(main: Callable[[Sequence[str]], None], commands: Sequence[str] = ()) -> 
             _run(main, commands)
         finally:
             # Here, not while Python shuts down, where it would be complained of.
-            print(end="", flush=True)
+            _flush()
     except BrokenPipeError:
         if not _nobody_reads():
             raise
@@ -53,6 +53,19 @@ def run(main: Callable[[Sequence[str]], None], commands: Sequence[str] = ()) -> 
         traceback.print_exc()
         hosts.leave(1)
         raise
+
+
+def _flush() -> None:
+    """Writes what was printed; where that cannot be, says so once."""
+    try:
+        print(end="", flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Unless that is the very reason to end.
+        if not isinstance(error.__context__, SystemExit):
+            exit_with(f"standard output: {error.strerror}")
 
 
 def _nobody_reads() -> bool:
@@ -85,8 +98,8 @@ def _run(main: Callable[[Sequence[str]], None], commands: Sequence[str]) -> None
             raise
         exit_with(f"{error.filename or 'file system'}: {_USERS_ERRNO[error.errno]}")
     except Exception as error:
-        if str(error).startswith(_NO_BACKEND):
-            exit_with(f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {error}")
+        if reason := _no_backend(error):
+            exit_with(f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {reason}")
         if asked := _out_of_memory(error):
             exit_with(asked)
         full = _full_disk(error)
@@ -107,11 +120,14 @@ def _check_texts(argv: Sequence[str]) -> None:
 
 
 def _check_given(own: Iterable[flags.Flag]) -> None:
-    """Raises UserError if a flag without a default is given, and given nothing."""
+    """Raises UserError if a flag without a default is given nothing, or a path or source twice."""
     for flag in own:
         values = flag.value if isinstance(flag.value, list) else [flag.value]
         if flag.default is None and "" in values:
             raise UserError(f"--{flag.name}= is empty; give it a value or leave it out")
+        is_input = flag.flag_type() == "path" or flag.name == "source"
+        if is_input and flag.present > 1 and not isinstance(flag.value, list):
+            raise UserError(f"--{flag.name} is given twice, and only one can be; leave one out")
 
 
 def _parsed(argv: Sequence[str]) -> list[str]:
@@ -152,6 +168,14 @@ def _report_unraisable(details) -> None:
 def _full_disk(error: BaseException | str | None) -> int | None:
     """Returns the errno of a full disk that TensorStore or ArrayRecord put in words, or None."""
     return next((number for number in _FULL if os.strerror(number) in str(error)), None)
+
+
+def _no_backend(error: Exception) -> str | None:
+    """Returns why JAX has no devices, if that is what an error says."""
+    where = traceback.extract_tb(error.__traceback__)[-1].filename
+    if isinstance(error, AssertionError) and where.endswith("xla_bridge.py"):
+        return "JAX finds no such device here; choose another or leave it out"
+    return str(error) if str(error).startswith(_NO_BACKEND) else None
 
 
 def _out_of_memory(error: Exception) -> str | None:

@@ -105,12 +105,12 @@ def _check_out(out: pathlib.Path) -> None:
     check_writable(out / _RESULTS)
 
 
-def _open(out: pathlib.Path, models: dict[str, Model], dataset: Dataset) -> PartialResults | None:
+def _open(out: pathlib.Path, models: dict[str, str], dataset: Dataset) -> PartialResults | None:
     """Returns where figures go as they are found: with process 0."""
     if jax.process_index() > 0:
         return None
-    made_with = options.settings("out", "overwrite", "base", "data") | {
-        "after_steps": [model.step for model in models.values()],
+    made_with = options.settings("out", "overwrite", "workdir", "base", "data") | {
+        "models": models,
         "data_sha256": dataset.sha256,
     }
     return PartialResults(out / _RESULTS, made_with, overwrite=_OVERWRITE.value)
@@ -148,7 +148,8 @@ def main(_):
     kind = (dataset.task or {"kind": "text"})["kind"]
     if kind not in EVALUATIONS:
         raise UserError(f"{dataset.directory}: no evaluation for the task {kind!r}")
-    results = hosts.first_process_first(lambda: _open(out, models, dataset))
+    digests = {label: model.digest() for label, model in models.items()}
+    results = hosts.first_process_first(lambda: _open(out, digests, dataset))
     with results or contextlib.nullcontext():
         found = hosts.of_first_process(results.found if results else [])
         keep = results.append if results else lambda _: None

@@ -22,8 +22,11 @@ def check_local(text: str) -> str:
     """Returns a path or pattern as it is.
 
     Raises:
-      UserError: If it is the address of an object store, which would pass for a folder's name.
+      UserError: If it is the address of an object store, which would pass for a folder's name, or
+        begins with a ~ that the shell has not made a home of.
     """
+    if text.split("/")[0] == "~":
+        raise UserError(f"{text}: the shell leaves this ~ as it is; write $HOME in its place")
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
         raise UserError(
             f"{text} is an address, not a path; mount what it names, with gcsfuse for example, and "
@@ -48,11 +51,11 @@ def new_file(name: str, overwrite: bool) -> pathlib.Path:
 
 
 def check_writable(path: pathlib.Path) -> None:
-    """Raises UserError unless something may be written at a path; its folder is made."""
+    """Raises UserError unless something may be written at a path; its folder may be new."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
         # Without a name, so that several processes may ask at once.
-        tempfile.TemporaryFile(dir=path.parent).close()
+        tempfile.TemporaryFile(dir=folder).close()
     except (FileExistsError, NotADirectoryError):
         raise UserError(f"{path} cannot be written: a part of this path is a file") from None
     except OSError as error:
@@ -72,6 +75,13 @@ def write_atomically(path: pathlib.Path, data: bytes) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def cut_torn_line(path: pathlib.Path) -> None:
+    """Cuts off the last line of a file, if there is one that was not written to its end."""
+    if path.exists():
+        with path.open("r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
 
 
 @contextlib.contextmanager
@@ -160,6 +170,7 @@ def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
       UserError: If the path holds files already.
     """
     refuse_existing(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield partial

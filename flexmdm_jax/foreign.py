@@ -41,7 +41,8 @@ class Form:
           where: The file, for messages.
           group: What stands before a field's name in messages, such as `model.`.
         """
-        for name, value in values.items():
+        # Fixed ones first: unknown ones may be details of what they choose.
+        for name, value in sorted(values.items(), key=lambda item: item[0] not in self.fixed):
             said = f"{where}: {group}{name} = {_short(value)}"
             if name in self.fixed and value not in self.fixed[name]:
                 raise UserError(f"{said}; only {self.fixed[name][0]!r} can be imported")
@@ -74,7 +75,7 @@ def read_json(path: pathlib.Path, hint: str) -> dict[str, Any]:
       UserError: If it cannot be read, or holds no JSON or no fields.
     """
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; {hint}") from None
     except ValueError:

@@ -1,6 +1,7 @@
 """A trained model, opened from its workdir alone, and what it generates."""
 
 import dataclasses
+import hashlib
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -9,11 +10,12 @@ import jax
 
 from flexmdm_jax.data.tokenizers import Tokenizer
 from flexmdm_jax.errors import UserError
-from flexmdm_jax.files import nearest_folder
+from flexmdm_jax.files import json_text, nearest_folder
 from flexmdm_jax.generation.engine import CanvasOf, Completions
 from flexmdm_jax.sampling import SamplerConfig, Samples, check_blocks, start_canvas
 from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.training.checkpoints import Checkpoints
+from flexmdm_jax.training.checksums import array_checksums
 from flexmdm_jax.training.frozen import load_frozen
 from flexmdm_jax.training.memory import check_sampling
 from flexmdm_jax.training.state import Setup, parameter_shapes
@@ -37,6 +39,10 @@ class Model:
     tokenizer: Tokenizer
     step: int
     params: Any
+
+    def digest(self) -> str:
+        """Returns a name for the parameters, bit for bit; every process of a run has to ask."""
+        return hashlib.sha256(json_text(array_checksums(self.params)).encode()).hexdigest()[:16]
 
     @property
     def max_length(self) -> int:

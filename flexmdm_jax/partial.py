@@ -23,21 +23,32 @@ class PartialResults:
         Args:
           out: What the file will be, once it is complete.
           settings: All that decides what is made, as JSON has it.
-          overwrite: Begin anew where the settings are others.
+          overwrite: Replace out, and begin anew where the settings are others.
 
         Raises:
-          UserError: If the file is at work in another process, or was made with other settings.
+          UserError: If the file is at work in another process, or was made with other settings, or
+            out is there.
         """
         self.path = out.with_name(f"{out.name}.partial")
-        self._out = out
+        self._out, self._overwrite = out, overwrite
+        out.parent.mkdir(parents=True, exist_ok=True)
         self._file = self.path.open("a+b")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"another process writes {self.path}; wait or name another") from None
+        self._check_out()
         header = {"settings": dict(settings)}
         # As it comes back from the file.
         self.found = self._take_up(json.loads(json_text(header)), overwrite)
+
+    def _check_out(self) -> None:
+        """Raises UserError if another process has finished, or put something in the place."""
+        if self._out.exists() and not self._overwrite:
+            raise UserError(
+                f"{self._out} has come to be there; pass --overwrite to replace it, or move it and "
+                "run the same command again"
+            )
 
     def _take_up(self, header: dict[str, Any], overwrite: bool) -> list[Any]:
         """Returns what the file holds already, the header not counted; a torn last line goes."""
@@ -46,9 +57,9 @@ class PartialResults:
             content, torn = _whole_lines(self._file.read())
             theirs, *found = [json.loads(line) for line in content.splitlines()] or [None]
         except ValueError:
-            raise UserError(f"{self.path} holds something else; move it or name another") from None
+            raise UserError(f"{self.path} holds something else; move or delete it") from None
         if theirs is None and not _line(header).startswith(torn):
-            raise UserError(f"{self.path} holds something else; move it or name another")
+            raise UserError(f"{self.path} holds something else; move or delete it")
         if theirs != header:
             if theirs is not None and not overwrite:
                 raise UserError(
@@ -75,7 +86,12 @@ class PartialResults:
         yield from self._file
 
     def finish(self, contents: bytes | None = None) -> None:
-        """Gives the results their name: the lines, or other contents made of them."""
+        """Gives the results their name: the lines, or other contents made of them.
+
+        Raises:
+          UserError: If something has that name by now; the results stay in the partial file.
+        """
+        self._check_out()
         if contents is None:
             contents = b"".join(self.lines())
         write_atomically(self._out, contents)

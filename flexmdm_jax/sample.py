@@ -11,6 +11,7 @@ from absl import flags, logging
 from tqdm import tqdm
 
 from flexmdm_jax import cli, hosts, options
+from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import new_file
 from flexmdm_jax.model import Model, load
 from flexmdm_jax.partial import PartialResults
@@ -81,12 +82,15 @@ def _sampler() -> SamplerConfig:
     )
 
 
-def _open(out: pathlib.Path, model: Model) -> PartialResults | None:
+def _open(out: pathlib.Path, model: str) -> PartialResults | None:
     """Returns where samples go as they are made: with process 0."""
     if jax.process_index() > 0:
         return None
-    made_with = options.settings("out", "overwrite", "print", "base") | {"after_steps": model.step}
-    return PartialResults(out, made_with, overwrite=_OVERWRITE.value)
+    made_with = options.settings("out", "overwrite", "print", "workdir", "base") | {"model": model}
+    results = PartialResults(out, made_with, overwrite=_OVERWRITE.value)
+    if len(results.found) > _NUM.value or not all(isinstance(x, dict) for x in results.found):
+        raise UserError(f"{results.path} holds something else than samples; move or delete it")
+    return results
 
 
 def main(_):
@@ -98,7 +102,8 @@ def main(_):
     hosts.check_agreement({"the command line": options.shared_flags()})
     model = _load()
     jax.set_mesh(model.setup.mesh)
-    results = hosts.first_process_first(lambda: _open(out, model))
+    digest = model.digest()
+    results = hosts.first_process_first(lambda: _open(out, digest))
     first = hosts.of_first_process(len(results.found) if results else 0)
     with results or contextlib.nullcontext():
         texts = model.generate(

@@ -46,6 +46,18 @@ def test_what_is_not_utf8_is_named(command, argument):
     refuse(r"\\udcff': not UTF-8", command, argument)
 
 
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [("prepare", "source"), ("prepare", "out"), ("train", "workdir"), ("sample", "out")],
+)
+def test_a_path_that_is_given_twice_is_named(command, flag):
+    """The last would win, and nobody would miss the first."""
+    required = [f"--{name}=x" for name in REQUIRED.get(command, ()) if name not in ("config", flag)]
+    config = ["--config=configs/demo.py"] * ("config" in REQUIRED.get(command, ()))
+    twice = [f"--{flag}=a", f"--{flag}=b"]
+    refuse(f"--{flag} is given twice, and only one can be", command, *config, *required, *twice)
+
+
 @pytest.mark.parametrize("command", REQUIRED)
 def test_flags_that_must_be_given_are_named(command):
     names = " and ".join(f"--{name}" for name in REQUIRED[command])

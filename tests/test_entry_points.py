@@ -382,6 +382,22 @@ def test_nobody_has_to_read_what_is_printed(home, tmp_path, prefix, status):
     assert len(out.read_text().splitlines()) == 2, "what is written is there as a whole"
 
 
+@pytest.mark.parametrize("platform", ["cuda", "nosuch"])
+def test_a_platform_that_is_not_there_is_named(home, tmp_path, platform):
+    prefix = ("env", f"JAX_PLATFORMS={platform}")
+    out = f"--out={tmp_path}/s"
+    refuse(f"JAX_PLATFORMS={platform}: ", "sample", f"--workdir={home}/flex", out, prefix=prefix)
+
+
+def test_output_that_cannot_be_written_is_one_line(home, tmp_path):
+    shutil.copytree(home / "data", tmp_path / "d")
+    full = ("bash", "-c", '"$@" > /dev/full', "bash")
+    result = run("prepare", f"--inspect={tmp_path}/d", prefix=full)
+    assert result.returncode == 2
+    assert [line[:6] for line in result.stderr.splitlines()].count("error:") == 1
+    assert "Traceback" not in result.stderr
+
+
 # Lets no file grow beyond 30 kB: what a full disk does, without filling one.
 SMALL_FILES_ONLY = ("prlimit", "--fsize=30000")
 

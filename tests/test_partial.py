@@ -74,7 +74,7 @@ def test_with_overwrite_the_same_settings_go_on_all_the_same(tmp_path):
 def test_files_of_others_stay_as_they_are(content, tmp_path):
     path = tmp_path / "r.jsonl.partial"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"move it|other settings"):
+    with pytest.raises(UserError, match=r"move or delete it|other settings"):
         PartialResults(tmp_path / "r.jsonl", SETTINGS)
     assert path.read_bytes() == content
 
@@ -83,6 +83,22 @@ def test_settings_alone_do_not_stay(tmp_path):
     with PartialResults(tmp_path / "r", SETTINGS) as results:
         assert results.path.exists()
     assert not results.path.exists()
+
+
+def test_what_has_come_to_be_in_the_place_stays(tmp_path):
+    out = tmp_path / "r"
+    with PartialResults(out, SETTINGS) as results:
+        results.append(1)
+        out.write_text("precious")
+        with pytest.raises(UserError, match="has come to be there; pass --overwrite"):
+            results.finish()
+    with pytest.raises(UserError, match="has come to be there"):
+        PartialResults(out, SETTINGS)
+    assert out.read_text() == "precious"
+    with PartialResults(out, SETTINGS, overwrite=True) as results:
+        assert results.found == [1]
+        results.finish()
+    assert out.read_text() == "1\n"
 
 
 def test_two_writers_of_one_file(tmp_path):

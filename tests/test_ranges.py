@@ -15,6 +15,7 @@ from flexmdm_jax.data.sources.corpora import parse_source
 from flexmdm_jax.data.sources.documents import find_files
 from flexmdm_jax.data.tokenizers import make_tokenizer
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.files import check_local
 from flexmdm_jax.ranges import Count, Length, Positive, Ranged, Share, ShareBelowOne, range_of
 from flexmdm_jax.sampling import INSERTION_RULES, RULES, SamplerConfig
 from flexmdm_jax.schedules import SCHEDULES
@@ -145,6 +146,13 @@ def test_every_flag_that_is_a_path_refuses_an_address(flags_of, command):
             with pytest.raises(flags.IllegalFlagValueError, match="an address, not a path; mount"):
                 flag.parse(address)
         flag.parse("folder/a:b//c")
+
+
+@pytest.mark.parametrize("text", ["~", "~/runs/x"])
+def test_homes_that_the_shell_has_left_are_refused(text):
+    with pytest.raises(UserError, match=r"the shell leaves this ~ as it is; write \$HOME"):
+        check_local(text)
+    assert check_local("a~/b") == "a~/b"
 
 
 @pytest.mark.parametrize("path", ["data.path", "data.sets", "model.llada.base", "training.start"])

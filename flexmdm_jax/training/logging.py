@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from flexmdm_jax.chips import chip_of
-from flexmdm_jax.files import json_text
+from flexmdm_jax.files import cut_torn_line, json_text
 
 
 class MetricsWriter:
@@ -27,6 +27,7 @@ class MetricsWriter:
             import tensorboardX
 
             self._path = workdir / "metrics.jsonl"
+            cut_torn_line(self._path)
             self._file = self._path.open("a")
             self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"))
 
@@ -42,7 +43,7 @@ class MetricsWriter:
         """Returns whether the file holds an evaluation after a step; process 0 knows."""
         if not self._active:
             return False
-        found = (json.loads(line) for line in self._path.open() if line.endswith("}\n"))
+        found = map(json.loads, self._path.open())
         return any(x["step"] == step and any(n.startswith("eval/") for n in x) for x in found)
 
     def close(self) -> None:

@@ -60,7 +60,7 @@ def load_experiment(workdir: pathlib.Path) -> Experiment:
             f"no run in {workdir} ({_EXPERIMENT} is missing); train one with "
             "python -m flexmdm_jax.train --config=… --workdir=…"
         ) from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from None
     try:
         return Experiment(
@@ -114,6 +114,7 @@ def owned_workdir(workdir: pathlib.Path) -> Iterator[None]:
     if jax.process_index() != 0:
         yield
         return
+    made = [path for path in (workdir, *workdir.parents) if not path.exists()]
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = locked(workdir / _LOCK, f"another process trains in {workdir}; wait or stop it")
@@ -127,13 +128,13 @@ def owned_workdir(workdir: pathlib.Path) -> Iterator[None]:
             yield
         finally:
             if not (workdir / _EXPERIMENT).exists():
-                _leave_nothing(workdir)
+                _leave_nothing(workdir, made)
 
 
-def _leave_nothing(workdir: pathlib.Path) -> None:
-    """Removes what a run has made that was rejected before its first step."""
+def _leave_nothing(workdir: pathlib.Path, made: list[pathlib.Path]) -> None:
+    """Removes what a run has made that was rejected before its first step, folders among it."""
     (workdir / _LOCK).unlink()
-    for folder in (workdir / CHECKPOINTS, workdir):
+    for folder in (workdir / CHECKPOINTS, *made):
         # Not ours to delete, if it holds files.
         with contextlib.suppress(OSError):
             folder.rmdir()

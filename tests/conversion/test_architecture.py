@@ -43,6 +43,11 @@ LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "rope_th
     ("fields", "message"),
     [
         ({"rope_parameters": LLAMA3}, "rope_parameters.rope_type = 'llama3'; only 'default'"),
+        (
+            # As transformers sorts it.
+            {"rope_parameters": dict(sorted(LLAMA3.items()))},
+            "rope_parameters.rope_type = 'llama3'; only 'default'",
+        ),
         ({"rope_scaling": LLAMA3}, "rope_scaling.rope_type = 'llama3'; only 'default'"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling.type = 'linear'"),
         (
@@ -57,6 +62,13 @@ def test_what_else_turns_the_frequencies_is_refused(tmp_path, fields, message):
     with pytest.raises(UserError, match=message) as error:
         read(tmp_path, **fields)
     assert str(error.value).count(str(tmp_path)) == 1
+
+
+def test_a_byte_order_mark_is_no_damage(tmp_path):
+    plain = read(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_architecture(tmp_path) == plain
 
 
 SIZES = {

@@ -9,6 +9,7 @@ import jax
 import matplotlib.image
 import numpy as np
 import pytest
+import tiny
 from untrained import REQUEST, untrained_model
 
 from flexmdm_jax.data.storage.records import VALIDATION, read_sequences
@@ -109,3 +110,14 @@ def test_text_takes_one_way_of_sampling(tiny_dataset, name, values):
     request = dataclasses.replace(REQUEST, **({"rules": ("exact_rate",)} | {name: values}))
     with pytest.raises(UserError, match="one --steps, --rule and --temperature at a time"):
         evaluate_text({}, tiny_dataset, request, Figures())
+
+
+def test_a_models_digest_is_that_of_its_parameters(tiny_dataset):
+    model = untrained_model(tiny_dataset, "flexmdm", tiny.LENGTH)
+    same = untrained_model(tiny_dataset, "flexmdm", tiny.LENGTH)
+    assert model.digest() == same.digest()
+    params = jax.tree.map(lambda x: x, model.params)
+    leaves, structure = jax.tree.flatten(params)
+    leaves[0] = leaves[0].at[(0,) * leaves[0].ndim].add(1e-3)
+    other = dataclasses.replace(model, params=jax.tree.unflatten(structure, leaves))
+    assert other.digest() != model.digest()

@@ -89,6 +89,14 @@ def test_more_steps_under_a_decaying_schedule_are_refused_with_the_way_to_have_t
         check_workdir(tmp_path, read_config(tiny_config), tiny_dataset)
 
 
+@pytest.mark.parametrize("content", [b"\xa0", b"{", b"[]", b"{}", b"5"])
+def test_a_damaged_experiment_is_named(content, tiny_config, tiny_dataset, tmp_path):
+    _claim(tmp_path, tiny_config, tiny_dataset)
+    (tmp_path / "experiment.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"experiment\.json"):
+        load_experiment(tmp_path)
+
+
 def test_checkpoints_without_an_experiment_are_no_free_place(tiny_config, tiny_dataset, tmp_path):
     (tmp_path / "checkpoints" / "10").mkdir(parents=True)
     with pytest.raises(UserError, match="holds files but no run"):
@@ -141,11 +149,12 @@ REJECTED = (_reject_length, _reject_devices, _reject_start, _reject_base)
 def test_a_run_that_is_rejected_leaves_nothing(reject, tiny_config, tiny_dataset, tmp_path):
     reject(tiny_config)
     config = read_config(tiny_config)
-    workdir = tmp_path / "w"
     setup = Setup.of(config, tiny_dataset.vocabulary, make_mesh(config.mesh))
-    with pytest.raises(UserError):
-        train(config, setup, tiny_dataset, workdir, lambda _: {})
-    assert not workdir.exists()
+    (tmp_path / "mine").mkdir()
+    for workdir in ("new", "new/and/deep", "mine", "mine/new"):
+        with pytest.raises(UserError):
+            train(config, setup, tiny_dataset, tmp_path / workdir, lambda _: {})
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine"], "not even a folder"
 
 
 @pytest.mark.parametrize(

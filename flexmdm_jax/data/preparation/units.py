@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import operator
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator
@@ -114,8 +115,10 @@ class Work:
             self.folder / _DATASET, number, len(self.units), tokenizer.vocabulary.end
         ) as writer:
             for encoded in encoder.encode(documents):
-                for text, tokens in encoded.pieces():
-                    writer.write(self.plan.split_of(text), tokens)
+                for text, pieces in itertools.groupby(encoded.pieces(), operator.itemgetter(0)):
+                    split = self.plan.split_of(text)
+                    for _, tokens in pieces:
+                        writer.write(split, tokens)
             result = encoder.noted() | {"splits": writer.close()}
         write_atomically(self.result(number), json_text(result).encode())
         return result["counts"]

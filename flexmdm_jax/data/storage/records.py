@@ -115,7 +115,8 @@ class Dataset:
           UserError: If its files are not those the tokens were made with.
         """
         tokenizer = load_tokenizer(self.directory / TOKENIZER)
-        if tokenizer_hash(tokenizer) != self.tokenizer_sha256:
+        same = tokenizer_hash(tokenizer) == self.tokenizer_sha256
+        if not same or tokenizer.vocabulary != self.vocabulary:
             raise UserError(
                 f"{self.directory / TOKENIZER} is not the tokenizer that {METADATA} names; "
                 "prepare the dataset again"
@@ -223,8 +224,10 @@ def open_dataset(directory: str | pathlib.Path) -> Dataset:
             "; make one with python -m flexmdm_jax.prepare"
         )
         raise UserError(f"no prepared dataset in {directory}{advice}") from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise UserError(f"{where} is not JSON ({error}); prepare the dataset again") from None
+    if not isinstance(metadata, dict):
+        raise UserError(f"{where} holds no fields; prepare the dataset again")
     if metadata.get("format_version") != FORMAT_VERSION:
         raise UserError(
             f"{where}: format version {metadata.get('format_version')!r}, but this version of "
@@ -236,8 +239,21 @@ def open_dataset(directory: str | pathlib.Path) -> Dataset:
         raise UserError(f"{where}: no field {error}; prepare the dataset again") from None
     except (TypeError, ValueError) as error:
         raise UserError(f"{where}: {error}") from None
+    _check_counts(metadata["splits"], where)
     _check_shards(dataset)
     return dataset
+
+
+def _check_counts(splits: dict[str, Any], where: pathlib.Path) -> None:
+    """Raises UserError unless what is said of each split agrees with itself."""
+    for split, said in splits.items():
+        lengths = {int(length): count for length, count in said["lengths"].items()}
+        tokens = sum(length * count for length, count in lengths.items())
+        if (said["sequences"], said["tokens"]) != (sum(lengths.values()), tokens):
+            raise UserError(
+                f"{where}: sequences, tokens and lengths of the {split} split contradict each "
+                "other; prepare the dataset again"
+            )
 
 
 def _parse(directory: pathlib.Path, metadata: dict[str, Any]) -> Dataset:

@@ -1,5 +1,6 @@
 """Preparation: the same dataset however the work is shared out or interrupted."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -10,6 +11,7 @@ import sys
 import pytest
 import tiny
 
+from flexmdm_jax.data.preparation import units
 from flexmdm_jax.data.preparation.runners import processes
 from flexmdm_jax.data.preparation.splitting import paragraphs
 from flexmdm_jax.data.preparation.units import Plan, prepare_dataset
@@ -51,6 +53,19 @@ def test_shards_hold_the_text_of_the_corpus(corpus, tmp_path):
     assert counts["documents"] == len(DOCUMENTS)
     assert counts["characters"] == sum(map(len, DOCUMENTS))
     assert not (tmp_path / "d.partial").exists()
+
+
+def test_a_long_text_is_hashed_once(tmp_path, monkeypatch):
+    """However many pieces it is cut into: time is linear in its length."""
+    (tmp_path / "long.txt").write_text("a" * 1000 + "\n\n" + "b" * 500)
+    asked = []
+    split_of = units.split_of
+    monkeypatch.setattr(units, "split_of", lambda *x: asked.append(x[0][0]) or split_of(*x))
+    plan = Plan(f"text:{tmp_path}/long.txt", "bytes", max_length=9, validation_fraction=0.7)
+    # A split may stay empty.
+    with contextlib.suppress(UserError):
+        prepare_dataset(tmp_path / "d", plan, processes(1))
+    assert asked == ["a", "b"]
 
 
 def test_workers_do_not_change_the_dataset(corpus, tmp_path):

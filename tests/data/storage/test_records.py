@@ -157,3 +157,37 @@ def test_missing_parts_are_named(tmp_path):
     with pytest.raises(UserError, match=r"train-00000-of-00001\.array_record is missing"):
         open_dataset(dataset.directory)
     assert dataset.max_length == tiny.LENGTH
+
+
+@pytest.mark.parametrize("content", [b"\xa0", b"{", b"[]", b"{}", b"5"])
+def test_a_damaged_description_is_named(tmp_path, content):
+    dataset = tiny.write_dataset(tmp_path / "d", tiny.texts())
+    (dataset.directory / "dataset.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"dataset\.json.*prepare the dataset again"):
+        open_dataset(dataset.directory)
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize("name", ["sequences", "tokens", "lengths"])
+def test_numbers_that_contradict_each_other_are_noticed(tmp_path, split, name):
+    dataset = tiny.write_dataset(tmp_path / "d", tiny.texts())
+    path = dataset.directory / "dataset.json"
+    metadata = json.loads(path.read_text())
+    said = metadata["splits"][split]
+    if name == "lengths":
+        said["lengths"][min(said["lengths"])] += 1
+    else:
+        said[name] += 1
+    path.write_text(json.dumps(metadata))
+    with pytest.raises(UserError, match=f"of the {split} split contradict each other"):
+        open_dataset(dataset.directory)
+
+
+def test_another_vocabulary_than_the_tokenizers_is_noticed(tmp_path):
+    dataset = tiny.write_dataset(tmp_path / "d", tiny.texts())
+    path = dataset.directory / "dataset.json"
+    metadata = json.loads(path.read_text())
+    metadata["vocabulary"]["mask"] = 255
+    path.write_text(json.dumps(metadata))
+    with pytest.raises(UserError, match="is not the tokenizer that"):
+        open_dataset(dataset.directory).tokenizer()
