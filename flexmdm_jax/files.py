@@ -13,7 +13,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import IO, Any
 
 from flexmdm_jax.errors import UserError
 
@@ -77,11 +77,16 @@ def write_atomically(path: pathlib.Path, data: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
+def whole_lines(content: bytes) -> bytes:
+    """Returns what there is of whole lines, without one that was not written to its end."""
+    return content[: content.rfind(b"\n") + 1]
+
+
 def cut_torn_line(path: pathlib.Path) -> None:
     """Cuts off the last line of a file, if there is one that was not written to its end."""
     if path.exists():
         with path.open("r+b") as file:
-            file.truncate(file.read().rfind(b"\n") + 1)
+            file.truncate(len(whole_lines(file.read())))
 
 
 @contextlib.contextmanager
@@ -94,17 +99,22 @@ def locked(path: pathlib.Path, busy: str) -> Iterator[None]:
       UserError: With the text of busy, if another process holds it.
     """
     with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(busy) from None
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-                raise
-        # Its holder has just given up and deleted it.
-        if not os.fstat(file.fileno()).st_nlink:
-            raise UserError(busy)
+        lock(file, busy)
         yield
+
+
+def lock(file: IO, busy: str) -> None:
+    """Locks an open file until it is closed; see locked()."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(busy) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise
+    # Its holder has just given up and deleted it.
+    if not os.fstat(file.fileno()).st_nlink:
+        raise UserError(busy)
 
 
 def nearest_folder(folder: pathlib.Path, file: str) -> str:

@@ -10,7 +10,7 @@ import jax
 
 from flexmdm_jax.data.tokenizers import Tokenizer
 from flexmdm_jax.errors import UserError
-from flexmdm_jax.files import json_text, nearest_folder
+from flexmdm_jax.files import json_text
 from flexmdm_jax.generation.engine import CanvasOf, Completions
 from flexmdm_jax.sampling import SamplerConfig, Samples, check_blocks, start_canvas
 from flexmdm_jax.sharding import make_mesh
@@ -128,13 +128,6 @@ class Model:
                 }
 
 
-def _experiment(workdir: pathlib.Path) -> Experiment:
-    """Returns the experiment in a workdir; the message about one that is not there has a guess."""
-    if not workdir.exists() and (guess := nearest_folder(workdir, "experiment.json")):
-        raise UserError(f"no run in {workdir}{guess}")
-    return load_experiment(workdir)
-
-
 def load(workdir: str | pathlib.Path, base: str = "") -> Model:
     """Returns the model in a workdir, with its newest readable parameters.
 
@@ -147,7 +140,7 @@ def load(workdir: str | pathlib.Path, base: str = "") -> Model:
         one, or a base is given for a DiT.
     """
     path = pathlib.Path(workdir)
-    experiment = _experiment(path)
+    experiment = load_experiment(path)
     tokenizer = load_run_tokenizer(path, experiment)
     config = experiment.config
     if base and config.model.kind != "llada":

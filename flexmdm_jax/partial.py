@@ -1,13 +1,12 @@
 """Results written as they come, under a temporary name, and taken up again if interrupted."""
 
-import fcntl
 import json
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from flexmdm_jax.errors import UserError
-from flexmdm_jax.files import json_text, write_atomically
+from flexmdm_jax.files import json_text, lock, whole_lines, write_atomically
 
 
 class PartialResults:
@@ -33,10 +32,7 @@ class PartialResults:
         self._out, self._overwrite = out, overwrite
         out.parent.mkdir(parents=True, exist_ok=True)
         self._file = self.path.open("a+b")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process writes {self.path}; wait or name another") from None
+        lock(self._file, f"another process writes {self.path}; wait or name another")
         self._check_out()
         header = {"settings": dict(settings)}
         # As it comes back from the file.
@@ -54,11 +50,12 @@ class PartialResults:
         """Returns what the file holds already, the header not counted; a torn last line goes."""
         self._file.seek(0)
         try:
-            content, torn = _whole_lines(self._file.read())
+            written = self._file.read()
+            content = whole_lines(written)
             theirs, *found = [json.loads(line) for line in content.splitlines()] or [None]
         except ValueError:
             raise UserError(f"{self.path} holds something else; move or delete it") from None
-        if theirs is None and not _line(header).startswith(torn):
+        if theirs is None and not _line(header).startswith(written):
             raise UserError(f"{self.path} holds something else; move or delete it")
         if theirs != header:
             if theirs is not None and not overwrite:
@@ -109,12 +106,6 @@ class PartialResults:
 
 def _line(value: Any) -> bytes:
     return json_text(value, ensure_ascii=False).encode() + b"\n"
-
-
-def _whole_lines(content: bytes) -> tuple[bytes, bytes]:
-    """Returns (whole lines, what is left of one that was not written to its end)."""
-    stop = content.rfind(b"\n") + 1
-    return content[:stop], content[stop:]
 
 
 def _differences(theirs: Any, ours: dict[str, Any]) -> str:

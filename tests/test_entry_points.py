@@ -122,17 +122,23 @@ def test_evaluation_compares_runs(home, tmp_path):
     assert (tmp_path / "results" / "lengths.png").read_bytes().startswith(b"\x89PNG")
 
 
+def kill_after_lines(count, partial, verb, *arguments):
+    """Starts a command and kills it once its partial results have some lines."""
+    command = [sys.executable, "-m", f"flexmdm_jax.{verb}", *arguments]
+    silent = subprocess.DEVNULL
+    started = subprocess.Popen(command, env=environment(), stdout=silent, stderr=silent)
+    while not partial.exists() or partial.read_bytes().count(b"\n") < count:
+        with pytest.raises(subprocess.TimeoutExpired):
+            started.wait(timeout=0.01)
+    started.kill()
+    started.wait()
+
+
 def test_samples_of_a_killed_command_are_kept_and_the_rest_is_drawn(home, tmp_path):
     """Killed after some samples, the same command ends with the file of one that was not."""
     arguments = (f"--workdir={home}/flex", "--num=400", "--steps=4", "--batch_size=8")
     partial = tmp_path / "s.jsonl.partial"
-    command = [sys.executable, "-m", "flexmdm_jax.sample", *arguments, f"--out={tmp_path}/s.jsonl"]
-    drawing = subprocess.Popen(command, env=environment(), stderr=subprocess.DEVNULL)
-    while not partial.exists() or partial.read_bytes().count(b"\n") < 10:
-        with pytest.raises(subprocess.TimeoutExpired):
-            drawing.wait(timeout=0.01)
-    drawing.kill()
-    drawing.wait()
+    kill_after_lines(10, partial, "sample", *arguments, f"--out={tmp_path}/s.jsonl")
     kept = partial.read_bytes().split(b"\n")[1:-1]
     refuse("steps was 4, is 5", "sample", *arguments, "--steps=5", f"--out={tmp_path}/s.jsonl")
     result = succeed("sample", *arguments, f"--out={tmp_path}/s.jsonl")
@@ -148,13 +154,7 @@ def test_an_interrupted_evaluation_goes_on_behind_the_figures_it_found(home, tmp
     arguments = [f"--workdir={home}/flex", f"--workdir={home}/mdm", "--num=8", "--steps=4"]
     arguments += ["--num_times=2", f"--out={tmp_path}"]
     partial = tmp_path / "evaluation.json.partial"
-    command = [sys.executable, "-m", "flexmdm_jax.evaluate", *arguments]
-    measuring = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL)
-    while not partial.exists() or partial.read_bytes().count(b"\n") < 2:
-        with pytest.raises(subprocess.TimeoutExpired):
-            measuring.wait(timeout=0.01)
-    measuring.kill()
-    measuring.wait()
+    kill_after_lines(2, partial, "evaluate", *arguments)
     # What was found is not computed again, so another figure in its place is believed.
     lines = partial.read_text().splitlines()
     found = json.loads(lines[1])

@@ -17,7 +17,7 @@ from flax import traverse_util
 
 from flexmdm_jax.conversion.architecture import Architecture, read_architecture
 from flexmdm_jax.conversion.layout import Leaf, Path, leaves
-from flexmdm_jax.errors import UserError
+from flexmdm_jax.errors import UserError, first_line
 from flexmdm_jax.files import json_text, new_folder
 
 FORMAT_VERSION = 2
@@ -175,8 +175,9 @@ class Base:
             with ocp.StandardCheckpointer() as checkpointer:
                 return checkpointer.restore(path, like)
         except Exception as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-            raise UserError(f"{path} cannot be read ({reason}); convert it again") from None
+            raise UserError(
+                f"{path} cannot be read ({first_line(error)}); convert it again"
+            ) from None
 
     def reader(self, path: Path) -> Callable[[Place], np.ndarray]:
         """Returns a function that reads pieces of the parameter at a path.

@@ -4,7 +4,7 @@ import pathlib
 import zipfile
 from typing import Any
 
-from flexmdm_jax.errors import UserError
+from flexmdm_jax.errors import UserError, first_line
 
 # Lightning keeps the training config beside the weights, an OmegaConf object: read as empty shells.
 _SHELL_PACKAGE = "omegaconf."
@@ -55,7 +55,7 @@ def load_pickle(path: pathlib.Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
         # Damage shows in many exception types.
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        reason = first_line(error)
         raise UserError(f"{path} cannot be read ({reason}); copy or download it again") from None
 
 

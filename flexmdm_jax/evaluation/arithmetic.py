@@ -10,7 +10,7 @@ from flexmdm_jax.data.storage.records import VALIDATION, Dataset, Sequence, read
 from flexmdm_jax.data.tasks.gsm8k import final_number
 from flexmdm_jax.evaluation.intervals import success_interval
 from flexmdm_jax.evaluation.request import Report, Request, announced
-from flexmdm_jax.evaluation.text import evaluator_of
+from flexmdm_jax.evaluation.text import likelihood
 from flexmdm_jax.model import Model
 from flexmdm_jax.partial import Figures
 from flexmdm_jax.process import Process
@@ -96,17 +96,13 @@ def evaluate_gsm8k(
     sequences = list(itertools.islice(read_sequences(dataset, VALIDATION), request.num))
     rows = {}
     for label, model in announced(models):
-        likelihood = figures.of(label, _likelihood, model, dataset, request)
+        score = figures.of(label, likelihood, model, dataset, request)
+        nats = {"nats_per_sequence": score["nats_per_sequence"]}
         for way, sampler in request.samplers():
             name = f"{label}, {way}, {sampler.steps} steps"
             found = figures.of(name, _success, model, sequences, sampler, request)
-            rows[name] = found | likelihood | {"steps": sampler.steps}
+            rows[name] = found | nats | {"steps": sampler.steps}
     return Report(rows, COLUMNS, {})
-
-
-def _likelihood(model: Model, dataset: Dataset, request: Request) -> dict[str, float]:
-    score = evaluator_of(model, dataset, request).score(model.params).summary()
-    return {"nats_per_sequence": score["nats_per_sequence"]}
 
 
 def _success(

@@ -34,12 +34,13 @@ def evaluate_likelihood(
     """Returns the likelihood bounds of models alone, for data that is generated around prompts."""
     rows = {}
     for label, model in announced(models):
-        rows[label] = figures.of(label, _likelihood, model, dataset, request)
+        rows[label] = figures.of(label, likelihood, model, dataset, request)
     columns = {key: heading for key, heading in COLUMNS.items() if key in rows[label]}
     return Report(rows, columns, {})
 
 
-def _likelihood(model: Model, dataset: Dataset, request: Request) -> dict[str, float]:
+def likelihood(model: Model, dataset: Dataset, request: Request) -> dict[str, float]:
+    """Returns the likelihood bound of held-out sequences, as Score.summary() has it."""
     return evaluator_of(model, dataset, request).score(model.params).summary()
 
 

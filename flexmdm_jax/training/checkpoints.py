@@ -7,7 +7,7 @@ import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
-from flexmdm_jax.errors import UserError
+from flexmdm_jax.errors import UserError, first_line
 from flexmdm_jax.hosts import all_agree
 from flexmdm_jax.training.checksums import array_checksums, json_checksum
 from flexmdm_jax.training.feed import DeviceBatches
@@ -161,7 +161,7 @@ class Checkpoints:
             except UserError:
                 raise
             except Exception as error:
-                reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+                reason = first_line(error)
             if all_agree(found is not None):
                 return step, found
             logging.warning("checkpoint %d in %s is unreadable: %s", step, self._workdir, reason)

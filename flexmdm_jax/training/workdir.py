@@ -13,7 +13,7 @@ from flexmdm_jax.config import Config, changed_fields, config_to_dict, read_conf
 from flexmdm_jax.data.storage.records import Dataset
 from flexmdm_jax.data.tokenizers import Tokenizer, load_tokenizer, save_tokenizer, tokenizer_hash
 from flexmdm_jax.errors import UserError
-from flexmdm_jax.files import json_text, locked, refuse_pattern, write_atomically
+from flexmdm_jax.files import json_text, locked, nearest_folder, refuse_pattern, write_atomically
 from flexmdm_jax.types import Vocabulary
 
 CHECKPOINTS = "checkpoints"
@@ -56,6 +56,8 @@ def load_experiment(workdir: pathlib.Path) -> Experiment:
     try:
         values = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
+        if not workdir.exists() and (guess := nearest_folder(workdir, _EXPERIMENT)):
+            raise UserError(f"no run in {workdir}{guess}") from None
         raise UserError(
             f"no run in {workdir} ({_EXPERIMENT} is missing); train one with "
             "python -m flexmdm_jax.train --config=… --workdir=…"
