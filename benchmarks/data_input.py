@@ -11,8 +11,8 @@ import time
 import jax
 
 from flexmdm_jax.config import load_config_file, read_config
+from flexmdm_jax.data.batches.packing import Bins
 from flexmdm_jax.data.batches.pipeline import TrainBatches, train_batches
-from flexmdm_jax.data.batches.rows import arrange_for
 from flexmdm_jax.data.storage.records import open_dataset
 from flexmdm_jax.sharding import batch_sharding, make_mesh
 from flexmdm_jax.training.feed import DeviceBatches
@@ -32,25 +32,30 @@ def main() -> None:
     def batches() -> TrainBatches:
         return train_batches(
             dataset,
+            setup.process,
             length=config.data.max_length,
             batch_size=config.training.batch_size,
             seed=config.seed,
-            arrange=arrange_for(setup.process),
+            time_warp=config.training.time_warp,
+            packed=Bins.of(config) if config.data.packing else None,
             prefetch=config.data.prefetch,
         )
 
     stream = batches()
     next(stream)
     started = time.monotonic()
+    taken = stream.get_state()["examples"]
     for _ in itertools.islice(stream, ALONE):
         pass
-    rate = ALONE * config.training.batch_size / (time.monotonic() - started)
+    rate = (stream.get_state()["examples"] - taken) / (time.monotonic() - started)
     print(f"alone: {rate:,.0f} examples/s")
 
     optimizer = make_optimizer(config.optimizer, config.training.num_steps)
     make_state, shardings = init_state(setup, optimizer, config.seed)
     state = jax.jit(make_state, out_shardings=shardings)()
-    step = make_train_step(config, setup, optimizer, shardings, dataset.mean_length)
+    step = make_train_step(
+        config, setup, optimizer, shardings, stream.expected * dataset.mean_length
+    )
     feed = DeviceBatches(batches(), batch_sharding(setup.mesh))
     state, metrics = step(state, next(feed))
     jax.block_until_ready(metrics)

@@ -110,7 +110,11 @@ class ModelConfig(Ranged):
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig(Ranged):
-    """The prepared dataset (or several, mixed) and the length of a row in slots, END included."""
+    """The prepared dataset (or several, mixed) and how its sequences lie in rows, in slots.
+
+    A sequence counts with its END. Packed rows are row_length slots long and hold several partial
+    sequences each; training.batch_size is their number.
+    """
 
     path: str
     max_length: Length
@@ -118,6 +122,9 @@ class DataConfig(Ranged):
     sets: dict[str, str] = dataclasses.field(default_factory=dict)  # folders of a mixture, by name
     mixture: dict[str, Positive] = dataclasses.field(default_factory=dict)  # their shares
     buckets: tuple[Length, ...] = ()  # shorter lengths that the rows of a batch may have
+    packing: bool = False  # fill rows with several sequences each
+    row_length: CountOrZero = 0  # of packed rows; 0: max_length
+    max_segments: CountOrZero = 0  # sequences to a packed row; 0: one to 16 slots
     workers: FewOrZero = 0  # processes that read ahead; 0 reads ahead in a thread
     prefetch: Few = 4  # batches read ahead, of each worker
 
@@ -128,12 +135,42 @@ class DataConfig(Ranged):
             raise ValueError(
                 f"buckets = {self.buckets}: lengths below max_length = {self.max_length}"
             )
+        self._check_packing()
         if unknown := sorted(set(self.mixture) - set(self.sets)):
             raise ValueError(
                 f"mixture names {', '.join(unknown)}; sets has {', '.join(self.sets) or 'none'}"
             )
         if self.mixture and not math.isclose(sum(self.mixture.values()), 1, abs_tol=1e-6):
             raise ValueError(f"mixture = {self.mixture}: weights must sum to 1")
+
+    def _check_packing(self) -> None:
+        for name in ("row_length", "max_segments"):
+            if getattr(self, name) and not self.packing:
+                raise ValueError(f"{name} is that of packed rows; set packing = True as well")
+        if self.packing and self.buckets:
+            raise ValueError("packing leaves no room for buckets; set one of the two")
+        if self.row_length and self.row_length < self.max_length:
+            raise ValueError(
+                f"row_length = {self.row_length} is shorter than a sequence of max_length = "
+                f"{self.max_length} slots; raise it"
+            )
+        if self.max_segments > self.slots:
+            raise ValueError(
+                f"max_segments = {self.max_segments}: a row of {self.slots} slots holds at most as "
+                "many sequences"
+            )
+
+    @property
+    def slots(self) -> int:
+        """Returns the slots of a training row."""
+        return self.row_length or self.max_length
+
+    @property
+    def segments(self) -> int:
+        """Returns how many sequences a training row may hold."""
+        if not self.packing:
+            return 1
+        return self.max_segments or max(1, self.slots // 16)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,6 +259,16 @@ class Config(Ranged):
         super().__post_init__()
         for schedule in (self.insertion, self.unmasking):
             parse_strategy(schedule, SCHEDULES, "schedule")
+        if self.method == "mdm" and self.data.packing:
+            raise ValueError(
+                "data.packing: MDM fills every row with END and learns to predict it, so no slot "
+                "is left over; leave packing, row_length and max_segments out"
+            )
+        if self.data.packing and self.model.attention == "cudnn":
+            raise ValueError(
+                "data.packing: cuDNN's attention knows one sequence to a row; leave out "
+                "model.attention, or choose 'xla'"
+            )
 
     def process(self, vocabulary: Vocabulary) -> Process:
         """Returns what a model is trained on: MDM has every token in place from the start."""

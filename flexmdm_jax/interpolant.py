@@ -3,11 +3,11 @@
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from flexmdm_jax.process import Process
 from flexmdm_jax.schedules import LAST_TIME
-from flexmdm_jax.types import Batch, RowKeys, check_row_keys, per_slot
+from flexmdm_jax.types import Batch, HostOrDevice, RowKeys, check_row_keys, per_slot
 
 
 @flax.struct.dataclass
@@ -21,18 +21,43 @@ class Interpolant:
       gaps: Tokens of x₁ missing immediately before each slot; END's is the trailing gap.
     """
 
-    tokens: Int[Array, "b l"]
-    segment_ids: Int[Array, "b l"]
-    targets: Int[Array, "b l"]
-    gaps: Float[Array, "b l"]
+    tokens: Int[HostOrDevice, "b l"]
+    segment_ids: Int[HostOrDevice, "b l"]
+    targets: Int[HostOrDevice, "b l"]
+    gaps: Float[HostOrDevice, "b l"]
+
+
+def events(
+    levels: Float[HostOrDevice, "*slots 2"],
+    fixed: Bool[HostOrDevice, "*slots"],
+    t: Float[HostOrDevice, "*slots"],
+    process: Process,
+) -> tuple[Bool[HostOrDevice, "*slots"], Bool[HostOrDevice, "*slots"]]:
+    """Returns which tokens are present at time t, and which of these are MASK (paper, eq. 6).
+
+    All corruption comes down to this: on devices, and on the host, where how long x_t is must be
+    known before it is laid out.
+
+    Args:
+      levels: Two uniform numbers a token, which say when it is inserted and when unmasked.
+      fixed: Tokens with T₁ = T₂ = 0.
+      t: Time of each token's sequence, in [0, 1).
+      process: When tokens are inserted and unmasked; for MDM nothing is ever absent.
+    """
+    insertion, unmasking = process.insertion, process.unmasking
+    insertion_level, unmasking_level = levels[..., 0], levels[..., 1]
+    present = fixed | (insertion_level < insertion.at(t))
+    # 1 - β(T₂) = (1 - β(T₁)) · uniform; the token is clean once 1 - β(t) has fallen to it.
+    survival = unmasking.survival(insertion.inverse(insertion_level)) * (1.0 - unmasking_level)
+    return present, present & ~fixed & (survival < unmasking.survival(t))
 
 
 def corrupt(keys: RowKeys, batch: Batch, t: Float[Array, "b s"], process: Process) -> Interpolant:
     """Returns x_t for a batch of clean rows: each token absent, masked or clean (paper, eq. 6).
 
-    See Process. Fixed tokens have T₁ = T₂ = 0; END must be among them if tokens are inserted,
-    because it carries the trailing gap. A row's noise depends on its key alone, not on the rows
-    beside it or on the amount of padding.
+    See events(). END must be among the fixed tokens if any are inserted, because it carries the
+    trailing gap. A row's noise depends on its key alone, not on the rows beside it or on the amount
+    of padding.
 
     Args:
       keys: One key per row.
@@ -44,16 +69,11 @@ def corrupt(keys: RowKeys, batch: Batch, t: Float[Array, "b s"], process: Proces
       ValueError: If there is not one key for each row.
     """
     check_row_keys(keys, batch.tokens.shape[0])
-    insertion, unmasking = process.insertion, process.unmasking
     real = batch.segment_ids > 0
     # Slots come first: the noise of longer rows then begins with that of shorter ones.
-    draw = jax.vmap(lambda key: jax.random.uniform(key, (real.shape[1], 2)))(keys)
-    insertion_level, unmasking_level = draw[:, :, 0], draw[:, :, 1]
-    time = per_slot(t, batch.segment_ids)
-    present = real & (batch.fixed | (insertion_level < insertion.at(time)))
-    # 1 - β(T₂) = (1 - β(T₁)) · uniform; the token is clean once 1 - β(t) has fallen to it.
-    survival = unmasking.survival(insertion.inverse(insertion_level)) * (1.0 - unmasking_level)
-    masked = present & ~batch.fixed & (survival < unmasking.survival(time))
+    levels = jax.vmap(lambda key: jax.random.uniform(key, (real.shape[1], 2)))(keys)
+    present, masked = events(levels, batch.fixed, per_slot(t, batch.segment_ids), process)
+    present, masked = real & present, real & masked
     state = jnp.where(masked, process.vocabulary.mask, batch.tokens)
     missing = jnp.cumsum(real & ~present, axis=1)
     return _close_up(present, state, batch.segment_ids, batch.tokens, missing, process.vocabulary)
@@ -80,12 +100,27 @@ class Times:
     """Times drawn for a batch.
 
     Attributes:
-      t: The times, in [0, 1).
+      t: The times, in [0, 1); 0 where a row has no such segment.
       weight: What a term at each time counts, so that its mean is the integral over time.
     """
 
-    t: Float[Array, "b s"]
-    weight: Float[Array, "b s"]
+    t: Float[HostOrDevice, "b s"]
+    weight: Float[HostOrDevice, "b s"]
+
+
+@flax.struct.dataclass
+class Corrupted:
+    """Partial sequences to learn from, one or several to a row.
+
+    Attributes:
+      x: The sequences.
+      times: When they were drawn.
+      index: Number of each sequence among all that are trained on; seeds dropout.
+    """
+
+    x: Interpolant
+    times: Times
+    index: Int[HostOrDevice, "b s"]
 
 
 def stratified_times(
@@ -119,8 +154,15 @@ def stratified_times(
     if stratum is None:
         stratum, num_strata = jnp.arange(len(keys))[:, None], len(keys)
     offset = jax.vmap(lambda key: jax.random.uniform(key, stratum.shape[1:]))(keys)
-    uniform = jnp.minimum((stratum + offset) / num_strata, LAST_TIME)
+    t, weight = warped((stratum + offset) / num_strata, warp)
+    return Times(t, weight)
+
+
+def warped(uniform: HostOrDevice, warp: float) -> tuple[HostOrDevice, HostOrDevice]:
+    """Returns (times, their weights) of uniform numbers; see stratified_times()."""
+    xp = uniform.__array_namespace__()
+    uniform = xp.minimum(uniform, LAST_TIME)
     if warp == 1:
-        return Times(t=uniform, weight=jnp.ones_like(uniform))
+        return uniform, xp.ones_like(uniform)
     rest = 1.0 - uniform
-    return Times(t=jnp.minimum(1.0 - rest**warp, LAST_TIME), weight=warp * rest ** (warp - 1.0))
+    return xp.minimum(1.0 - rest**warp, LAST_TIME), warp * rest ** (warp - 1.0)

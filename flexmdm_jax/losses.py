@@ -87,8 +87,8 @@ def training_loss(
 
     Returns:
       The loss, and a dict: unmasking_loss and insertion_loss (nats per token of x₁, their sum is
-      the loss); num_tokens (of x₁), num_slots (of x_t), num_masks, and num_pairs (attended pairs
-      of slots), as counts.
+      the loss); num_sequences, num_tokens (of x₁), num_slots (of x_t), num_places (slots of
+      all rows, padding too), num_masks, and num_pairs (attended pairs of slots), as counts.
     """
     terms = _terms(denoiser, interpolant, times, process)
     unmasking_nats = sum_slots(
@@ -99,7 +99,7 @@ def training_loss(
         interpolant.targets,
         num_groups=num_groups,
     )
-    counts = _counts(interpolant, process.vocabulary)
+    counts = _counts(interpolant, times.t.shape[1], process.vocabulary)
     num_tokens = jnp.maximum(counts["num_tokens"], 1.0)
     unmasking_loss = unmasking_nats / num_tokens
     insertion_loss = jnp.sum(terms.insertion) / num_tokens
@@ -107,18 +107,20 @@ def training_loss(
     return unmasking_loss + insertion_loss, metrics
 
 
-def _counts(x: Interpolant, vocabulary: Vocabulary):
+def _counts(x: Interpolant, num_segments: int, vocabulary: Vocabulary):
     real = x.segment_ids > 0
-    num_ids = x.segment_ids.shape[1] + 1
-    lengths = jax.vmap(lambda ids: jnp.bincount(ids, length=num_ids))(x.segment_ids)[:, 1:]
+    number = jnp.arange(1, num_segments + 1)
+    lengths = jnp.sum(x.segment_ids[:, None, :] == number[None, :, None], axis=2)
     lengths = lengths.astype(jnp.float32)
     counts = {
+        "num_sequences": jnp.sum(lengths > 0),
         "num_tokens": jnp.sum(real & (x.targets != vocabulary.end)) + jnp.sum(x.gaps),
         "num_slots": jnp.sum(lengths),
+        "num_places": real.size,
         "num_masks": jnp.sum(real & (x.tokens == vocabulary.mask)),
         "num_pairs": jnp.sum(lengths**2),
     }
-    return {name: value.astype(jnp.float32) for name, value in counts.items()}
+    return {name: jnp.asarray(value, jnp.float32) for name, value in counts.items()}
 
 
 def nll_bound(

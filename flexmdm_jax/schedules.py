@@ -3,21 +3,28 @@
 A schedule rises smoothly from a(0) = 0 to a(1) = 1. Losses weight terms by its hazard, samplers
 use its leap, which stays finite at t = 1. Everything is computed from the survival 1 - a(t), whose
 formulas keep their relative precision near t = 1, where 1.0 - a(t) in float32 would not.
+
+Arrays may be JAX's or NumPy's: training corrupts its examples on the host, bounds on devices.
 """
 
 import dataclasses
 import math
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from flexmdm_jax.ranges import OneOrMore, Positive, Ranged
+from flexmdm_jax.types import HostOrDevice
 
-Times = Float[Array, "*times"]
+Times = Float[HostOrDevice, "*times"]
 
 # The largest float32 below 1: hazards are infinite at 1 itself.
 LAST_TIME = 1.0 - 2.0**-24
+
+
+def _math(x: Times) -> Any:
+    """Returns the functions for arrays of x's kind: jax.numpy or numpy (the Python array API)."""
+    return x.__array_namespace__()
 
 
 @runtime_checkable
@@ -80,7 +87,7 @@ class Linear(_Smooth):
 
     def derivative(self, t: Times) -> Times:
         """Returns a'(t)."""
-        return jnp.ones_like(t)
+        return _math(t).ones_like(t)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +106,7 @@ class Polynomial(_Smooth, Ranged):
 
     def survival(self, t: Times) -> Times:
         """Returns 1 - a(t)."""
-        return -jnp.expm1(self.power * jnp.log(t))
+        return -_math(t).expm1(self.power * _math(t).log(t))
 
     def derivative(self, t: Times) -> Times:
         """Returns a'(t)."""
@@ -112,15 +119,15 @@ class Sine(_Smooth):
 
     def inverse(self, u: Times) -> Times:
         """Returns the time t at which a(t) = u."""
-        return jnp.arcsin(u) * (2.0 / jnp.pi)
+        return _math(u).asin(u) * (2.0 / math.pi)
 
     def survival(self, t: Times) -> Times:
         """Returns 1 - a(t)."""
-        return 2.0 * jnp.sin((1.0 - t) * (jnp.pi / 4.0)) ** 2
+        return 2.0 * _math(t).sin((1.0 - t) * (math.pi / 4.0)) ** 2
 
     def derivative(self, t: Times) -> Times:
         """Returns a'(t)."""
-        return (jnp.pi / 2.0) * jnp.sin((1.0 - t) * (jnp.pi / 2.0))
+        return (math.pi / 2.0) * _math(t).sin((1.0 - t) * (math.pi / 2.0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,19 +136,19 @@ class Cosine(_Smooth):
 
     def at(self, t: Times) -> Times:
         """Returns a(t)."""
-        return 2.0 * jnp.sin(t * (jnp.pi / 4.0)) ** 2
+        return 2.0 * _math(t).sin(t * (math.pi / 4.0)) ** 2
 
     def inverse(self, u: Times) -> Times:
         """Returns the time t at which a(t) = u."""
-        return jnp.arcsin(jnp.sqrt(u / 2.0)) * (4.0 / jnp.pi)
+        return _math(u).asin(_math(u).sqrt(u / 2.0)) * (4.0 / math.pi)
 
     def survival(self, t: Times) -> Times:
         """Returns 1 - a(t)."""
-        return jnp.sin((1.0 - t) * (jnp.pi / 2.0))
+        return _math(t).sin((1.0 - t) * (math.pi / 2.0))
 
     def derivative(self, t: Times) -> Times:
         """Returns a'(t)."""
-        return (jnp.pi / 2.0) * jnp.sin(t * (jnp.pi / 2.0))
+        return (math.pi / 2.0) * _math(t).sin(t * (math.pi / 2.0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,23 +180,24 @@ class Geometric(_Smooth, Ranged):
 
     def _excess(self, t: Times) -> Times:
         # σ(t) - sigma_min without cancellation: survival is about proportional to it near t = 1.
-        return self.sigma_min * jnp.expm1((1.0 - t) * self._log_ratio)
+        return self.sigma_min * _math(t).expm1((1.0 - t) * self._log_ratio)
 
     def inverse(self, u: Times) -> Times:
         """Returns the time t at which a(t) = u."""
-        excess = -jnp.log1p(-(1.0 - u) * self._span)
+        excess = -_math(u).log1p(-(1.0 - u) * self._span)
         # At u = 0 rounding may leave the excess infinite.
-        return jnp.maximum(1.0 - jnp.log1p(excess / self.sigma_min) / self._log_ratio, 0.0)
+        late = _math(u).log1p(excess / self.sigma_min) / self._log_ratio
+        return _math(u).maximum(1.0 - late, 0.0)
 
     def survival(self, t: Times) -> Times:
         """Returns 1 - a(t)."""
-        return -jnp.expm1(-self._excess(t)) / self._span
+        return -_math(t).expm1(-self._excess(t)) / self._span
 
     def derivative(self, t: Times) -> Times:
         """Returns a'(t)."""
         excess = self._excess(t)
         slope = (self.sigma_min + excess) * self._log_ratio
-        return jnp.exp(-excess) * slope / self._span
+        return _math(t).exp(-excess) * slope / self._span
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,23 +212,23 @@ class Immediate:
 
     def at(self, t: Times) -> Times:
         """Returns a(t)."""
-        return jnp.ones_like(t)
+        return _math(t).ones_like(t)
 
     def inverse(self, u: Times) -> Times:
         """Returns the time t at which the event happens: 0."""
-        return jnp.zeros_like(u)
+        return _math(u).zeros_like(u)
 
     def survival(self, t: Times) -> Times:
         """Returns 1 - a(t)."""
-        return jnp.zeros_like(t)
+        return _math(t).zeros_like(t)
 
     def hazard(self, t: Times) -> Times:
         """Returns 0: no event is left to happen."""
-        return jnp.zeros_like(t)
+        return _math(t).zeros_like(t)
 
     def leap(self, t: Times, t_next: Times) -> Times:
         """Returns 0: no event is left to happen."""
-        return jnp.zeros_like(t_next)
+        return _math(t).zeros_like(t_next)
 
 
 SCHEDULES = {

@@ -89,6 +89,8 @@ class Denoiser:
 
 
 RowKeys = Key[Array, "b"]
+SegmentKeys = Key[Array, "b s"]
+SlotKeys = Key[Array, "b l"]
 
 
 def check_row_keys(keys: Array, num_rows: int | None = None) -> None:
@@ -122,3 +124,16 @@ def per_slot(
     return jnp.take_along_axis(
         values, column.reshape(column.shape + (1,) * (values.ndim - 2)), axis=1
     )
+
+
+def keys_of_slots(keys: SegmentKeys, segment_ids: Int[Array, "b l"]) -> SlotKeys:
+    """Returns a key for each slot, which its segment's key and its place in the segment decide.
+
+    So a sequence gets the same noise wherever it stands in a row, and whatever stands beside it.
+    """
+    slot = jnp.broadcast_to(jnp.arange(segment_ids.shape[1]), segment_ids.shape)
+    opens = jnp.pad(segment_ids[:, 1:] != segment_ids[:, :-1], ((0, 0), (1, 0)))
+    place = slot - jax.lax.cummax(jnp.where(opens, slot, 0), axis=1)
+    of_slot = per_slot(jax.random.key_data(keys), segment_ids)
+    of_slot = jax.random.wrap_key_data(of_slot, impl=jax.random.key_impl(keys))
+    return jax.vmap(jax.vmap(jax.random.fold_in))(of_slot, place)

@@ -199,6 +199,8 @@ def loop_loss(params, x, t, inserts):
             possible = [v for v in range(V.size) if v != V.mask and not (inserts and v == V.end)]
             unmasking += h_beta * (np.log(np.sum(np.exp(logits[possible]))) - logits[target])
     counts = {
+        "num_sequences": len(pairs),
+        "num_places": x.segment_ids.size,
         "num_tokens": num_tokens,
         "num_slots": num_slots,
         "num_masks": num_masks,

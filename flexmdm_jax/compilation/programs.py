@@ -12,12 +12,14 @@ from jax.sharding import Mesh
 
 from flexmdm_jax.compilation.topology import Topology
 from flexmdm_jax.config import Config
+from flexmdm_jax.data.batches.packing import Bins
+from flexmdm_jax.interpolant import Corrupted, Interpolant, Times
 from flexmdm_jax.sampling import SamplerConfig, start_canvas
 from flexmdm_jax.sharding import batch_sharding
 from flexmdm_jax.training.optimizer import make_optimizer
 from flexmdm_jax.training.state import Setup, TrainState, init_state, sharded_shapes
 from flexmdm_jax.training.step import make_train_step
-from flexmdm_jax.types import Batch, Vocabulary, fold_in_rows
+from flexmdm_jax.types import Vocabulary, fold_in_rows
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _TOO_LARGE = re.compile(r"\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)")
@@ -62,8 +64,13 @@ class Experiment:
         return self.setup.whole(self.state.ema, self.state.frozen)
 
     @property
+    def bins(self) -> Bins:
+        """Returns the rows of a training step."""
+        return Bins.of(self.config)
+
+    @property
     def length(self) -> int:
-        """Returns the slots of a row."""
+        """Returns the slots of a row that is sampled."""
         return self.config.data.max_length
 
 
@@ -106,17 +113,20 @@ def _batch_shapes(make, mesh: Mesh):
 def lower_train_step(experiment: Experiment):
     """Returns the real training step, lowered for the experiment's mesh."""
     setup, config, state = experiment.setup, experiment.config, experiment.state
-    shape = (experiment.rows, experiment.length)
+    bins = experiment.bins
 
     def make_batch():
-        slots = jnp.zeros(shape, jnp.int32)
-        return Batch(slots, slots, fixed=slots > 0, index=slots[:, 0])
+        slots = jnp.zeros((bins.rows, bins.length), jnp.int32)
+        segments = jnp.zeros((bins.rows, bins.segments), jnp.int32)
+        x = Interpolant(slots, slots, slots, gaps=slots.astype(jnp.float32))
+        time = segments.astype(jnp.float32)
+        return Corrupted(x, Times(time, time), index=segments)
 
     batch = _batch_shapes(make_batch, setup.mesh)
     optimizer = make_optimizer(config.optimizer, config.training.num_steps)
     shardings = jax.tree.map(lambda x: x.sharding, state)
     with jax.set_mesh(setup.mesh):
-        step = make_train_step(config, setup, optimizer, shardings, mean_length=experiment.length)
+        step = make_train_step(config, setup, optimizer, shardings, expected_tokens=1.0)
         return step.lower(state, batch)
 
 

@@ -11,7 +11,14 @@ from jaxtyping import Array, Float, Int
 from flexmdm_jax.attention import attention
 from flexmdm_jax.models.heads import GapHead, TimeEmbedding, bias_init, linear, linear_init
 from flexmdm_jax.models.remat import REMAT
-from flexmdm_jax.types import Denoiser, Encoding, RowKeys, per_slot
+from flexmdm_jax.types import (
+    Denoiser,
+    Encoding,
+    SegmentKeys,
+    SlotKeys,
+    keys_of_slots,
+    per_slot,
+)
 
 # What is elementwise is computed again in the backward pass, under every choice of remat: it
 # costs no matrix product, and its float32 intermediates would be most of a block's memory.
@@ -85,13 +92,13 @@ def rotary(x: Float[Array, "b l h d"], base: float = 10_000.0) -> Float[Array, "
     return rotated.astype(x.dtype)
 
 
-def dropout(x: Float[Array, "b l d"], keys: RowKeys | None, salt, rate: float):
-    """Returns x with entries dropped at the given rate, each row by its own key."""
+def dropout(x: Float[Array, "b l d"], keys: SlotKeys | None, salt, rate: float):
+    """Returns x with entries dropped at the given rate, each slot by its own key."""
     if keys is None or rate == 0:
         return x
     # 16 bits place the rate within 1 / 65536 and cost half of what 32 do.
-    draw = lambda key: jax.random.bits(jax.random.fold_in(key, salt), x.shape[1:], "uint16")  # noqa: E731
-    kept = jax.vmap(draw)(keys) >= round(rate * 65536)
+    draw = lambda key: jax.random.bits(jax.random.fold_in(key, salt), x.shape[2:], "uint16")  # noqa: E731
+    kept = jax.vmap(jax.vmap(draw))(keys) >= round(rate * 65536)
     return jnp.where(kept, x / (1 - rate), 0).astype(x.dtype)
 
 
@@ -104,10 +111,10 @@ class Block(nn.Module):
     attention_implementation: str | None
 
     @nn.compact
-    def __call__(self, x, layer, condition, segment_ids, dropout_keys):
+    def __call__(self, x, layer, condition, segment_ids, noise):
         """Returns (features [b, l, d], None), as nn.scan wants it."""
         d = x.shape[-1]
-        drop = functools.partial(dropout, keys=dropout_keys, rate=self.dropout_rate)
+        drop = functools.partial(dropout, keys=noise, rate=self.dropout_rate)
         modulation = Modulation(6, d, name="modulation")(condition)
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation
         y = ModulatedNorm(self.dtype, name="attention_norm")(x, shift, scale, segment_ids)
@@ -220,9 +227,10 @@ class DiT(nn.Module):
         tokens: Int[Array, "b l"],
         segment_ids: Int[Array, "b l"],
         alpha: Float[Array, "b s"],
-        dropout_keys: RowKeys | None = None,
+        dropout_keys: SegmentKeys | None = None,
     ) -> Encoding:
         """Returns hidden features and expected gaps; dropout only where keys are given."""
+        noise = dropout_keys if dropout_keys is None else keys_of_slots(dropout_keys, segment_ids)
         x = self.embedding(tokens)
         if self.mark_start:
             before = jnp.pad(segment_ids, ((0, 0), (1, 0)))[:, :-1]
@@ -230,7 +238,7 @@ class DiT(nn.Module):
             x = jnp.where((segment_ids != before)[:, :, None], x + start, x)
         condition = self.time_embedding(alpha)
         layers = jnp.arange(self.num_layers)
-        x, _ = self.blocks(x, layers, condition, segment_ids, dropout_keys)
+        x, _ = self.blocks(x, layers, condition, segment_ids, noise)
         hidden = self.final_norm(x, *self.final_modulation(condition), segment_ids)
         if not self.insertion_head:
             return Encoding(hidden=hidden, gaps=jnp.zeros(tokens.shape, jnp.float32))
@@ -262,7 +270,7 @@ class DiT(nn.Module):
         return per_slot * num_slots + attention_flops + 2 * d * self.vocabulary_size * num_masks
 
 
-def make_denoiser(model: nn.Module, params, dropout_keys: RowKeys | None = None) -> Denoiser:
+def make_denoiser(model: nn.Module, params, dropout_keys: SegmentKeys | None = None) -> Denoiser:
     """Returns the model with its parameters as losses and samplers take it."""
     variables = {"params": params}
 

@@ -13,7 +13,7 @@ from flexmdm_jax.models.dit import dropout, rotary
 from flexmdm_jax.models.heads import GapHead, TimeEmbedding
 from flexmdm_jax.models.lora import Lora, Projection
 from flexmdm_jax.models.remat import REMAT
-from flexmdm_jax.types import Encoding, RowKeys, per_slot
+from flexmdm_jax.types import Encoding, SegmentKeys, keys_of_slots, per_slot
 
 
 class RMSNorm(nn.Module):
@@ -67,7 +67,7 @@ class Block(nn.Module):
         lora = self.lora.on(target) if self.lora is not None else None
         return Projection(inputs, features, names, self.dtype, self.param_dtype, lora)
 
-    def __call__(self, x, layer, modulation, segment_ids, dropout_keys):
+    def __call__(self, x, layer, modulation, segment_ids, noise):
         """Returns (features [b, l, d], None), as nn.scan wants it.
 
         modulation [b, s, 2 d] holds scale and shift of both norms; None leaves them as they are.
@@ -88,7 +88,7 @@ class Block(nn.Module):
                 return map_(y)
             salt = layer * len(_SALTS) + _SALTS[target]
             flat = y.reshape(*y.shape[:2], -1)
-            dropped = dropout(flat, dropout_keys, salt, map_.lora.dropout_rate)
+            dropped = dropout(flat, noise, salt, map_.lora.dropout_rate)
             return map_(y, map_.reduce(dropped.reshape(y.shape)))
 
         y = modulated(self.attention_norm)
@@ -229,24 +229,25 @@ class LLaDA(nn.Module):
         tokens: Int[Array, "b l"],
         segment_ids: Int[Array, "b l"],
         alpha: Float[Array, "b s"],
-        dropout_keys: RowKeys | None = None,
+        dropout_keys: SegmentKeys | None = None,
     ) -> Encoding:
         """Returns features and expected gaps; dropout only where keys are given.
 
         The features are followed by what the head's adapter needs of them, since the head may run
-        on slots of many rows and dropout is drawn per row.
+        on slots of many rows and dropout is drawn per slot of a sequence.
         """
+        noise = dropout_keys if dropout_keys is None else keys_of_slots(dropout_keys, segment_ids)
         x = self.embedding(tokens)
         layers = jnp.arange(self.num_layers)
         modulation = None
         if self.layers_per_group:
             groups = self.modulation(self.time_embedding(alpha))
             modulation = groups[layers // self.layers_per_group]
-        x, _ = self.blocks(x, layers, modulation, segment_ids, dropout_keys)
+        x, _ = self.blocks(x, layers, modulation, segment_ids, noise)
         normed = self.final_norm(x)
         hidden = normed.astype(self.dtype)
         if not self.tied and self.head.lora is not None:
-            dropped = dropout(hidden, dropout_keys, _HEAD_SALT, self.dropout_rate)
+            dropped = dropout(hidden, noise, _HEAD_SALT, self.dropout_rate)
             hidden = jnp.concatenate([hidden, self.head.reduce(dropped)], axis=-1)
         if not self.insertion_head:
             return Encoding(hidden=hidden, gaps=jnp.zeros(tokens.shape, jnp.float32))

@@ -1,15 +1,17 @@
 """Batches on the devices before the step that wants them."""
 
 import collections
+import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 
 from flexmdm_jax.data.batches.pipeline import TrainBatches
-from flexmdm_jax.types import Batch
+from flexmdm_jax.interpolant import Corrupted, Interpolant, Times
 
 
-class DeviceBatches(Iterator[Batch]):
+class DeviceBatches(Iterator[Corrupted]):
     """Training batches as global arrays; the next ones are sent while a step runs.
 
     The state says how many batches were taken, not how many were sent.
@@ -20,26 +22,30 @@ class DeviceBatches(Iterator[Batch]):
     ):
         """Sends each batch `ahead` batches before it is taken."""
         self._batches, self._sharding, self._ahead = batches, sharding, ahead
-        self._sent: collections.deque[tuple[dict[str, int], Batch]] = collections.deque()
+        self._sent: collections.deque[tuple[dict[str, int], Corrupted]] = collections.deque()
         self._state = batches.get_state()
+
+    @property
+    def expected(self) -> float:
+        """Returns how many examples a batch holds on average."""
+        return self._batches.expected
 
     def send_ahead(self) -> None:
         """Sends as many batches as may be under way; raises what is wrong with the first ones."""
         while len(self._sent) <= self._ahead:
             self._send()
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> Corrupted:
         self.send_ahead()
         self._state, batch = self._sent.popleft()
         return batch
 
     def _send(self) -> None:
         """Starts to copy the next batch; jax returns before it has arrived."""
-        fields = next(self._batches)
-        batch = Batch(
-            **{
+        batch = corrupted(
+            {
                 name: jax.make_array_from_process_local_data(self._sharding, value)
-                for name, value in fields.items()
+                for name, value in next(self._batches).items()
             }
         )
         self._sent.append((self._batches.get_state(), batch))
@@ -53,3 +59,13 @@ class DeviceBatches(Iterator[Batch]):
         self._batches.set_state(state)
         self._sent.clear()
         self._state = state
+
+
+def corrupted(fields: dict[str, Any]) -> Corrupted:
+    """Returns what TrainBatches yields as the structure that a training step takes."""
+    parts = (
+        {field.name: fields[field.name] for field in dataclasses.fields(kind)}
+        for kind in (Interpolant, Times)
+    )
+    x, times = parts
+    return Corrupted(Interpolant(**x), Times(**times), fields["index"])

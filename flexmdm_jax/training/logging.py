@@ -54,7 +54,7 @@ class MetricsWriter:
 
 
 class Progress:
-    """A progress bar with loss, tokens/s and ETA."""
+    """A progress bar with loss, tokens and sequences per second, fill and ETA."""
 
     def __init__(self, start: int, total: int):
         """Starts at a step, and says so if it is not the first."""
@@ -67,9 +67,12 @@ class Progress:
         """Counts one step."""
         self._bar.update()
 
-    def show(self, loss: float, tokens_per_second: float) -> None:
-        """Shows the newest figures."""
-        self._bar.set_postfix_str(f"loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s")
+    def show(self, line: dict[str, float]) -> None:
+        """Shows the newest figures, of a line of metrics."""
+        self._bar.set_postfix_str(
+            f"loss {line['loss']:.3f}, {line['tokens_per_second']:,.0f} tokens/s, "
+            f"{line['sequences_per_second']:,.0f} sequences/s, {line['fill']:.0%} full"
+        )
 
     def say(self, what: str) -> None:
         """Shows what goes on while no step is taken."""

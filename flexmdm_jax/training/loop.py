@@ -9,10 +9,9 @@ import jax
 import numpy as np
 
 from flexmdm_jax.config import Config, TrainingConfig
+from flexmdm_jax.data.batches.packing import Bins
 from flexmdm_jax.data.batches.pipeline import train_batches
-from flexmdm_jax.data.batches.rows import arrange_for
 from flexmdm_jax.data.storage.records import Dataset
-from flexmdm_jax.data.tasks.infilling import choose_for
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.hosts import Preemption, first_process_first, of_first_process
 from flexmdm_jax.sharding import batch_sharding
@@ -92,7 +91,9 @@ def train(
         profile.check(int(state.step), config.training.num_steps)
         batches.send_ahead()
         first_process_first(lambda: _claim(workdir, experiment, dataset))
-        step = make_train_step(config, setup, optimizer, shardings, dataset.mean_length)
+        step = make_train_step(
+            config, setup, optimizer, shardings, batches.expected * dataset.mean_length
+        )
         run = _Run(config.training, setup, workdir, checkpoints, evaluate, profile, int(state.step))
         try:
             with Preemption() as preemption:
@@ -105,12 +106,13 @@ def _device_batches(config: Config, setup: Setup, dataset: Dataset) -> DeviceBat
     return DeviceBatches(
         train_batches(
             dataset,
+            setup.process,
             length=config.data.max_length,
             batch_size=config.training.batch_size,
             seed=config.seed,
-            arrange=arrange_for(setup.process, dataset.task),
-            choose=choose_for(dataset.task, setup.process, config.seed),
+            time_warp=config.training.time_warp,
             buckets=config.data.buckets,
+            packed=Bins.of(config) if config.data.packing else None,
             workers=config.data.workers,
             prefetch=config.data.prefetch,
             process_index=jax.process_index(),
@@ -221,13 +223,15 @@ class _Run:
         line = {
             **{name: mean[name] for name in kept},
             "tokens_per_second": tokens_per_second,
+            "sequences_per_second": mean["num_sequences"] * rate,
+            "fill": mean["num_slots"] / mean["num_places"],
             "model_flops_per_second": flops_per_second,
             **times,
             **utilization(flops_per_second, devices),
             **memory_in_use(jax.local_devices()[0]),
         }
         self._writer.write(number, line)
-        self._progress.show(line["loss"], tokens_per_second)
+        self._progress.show(line)
 
     def _settle(self) -> None:
         """Waits for the metrics of the steps that are not logged yet; all must be finite."""

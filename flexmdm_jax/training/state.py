@@ -20,7 +20,7 @@ from flexmdm_jax.models.lora import Lora, join_base, split_base
 from flexmdm_jax.process import Process
 from flexmdm_jax.sampling import SamplerConfig
 from flexmdm_jax.sharding import num_batch_shards, state_shardings
-from flexmdm_jax.types import Denoiser, RowKeys, Vocabulary
+from flexmdm_jax.types import Denoiser, SegmentKeys, Vocabulary
 
 
 @flax.struct.dataclass
@@ -96,7 +96,7 @@ class Setup:
         """Returns the next number of rows that gives every device as many as the others."""
         return -(-rows // self.num_groups) * self.num_groups
 
-    def denoiser(self, params, dropout_keys: RowKeys | None = None) -> Denoiser:
+    def denoiser(self, params, dropout_keys: SegmentKeys | None = None) -> Denoiser:
         """Returns the network with its parameters, as losses and samplers take it."""
         return make_denoiser(self.model, params, dropout_keys)
 

@@ -8,37 +8,36 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from flexmdm_jax.config import Config, TrainingConfig
-from flexmdm_jax.interpolant import corrupt, stratified_times
+from flexmdm_jax.config import Config
+from flexmdm_jax.interpolant import Corrupted
 from flexmdm_jax.losses import training_loss
 from flexmdm_jax.sharding import batch_sharding, replicated
 from flexmdm_jax.training.optimizer import learning_rate_schedule, update_ema
 from flexmdm_jax.training.state import Setup, TrainState
-from flexmdm_jax.types import Batch, RowKeys, fold_in_rows
+from flexmdm_jax.types import SegmentKeys
 
 Metrics = dict[str, Float[Array, ""]]
 
 
-def row_keys(rng: jax.Array, step: Int[Array, ""], index: Int[Array, "b"]) -> RowKeys:
-    """Returns a key per row from the run's key data, the step and the row's global number.
+def sequence_keys(rng: jax.Array, index: Int[Array, "b s"]) -> SegmentKeys:
+    """Returns a key per sequence from the run's key data and the sequence's global number.
 
-    A row's noise is the same on any mesh, number of hosts or way of accumulating gradients.
+    Its noise is the same on any mesh, number of hosts or way of accumulating gradients, in a row of
+    its own or packed with others.
     """
-    key = jax.random.fold_in(jax.random.wrap_key_data(rng), step)
-    return fold_in_rows(key, index)
+    key = jax.random.wrap_key_data(rng)
+    return jax.vmap(jax.vmap(lambda number: jax.random.fold_in(key, number)))(index)
 
 
-def make_loss(setup: Setup, config: TrainingConfig):
-    """Returns loss(params, batch, keys) -> (nats per token of x₁, metrics) with all its noise."""
+def make_loss(setup: Setup):
+    """Returns loss(params, batch, rng) -> (nats per token of x₁, metrics)."""
 
-    def loss(params, batch: Batch, keys: RowKeys):
-        split = jax.vmap(lambda key: jax.random.split(key, 3))(keys)
-        time_keys, noise_keys, dropout_keys = split[:, 0], split[:, 1], split[:, 2]
-        stratum = (batch.index % config.batch_size)[:, None]
-        times = stratified_times(time_keys, stratum, config.batch_size, config.time_warp)
-        x = corrupt(noise_keys, batch, times.t, setup.process)
-        denoiser = setup.denoiser(params, dropout_keys if setup.model.dropout_rate else None)
-        return training_loss(denoiser, x, times, setup.process, num_groups=setup.num_groups)
+    def loss(params, batch: Corrupted, rng: jax.Array):
+        keys = sequence_keys(rng, batch.index) if setup.model.dropout_rate else None
+        denoiser = setup.denoiser(params, keys)
+        return training_loss(
+            denoiser, batch.x, batch.times, setup.process, num_groups=setup.num_groups
+        )
 
     return loss
 
@@ -48,8 +47,8 @@ def make_train_step(
     setup: Setup,
     optimizer: optax.GradientTransformation,
     shardings: TrainState,
-    mean_length: float,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    expected_tokens: float,
+) -> Callable[[TrainState, Corrupted], tuple[TrainState, Metrics]]:
     """Returns the jitted step (state, batch) -> (state, metrics); the old state is donated.
 
     A step whose loss or gradient is not finite changes nothing but the step number, and its
@@ -60,21 +59,19 @@ def make_train_step(
       setup: Its model and process.
       optimizer: From make_optimizer().
       shardings: Of the state.
-      mean_length: Tokens of a sequence on average, END not counted. The loss is nats per row
-        divided by it: a batch's own tokens would count a sequence for more the shorter those are
-        that it shares a batch with, and buckets put short ones together.
+      expected_tokens: Tokens of x₁ that a batch holds on average, END not counted. The loss is the
+        batch's nats divided by it: its own tokens would count a sequence for more the shorter those
+        are that it shares a batch with, and buckets put short ones together.
     """
-    loss_of_all = make_loss(setup, config.training)
+    loss_of_all = make_loss(setup)
     learning_rate = learning_rate_schedule(config.optimizer, config.training.num_steps)
     num_parts = config.training.accumulation_steps
 
-    def step(state: TrainState, batch: Batch):
-        keys = row_keys(state.rng, state.step, batch.index)
+    def step(state: TrainState, batch: Corrupted):
+        def loss(params, batch):
+            return loss_of_all(setup.whole(params, state.frozen), batch, state.rng)
 
-        def loss(params, batch, keys):
-            return loss_of_all(setup.whole(params, state.frozen), batch, keys)
-
-        grads, metrics = _accumulate(loss, state.params, batch, keys, num_parts, mean_length)
+        grads, metrics = _accumulate(loss, state.params, batch, num_parts, expected_tokens)
         grad_norm = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -100,15 +97,14 @@ def make_train_step(
     )
 
 
-def _accumulate(loss, params, batch, keys, num_parts, mean_length) -> tuple[Any, Metrics]:
+def _accumulate(loss, params, batch, num_parts, expected_tokens) -> tuple[Any, Metrics]:
     """Returns gradients and metrics of the whole batch, computed in num_parts parts.
 
     Each part counts by its tokens, so the result does not depend on the split.
     """
-    expected_tokens = batch.tokens.shape[0] * mean_length
 
-    def weighted(params, batch, keys):
-        value, metrics = loss(params, batch, keys)
+    def weighted(params, batch):
+        value, metrics = loss(params, batch)
         weight = metrics["num_tokens"] / expected_tokens
         metrics = {"loss": value, **metrics}
         scaled = {
@@ -119,20 +115,22 @@ def _accumulate(loss, params, batch, keys, num_parts, mean_length) -> tuple[Any,
 
     gradient = jax.grad(weighted, has_aux=True)
     if num_parts == 1:
-        return gradient(params, batch, keys)
+        return gradient(params, batch)
 
-    def of_part(rows):
-        return gradient(params, Batch(**rows["batch"]), rows["keys"])
+    leaves, structure = jax.tree.flatten(batch)
 
-    def add_part(total, rows):
-        return jax.tree.map(jnp.add, total, of_part(rows)), None
+    def of_part(part):
+        return gradient(params, structure.unflatten(part))
+
+    def add_part(total, part):
+        return jax.tree.map(jnp.add, total, of_part(part)), None
 
     def divide(x):
         # Neighbouring rows go to different parts, so every device works on each of them.
         return jnp.moveaxis(x.reshape(-1, num_parts, *x.shape[1:]), 1, 0)
 
-    parts = jax.tree.map(divide, {"batch": vars(batch), "keys": keys})
-    shapes = jax.eval_shape(of_part, jax.tree.map(lambda x: x[0], parts))
+    parts = [divide(x) for x in leaves]
+    shapes = jax.eval_shape(of_part, [x[0] for x in parts])
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     total, _ = jax.lax.scan(add_part, zeros, parts)
     return total

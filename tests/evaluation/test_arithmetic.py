@@ -39,7 +39,7 @@ def test_answers_grow_where_training_rows_have_them(dataset, make):
     canvas = question_canvas([s.tokens[s.fixed] for s in sequences], LENGTH, process)
     for i, sequence in enumerate(sequences):
         row = arrange_for(process, dataset.task)(sequence, LENGTH, vocabulary)
-        question = row["tokens"][: sequence.fixed.sum()]
+        question = row.tokens[: sequence.fixed.sum()]
         free = vocabulary.end if process.inserts else vocabulary.mask
         expected = np.pad(question, (0, LENGTH - len(question)), constant_values=free)
         np.testing.assert_array_equal(canvas.tokens[i], expected)

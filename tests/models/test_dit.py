@@ -12,6 +12,7 @@ from flax import traverse_util
 from scipy import special
 
 from flexmdm_jax.models.dit import DiT, dropout, make_denoiser, rotary
+from flexmdm_jax.types import keys_of_slots
 
 SIZES = {
     "vocabulary_size": 11,
@@ -273,10 +274,11 @@ def test_a_fresh_network_is_uniform_and_expects_about_one_token_a_gap():
 
 
 def row_keys(*seeds):
-    return jnp.stack([jax.random.key(seed) for seed in seeds])
+    """Keys of two segments to a row."""
+    return jnp.stack([jax.random.split(jax.random.key(seed), 2) for seed in seeds])
 
 
-def test_dropout_is_keyed_by_row():
+def test_dropout_is_keyed_by_sequence():
     one = forward(keys=row_keys(1, 2), dropout_rate=0.3)
     again = forward(TOKENS[::-1], SEGMENT_IDS[::-1], ALPHA[::-1], row_keys(2, 1), dropout_rate=0.3)
     assert_close(one, [x[::-1] for x in again])
@@ -302,7 +304,7 @@ def test_without_keys_or_rate_nothing_is_dropped():
 
 def test_dropout_drops_at_its_rate_and_keeps_the_mean():
     x = jnp.ones((4, 100, 100))
-    keys = row_keys(0, 1, 2, 3)
+    keys = keys_of_slots(row_keys(0, 1, 2, 3)[:, :1], jnp.ones((4, 100), int))
     out = np.asarray(dropout(x, keys, salt=0, rate=0.1))
     n = out.size
     assert (out == 0).mean() == pytest.approx(0.1, abs=4.5 * (0.09 / n) ** 0.5 + 1e-5)

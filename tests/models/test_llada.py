@@ -91,7 +91,7 @@ def test_a_fresh_retrofit_gives_the_logits_of_its_base(tied):
     lora = Lora(4, 8.0, 0.3, ("q", "k", "v") if tied else ("q", "k", "v", "head"))
     model = LLaDA(**SIZES, **RETROFIT, tied=tied, lora=lora)
     params = meta.unbox(jax.jit(model.init)(jax.random.key(1), TOKENS, SEGMENT_IDS, ALPHA))
-    keys = jnp.stack([jax.random.key(0), jax.random.key(1)])
+    keys = jax.random.split(jax.random.key(0), (2, 2))
     _, logits = run(model, params["params"], keys=keys)
     _, base = split_base(params["params"])
     _, expected = run(LLaDA(**SIZES, tied=tied), base)
@@ -160,12 +160,12 @@ def test_gradient_reaches_every_trained_parameter_and_only_those():
         assert (np.abs(parts).max(axis=1) > 0).all(), name
 
 
-def test_dropout_of_adapters_is_keyed_by_row():
+def test_dropout_of_adapters_is_keyed_by_sequence():
     model, params = retrofit()
-    keys = jnp.stack([jax.random.key(seed) for seed in (1, 2)])
+    keys = jnp.stack([jax.random.split(jax.random.key(seed), 2) for seed in (1, 2)])
     one = run(model, params, keys=keys)
     turned = run(model, params, TOKENS[::-1], SEGMENT_IDS[::-1], ALPHA[::-1], keys[::-1])
-    other = run(model, params, keys=keys.at[1].set(jax.random.key(3)))
+    other = run(model, params, keys=keys.at[1, 0].set(jax.random.key(3)))
     for a, b, c in zip(one, turned, other, strict=True):
         np.testing.assert_allclose(a, b[::-1], rtol=1e-5, atol=1e-5)
         np.testing.assert_array_equal(a[0], c[0])

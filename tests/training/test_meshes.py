@@ -11,17 +11,15 @@ import tiny
 
 from flexmdm_jax.config import MeshConfig, read_config
 from flexmdm_jax.data.batches.pipeline import train_batches
-from flexmdm_jax.data.batches.rows import arrange_for
 from flexmdm_jax.errors import UserError
-from flexmdm_jax.interpolant import corrupt
 from flexmdm_jax.sampling import SamplerConfig, start_canvas
 from flexmdm_jax.sharding import batch_sharding, make_mesh
 from flexmdm_jax.training import loop
+from flexmdm_jax.training.feed import corrupted
 from flexmdm_jax.training.loop import train
 from flexmdm_jax.training.optimizer import make_optimizer
 from flexmdm_jax.training.state import Setup, init_state
-from flexmdm_jax.training.step import make_train_step, row_keys
-from flexmdm_jax.types import Batch
+from flexmdm_jax.training.step import make_train_step, sequence_keys
 
 STEPS = 5
 MESHES = {
@@ -38,35 +36,31 @@ def _mesh(config):
 
 
 def _outcome(values, dataset, mesh, sampling=True):
-    """Returns (parameters, losses, corrupted rows, samples) of five steps on a mesh."""
+    """Returns (parameters, losses, noise of the first row, samples) of five steps on a mesh."""
     config = read_config(values)
     setup = Setup.of(config, dataset.vocabulary, mesh)
     optimizer = make_optimizer(config.optimizer, STEPS)
     make_state, shardings = init_state(setup, optimizer, config.seed)
-    rows = iter(
-        train_batches(
-            dataset,
-            length=config.data.max_length,
-            batch_size=config.training.batch_size,
-            seed=config.seed,
-            arrange=arrange_for(setup.process),
-        )
+    rows = train_batches(
+        dataset,
+        setup.process,
+        length=config.data.max_length,
+        batch_size=config.training.batch_size,
+        seed=config.seed,
     )
 
-    def noisy(state, batch):
-        keys = row_keys(state.rng, state.step, batch.index)
-        t = jax.numpy.full((len(batch.index), 1), 0.5)
-        x = corrupt(keys, batch, t, setup.process)
-        return x.tokens, x.targets, x.gaps
+    def noise_of(state, batch):
+        return jax.random.uniform(sequence_keys(state.rng, batch.index)[0, 0], (4,))
 
     with jax.set_mesh(mesh):
         state = jax.jit(make_state, out_shardings=shardings)()
-        step = make_train_step(config, setup, optimizer, shardings, dataset.mean_length)
-        losses, noise, noise_of = [], [], jax.jit(noisy)
+        step = make_train_step(
+            config, setup, optimizer, shardings, rows.expected * dataset.mean_length
+        )
+        losses, noise = [], []
         for _ in range(STEPS):
-            fields = next(rows)
-            batch = jax.device_put(Batch(**fields), batch_sharding(mesh))
-            noise.append(jax.device_get(noise_of(state, batch)))
+            batch = jax.device_put(corrupted(next(rows)), batch_sharding(mesh))
+            noise.append(jax.device_get(jax.jit(noise_of)(state, batch)))
             state, metrics = step(state, batch)
             losses.append(float(metrics["loss"]))
         samples = _samples(setup, state.params, config.data.max_length) if sampling else None

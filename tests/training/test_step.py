@@ -9,13 +9,13 @@ import optax
 import pytest
 
 from flexmdm_jax.config import read_config
+from flexmdm_jax.data.batches.packing import Bins
 from flexmdm_jax.data.batches.pipeline import train_batches
-from flexmdm_jax.data.batches.rows import arrange_for
 from flexmdm_jax.sharding import make_mesh
+from flexmdm_jax.training.feed import corrupted
 from flexmdm_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from flexmdm_jax.training.state import Setup, init_state
 from flexmdm_jax.training.step import make_train_step
-from flexmdm_jax.types import Batch
 
 
 def _prepare(values, dataset):
@@ -24,24 +24,24 @@ def _prepare(values, dataset):
     optimizer = make_optimizer(config.optimizer, config.training.num_steps)
     make_state, shardings = init_state(setup, optimizer, config.seed)
     state = jax.jit(make_state, out_shardings=shardings)()
-    step = make_train_step(config, setup, optimizer, shardings, dataset.mean_length)
-    batches = iter(
-        train_batches(
-            dataset,
-            length=config.data.max_length,
-            batch_size=config.training.batch_size,
-            seed=config.seed,
-            arrange=arrange_for(setup.process),
-        )
+    batches = train_batches(
+        dataset,
+        setup.process,
+        length=config.data.max_length,
+        batch_size=config.training.batch_size,
+        seed=config.seed,
+        packed=Bins.of(config) if config.data.packing else None,
     )
-    return step, state, batches
+    expected = batches.expected * dataset.mean_length
+    step = make_train_step(config, setup, optimizer, shardings, expected)
+    return step, state, map(corrupted, batches)
 
 
 def _run(values, dataset, num_steps=3):
     step, state, batches = _prepare(values, dataset)
     history = []
     for _ in range(num_steps):
-        state, metrics = step(state, Batch(**next(batches)))
+        state, metrics = step(state, next(batches))
         history.append(jax.device_get(metrics))
     return jax.device_get(state), history
 
@@ -53,11 +53,11 @@ def _gradient_of(rows, values, dataset):
     optimizer = optax.sgd(1.0)
     make_state, shardings = init_state(setup, optimizer, config.seed)
     state = jax.jit(make_state, out_shardings=shardings)()
-    step = make_train_step(config, setup, optimizer, shardings, dataset.mean_length)
+    step = make_train_step(config, setup, optimizer, shardings, len(rows) * dataset.mean_length)
     before = jax.device_get(state.params)
     _, _, batches = _prepare(values, dataset)
-    batch = {name: field[np.array(rows)] for name, field in next(batches).items()}
-    state, _ = step(state, Batch(**batch))
+    batch = jax.tree.map(lambda x: x[np.array(rows)], next(batches))
+    state, _ = step(state, batch)
     return jax.tree.map(lambda x, y: x - y, before, jax.device_get(state.params)), batch
 
 
@@ -90,7 +90,7 @@ def test_a_sequence_counts_the_same_in_any_company(tiny_config, tiny_dataset):
     values = _with(tiny_config, "mesh", data=1, fsdp=1, tensor=-1)
     values["model"] |= {"num_heads": 8}
     whole, batch = _gradient_of(range(8), values, tiny_dataset)
-    order = np.argsort((batch["segment_ids"] > 0).sum(1))
+    order = np.argsort((batch.x.segment_ids > 0).sum(1))
     short, _ = _gradient_of(order[:4], values, tiny_dataset)
     long, _ = _gradient_of(order[4:], values, tiny_dataset)
     _close(whole, jax.tree.map(lambda x, y: (x + y) / 2, short, long), tolerance=1e-6)
@@ -112,7 +112,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_its_number(tiny_config, t
     broken["gap_head"]["in_proj"]["kernel"] *= jnp.nan
     state = state.replace(params=broken)
     before = jax.device_get(state)
-    after, metrics = step(state, Batch(**next(batches)))
+    after, metrics = step(state, next(batches))
     assert metrics["finite"] == 0
     assert after.step == before.step + 1
     kept = (before.params, before.ema, before.opt_state)
@@ -123,7 +123,7 @@ def test_ema_is_the_documented_average(tiny_config, tiny_dataset):
     step, state, batches = _prepare(tiny_config, tiny_dataset)
     average = jax.device_get(state.ema)
     for number in range(4):
-        state, _ = step(state, Batch(**next(batches)))
+        state, _ = step(state, next(batches))
         decay = min(tiny_config["optimizer"]["ema_decay"], (1 + number) / (10 + number))
         params = jax.device_get(state.params)
         average = jax.tree.map(lambda a, p, d=decay: d * a + (1 - d) * p, average, params)

@@ -1,12 +1,8 @@
-"""Which example is where in training: a global order that the seed and the data alone decide.
+"""Which record each example of training is: an order that the seed and the data alone decide.
 
-Examples are numbered 0, 1, 2, … without end. Which record example g is, and which examples batch k
-holds, are pure functions of the seed: any process can compute any part of the order, so it depends
-neither on how many processes share it nor on where a run was interrupted.
-
-A row's place in its batch decides the part of [0, 1) its time is drawn from. So what a row holds
-must not depend on its place: rows left sorted by length, or the one row that a rare set has in
-every batch left where it is, would be trained at times of their own.
+Examples are numbered 0, 1, 2, … without end. Which record example g is, is a pure function of the
+seed: any process can compute any part of the order, so it depends neither on how many processes
+share it nor on where a run was interrupted.
 """
 
 import pathlib
@@ -77,24 +73,6 @@ def _rounded(weights: np.ndarray, total: int) -> np.ndarray:
     return whole
 
 
-class InOrder:
-    """Batch k holds the examples k · batch_size onwards, in rows of one length.
-
-    The examples of a mixture are evenly spread over them, so their rows are shuffled.
-    """
-
-    def __init__(self, order: Order, *, batch_size: int, length: int, seed: int):
-        """Lays out batches of batch_size rows over all processes, of length slots."""
-        self._order, self._size, self._length, self._seed = order, batch_size, length, seed
-
-    def rows(self, number: int, share: slice) -> tuple[np.ndarray, int]:
-        """Returns (records of a share of a batch's rows, slots of its rows)."""
-        examples = number * self._size + np.arange(self._size)
-        if self._order.is_mixture:
-            examples = np.random.default_rng((self._seed, number)).permutation(examples)
-        return self._order.records(examples[share]), self._length
-
-
 class LengthTable:
     """The slots of every training record; files are read once, then mapped into memory."""
 
@@ -148,48 +126,3 @@ def _guilty(dataset: Dataset) -> str:
 
 def _mapped(path: pathlib.Path) -> np.ndarray:
     return np.memmap(path, "<u4", mode="r")
-
-
-class ByLength:
-    """Rows of a batch have about the same length, and only as many slots as that takes.
-
-    The order is cut into windows of many batches. In a window, examples are sorted by the shortest
-    bucket that they fit into and cut into batches; the batches are then shuffled, and so are the
-    rows of each. So nothing is lost or repeated, and a window depends on nothing else.
-    """
-
-    WINDOW = 16  # batches
-
-    def __init__(
-        self,
-        order: Order,
-        lengths: LengthTable,
-        *,
-        batch_size: int,
-        buckets: tuple[int, ...],
-        seed: int,
-    ):
-        """Lays out batches of batch_size rows; buckets are lengths that rows may have."""
-        self._order, self._lengths, self._seed = order, lengths, seed
-        self._size, self._buckets = batch_size, np.array(sorted(buckets))
-        self._last: tuple[int, list[tuple[np.ndarray, int]]] = (-1, [])
-
-    def rows(self, number: int, share: slice) -> tuple[np.ndarray, int]:
-        """Returns (records of a share of a batch's rows, slots of its rows)."""
-        window, place = divmod(number, self.WINDOW)
-        kept, batches = self._last
-        if kept != window:
-            batches = self._window(window)
-            # One assignment, so that threads see a number and its own batches.
-            self._last = (window, batches)
-        records, length = batches[place]
-        return records[share], length
-
-    def _window(self, number: int) -> list[tuple[np.ndarray, int]]:
-        count = self.WINDOW * self._size
-        records = self._order.records(number * count + np.arange(count))
-        buckets = np.searchsorted(self._buckets, self._lengths.of(records))
-        sort = np.argsort(buckets, kind="stable").reshape(self.WINDOW, self._size)
-        rng = np.random.default_rng((self._seed, number))
-        batches = rng.permuted(sort[rng.permutation(self.WINDOW)], axis=1)
-        return [(records[rows], int(self._buckets[buckets[rows].max()])) for rows in batches]

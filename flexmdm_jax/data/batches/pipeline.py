@@ -1,100 +1,121 @@
 """From records to batches of rows, in an order that the seed alone decides (see order.py)."""
 
+import dataclasses
 import sys
 from collections.abc import Callable, Iterator
 
 import grain
 import numpy as np
 
-from flexmdm_jax.data.batches.order import ByLength, InOrder, LengthTable, Order, spread
-from flexmdm_jax.data.batches.rows import Arrange, Row, padded_row, stack_rows
-from flexmdm_jax.data.storage.records import TRAIN, VALIDATION, Dataset, Sequence
+from flexmdm_jax.data.batches.examples import Examples, lay_out, lengths_tell
+from flexmdm_jax.data.batches.layouts import ByLength, InOrder, Layout, Packed
+from flexmdm_jax.data.batches.order import LengthTable, Order, spread
+from flexmdm_jax.data.batches.packing import Bins
+from flexmdm_jax.data.batches.rows import Arrange, Row, clean_rows
+from flexmdm_jax.data.storage.records import VALIDATION, Dataset, Sequence
 from flexmdm_jax.data.storage.shards import RecordReader
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.process import Process
 from flexmdm_jax.types import Batch
 
 Choose = Callable[[Sequence, int], Sequence]
 
 
 class TrainBatches(Iterator[Row]):
-    """An endless iterator of training batches (dicts with the fields of Batch).
+    """An endless iterator of training batches (dicts with the fields of Corrupted).
 
-    Its state is the number of batches taken, which says the same on any number of processes.
+    Its state is the number of examples taken, which says the same on any number of processes.
     """
 
-    def __init__(self, batches: grain.MapDataset, *, workers: int, prefetch: int):
-        """Starts at batch 0; see train_batches()."""
-        self._batches, self._workers, self._prefetch = batches, workers, prefetch
+    def __init__(self, steps: "_Steps", *, workers: int, prefetch: int):
+        """Starts at example 0; see train_batches()."""
+        self._steps, self._workers, self._prefetch = steps, workers, prefetch
         self._taken = 0
         self._stream: Iterator[Row] | None = None
+
+    @property
+    def expected(self) -> float:
+        """Returns how many examples a batch holds on average, over all processes."""
+        return self._steps.layout.expected()
 
     def __next__(self) -> Row:
         if self._stream is None:
             self._stream = iter(self._from(self._taken))
-        batch = next(self._stream)
-        self._taken += 1
+        batch = dict(next(self._stream))
+        self._taken = int(batch.pop(_STOP))
         return batch
 
-    def _from(self, start: int) -> grain.IterDataset:
-        batches = self._batches[start:]
+    def _from(self, taken: int) -> grain.IterDataset:
+        batches = grain.MapDataset.source(dataclasses.replace(self._steps, taken=taken))
+        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=self._prefetch)
+        batches = batches.to_iter_dataset(options)
         if self._workers:
-            options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=self._prefetch)
-            return batches.to_iter_dataset(options).mp_prefetch(
+            return batches.mp_prefetch(
                 grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=self._prefetch)
             )
-        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=self._prefetch)
-        return batches.to_iter_dataset(options)
+        return batches
 
     def get_state(self) -> dict[str, int]:
         """Returns the position, for set_state()."""
-        return {"batches": self._taken}
+        return {"examples": self._taken}
 
     def set_state(self, state: dict[str, int]) -> None:
         """Goes to a position that get_state() returned, here or in another process."""
-        self._taken = state["batches"]
+        # Checkpoints of older versions count batches, which all had the same number of examples.
+        old = state.get("batches", 0) * round(self.expected) if "examples" not in state else 0
+        self._taken = state.get("examples", old)
         self._stream = None
 
 
-class _Share:
-    """One process's rows of every global batch, by the batch's number."""
+# Beside a batch's fields: how many examples have been taken after it.
+_STOP = "stop"
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        layout: InOrder | ByLength,
-        arrange: Arrange,
-        choose: Choose | None,
-        batch_size: int,
-        share: slice,
-    ):
-        self._reader = RecordReader(dataset.shards[TRAIN])
-        self._vocabulary = dataset.vocabulary
-        self._layout, self._arrange, self._choose = layout, arrange, choose
-        self._size, self._share = batch_size, share
+
+@dataclasses.dataclass(frozen=True)
+class _Steps:
+    """One process's rows of every step, by how many steps it comes after `taken` examples.
+
+    Attributes:
+      layout: Of all processes' rows.
+      examples: What lies in them.
+      share: The process's rows.
+      end: Stands at padding.
+      taken: Where it starts.
+    """
+
+    layout: Layout
+    examples: Examples
+    share: slice
+    end: int
+    taken: int = 0
 
     def __len__(self) -> int:
         return sys.maxsize
 
     def __getitem__(self, number: int) -> Row:
-        records, length = self._layout.rows(int(number), self._share)
-        sequences = self._reader.read(records.tolist())
-        # Rows are numbered as they are trained on, whatever buckets have done to the order.
-        index = (int(number) * self._size + np.arange(self._size))[self._share]
-        if self._choose:
-            sequences = map(self._choose, sequences, index.tolist())
-        batch = stack_rows(self._arrange(x, length, self._vocabulary) for x in sequences)
-        return batch | {"index": (index % 2**31).astype(np.int32)}
+        plan = self.layout.plan(self.taken, int(number))
+        mine = np.arange(plan.bins.rows)[self.share]
+        # Of each row, its place among this process's.
+        place = np.full(plan.bins.rows, -1)
+        place[mine] = np.arange(len(mine))
+        rows = place[plan.rows]
+        kept = rows >= 0
+        numbers = plan.numbers[kept]
+        x = self.examples.at_their_times(plan.records[kept], numbers)
+        shape = (len(mine), plan.bins.length, plan.bins.segments)
+        return lay_out(x, numbers, rows[kept], shape, self.end) | {_STOP: plan.stop}
 
 
 def train_batches(
     dataset: Dataset,
+    process: Process,
     *,
     length: int,
     batch_size: int,
     seed: int,
-    arrange: Arrange,
-    choose: Choose | None = None,
+    time_warp: float = 1.0,
     buckets: tuple[int, ...] = (),
+    packed: Bins | None = None,
     process_index: int = 0,
     process_count: int = 1,
     workers: int = 0,
@@ -102,41 +123,50 @@ def train_batches(
 ) -> TrainBatches:
     """Returns an endless iterator of training batches.
 
-    Examples are shuffled anew every epoch. The order is global: batch number s holds the same
-    examples whatever the number of processes, of which each reads its share.
+    Examples are shuffled anew every epoch, and each is shown at a time of its own. The order is
+    global: every step takes the same examples whatever the number of processes, of which each makes
+    its share of the rows.
 
     Args:
       dataset: From open_data().
-      length: Slots of the longest row.
+      process: FlexMDM's or MDM's.
+      length: Slots of the longest sequence.
       batch_size: Rows of a batch over all processes.
-      seed: Decides the order.
-      arrange: padded_row (FlexMDM) or filled_row (MDM).
-      choose: (sequence, number of its row) -> sequence, of which it may fix another part.
+      seed: Decides the order, times and noise.
+      time_warp: See stratified_times().
       buckets: Shorter lengths that a batch's rows may have; none pads all to `length`.
+      packed: Fill these rows instead with several sequences each; batch_size is their number.
       process_index: This process.
       process_count: How many processes there are; must divide batch_size.
       workers: Processes that read ahead; 0 reads ahead in a thread.
       prefetch: Batches to read ahead, of each worker.
 
     Raises:
-      UserError: If the dataset's sequences do not fit the rows, or buckets do not fit the method.
+      UserError: If the dataset's sequences do not fit the rows, or buckets or packing do not fit
+        the method.
     """
     _check_length(dataset, length)
     order = Order(dataset, seed)
-    layout = InOrder(order, batch_size=batch_size, length=length, seed=seed)
-    if buckets:
-        if arrange is not padded_row:
-            raise UserError("config.data.buckets: MDM fills every row with END; leave them out")
-        layout = ByLength(
-            order,
-            LengthTable(dataset),
-            batch_size=batch_size,
-            buckets=(*buckets, length),
-            seed=seed,
+    if (buckets or packed) and not process.inserts:
+        raise UserError(
+            f"config.data.{'buckets' if buckets else 'packing'}: MDM fills every row with END and "
+            "learns to predict it, so no slot is left over; leave it out"
         )
+    known = LengthTable(dataset) if buckets or (packed and lengths_tell(dataset, process)) else None
+    examples = Examples(
+        dataset, process, length=length, seed=seed, time_warp=time_warp, lengths=known
+    )
+    layout: Layout
+    if packed:
+        layout = Packed(order, examples, packed)
+    elif buckets:
+        lengths = (*buckets, length)
+        layout = ByLength(order, known, batch_size=batch_size, buckets=lengths, seed=seed)
+    else:
+        layout = InOrder(order, batch_size=batch_size, length=length)
     share = slice(process_index, None, process_count)
-    batches = grain.MapDataset.source(_Share(dataset, layout, arrange, choose, batch_size, share))
-    return TrainBatches(batches, workers=workers, prefetch=prefetch)
+    steps = _Steps(layout, examples, share, process.vocabulary.end)
+    return TrainBatches(steps, workers=workers, prefetch=prefetch)
 
 
 def _check_length(dataset: Dataset, length: int) -> None:
@@ -166,8 +196,8 @@ def validation_batches(
       dataset: From open_data().
       length: Slots of a row.
       batch_size: Rows of a batch.
-      arrange: padded_row (FlexMDM) or filled_row (MDM).
-      choose: As in train_batches().
+      arrange: From arrange_for().
+      choose: From choose_for(); which part of a sequence is to be generated.
       limit: Stop after that many rows.
     """
     _check_length(dataset, length)
@@ -180,5 +210,5 @@ def validation_batches(
         sequences = reader.read(order[np.where(real, numbers, start)].tolist())
         if choose:
             sequences = map(choose, sequences, numbers.tolist())
-        fields = stack_rows(arrange(x, length, dataset.vocabulary) for x in sequences)
+        fields = clean_rows(sequences, arrange, length, dataset.vocabulary)
         yield Batch(index=numbers.astype(np.int32), **fields), real

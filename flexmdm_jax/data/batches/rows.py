@@ -1,4 +1,4 @@
-"""How a sequence lies in a row of a batch: padded, filled with END, or after its prompt."""
+"""How a sequence stands in a batch: as it is, filled with END, or after its prompt."""
 
 import functools
 from collections.abc import Callable, Iterable, Mapping
@@ -14,29 +14,22 @@ from flexmdm_jax.process import Process
 from flexmdm_jax.types import Batch, Vocabulary
 
 Row = dict[str, np.ndarray]
-Arrange = Callable[[Sequence, int, Vocabulary], Row]
+Arrange = Callable[[Sequence, int, Vocabulary], Sequence]
 
 
-def padded_row(sequence: Sequence, length: int, vocabulary: Vocabulary) -> Row:
-    """Returns FlexMDM's form of a sequence: END is fixed, and padding is no part of it.
-
-    Args:
-      sequence: Of at most `length` tokens.
-      length: Slots of the row.
-      vocabulary: Ids of MASK and END.
-    """
-    count = len(sequence.tokens)
-    row = filled_row(sequence, length, vocabulary)
-    row["segment_ids"][count:] = 0
-    row["fixed"][count - 1] = True
-    return row
+def closed(sequence: Sequence, length: int, vocabulary: Vocabulary) -> Sequence:
+    """Returns FlexMDM's form of a sequence: END is fixed, and nothing stands behind it."""
+    del length, vocabulary
+    fixed = sequence.fixed.copy()
+    fixed[-1] = True
+    return Sequence(sequence.tokens, fixed)
 
 
-def filled_row(sequence: Sequence, length: int, vocabulary: Vocabulary) -> Row:
-    """Returns MDM's form of a sequence: END fills the row and is predicted like any token.
+def filled(sequence: Sequence, length: int, vocabulary: Vocabulary) -> Sequence:
+    """Returns MDM's form of a sequence: END fills `length` slots and is predicted like any token.
 
     Raises:
-      UserError: If the sequence is longer than the row.
+      UserError: If the sequence is longer than that.
     """
     count = len(sequence.tokens)
     if count > length:
@@ -46,38 +39,55 @@ def filled_row(sequence: Sequence, length: int, vocabulary: Vocabulary) -> Row:
         )
     tokens, fixed = np.full(length, vocabulary.end, np.int32), np.zeros(length, bool)
     tokens[:count], fixed[:count] = sequence.tokens, sequence.fixed
-    return {"tokens": tokens, "segment_ids": np.ones(length, np.int32), "fixed": fixed}
+    return Sequence(tokens, fixed)
 
 
-def prompted_row(sequence: Sequence, length: int, vocabulary: Vocabulary, *, separator: int) -> Row:
+def prompted(
+    sequence: Sequence, length: int, vocabulary: Vocabulary, *, separator: int
+) -> Sequence:
     """Returns MDM's form of a sequence whose fixed tokens lie anywhere in it (paper, F.2).
 
     MDM cannot be told where they will stand, so they are its prompt: the fixed tokens, a
-    separator, then the whole sequence, which is predicted, and END up to the end of the row.
+    separator, then the whole sequence, which is predicted, and END up to `length` slots.
     """
     prompt = [*sequence.tokens[sequence.fixed], separator]
     fixed = np.arange(len(prompt) + len(sequence.tokens)) < len(prompt)
     tokens = np.concatenate([prompt, sequence.tokens])
-    return filled_row(Sequence(tokens, fixed), length, vocabulary)
+    return filled(Sequence(tokens, fixed), length, vocabulary)
 
 
 def arrange_for(process: Process, task: Mapping[str, Any] | None = None) -> Arrange:
-    """Returns the layout of rows that goes with a process.
+    """Returns the form of sequences that goes with a process.
 
     Args:
       process: FlexMDM's or MDM's.
       task: Of the dataset; one with a `separator` fixes tokens anywhere in its sequences.
     """
     if process.inserts:
-        return padded_row
+        return closed
     if task and "separator" in task:
-        return functools.partial(prompted_row, separator=task["separator"])
-    return filled_row
+        return functools.partial(prompted, separator=task["separator"])
+    return filled
 
 
-def stack_rows(rows: Iterable[Row]) -> Row:
-    """Returns rows of one length as the fields of a batch, all but its index."""
-    rows = list(rows)
+def padded_row(sequence: Sequence, length: int, vocabulary: Vocabulary) -> Row:
+    """Returns a clean row of `length` slots that holds a sequence, in either form, and padding."""
+    count = len(sequence.tokens)
+    row = {
+        "tokens": np.full(length, vocabulary.end, np.int32),
+        "segment_ids": np.zeros(length, np.int32),
+        "fixed": np.zeros(length, bool),
+    }
+    row["tokens"][:count], row["fixed"][:count] = sequence.tokens, sequence.fixed
+    row["segment_ids"][:count] = 1
+    return row
+
+
+def clean_rows(
+    sequences: Iterable[Sequence], arrange: Arrange, length: int, vocabulary: Vocabulary
+) -> Row:
+    """Returns sequences, one to a row, as the fields of a Batch, all but its index."""
+    rows = [padded_row(arrange(x, length, vocabulary), length, vocabulary) for x in sequences]
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
@@ -115,6 +125,9 @@ def batch_of(sequences: Iterable[Iterable[Any]], length: int, process: Process) 
     ]
     if not tokens:
         raise ValueError("a batch needs at least one sequence, which may be empty")
-    rows = (arrange(Sequence(x, np.zeros(len(x), bool)), length, vocabulary) for x in tokens)
-    fields = {**stack_rows(rows), "index": np.arange(len(tokens), dtype=np.int32)}
+    free = [Sequence(x, np.zeros(len(x), bool)) for x in tokens]
+    fields = {
+        **clean_rows(free, arrange, length, vocabulary),
+        "index": np.arange(len(tokens), dtype=np.int32),
+    }
     return Batch(**jax.tree.map(jnp.asarray, fields))

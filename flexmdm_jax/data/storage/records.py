@@ -104,9 +104,19 @@ class Dataset:
         Of a mixture, of all its datasets in order. Datasets of older versions do not record their
         shards' hashes; theirs covers the lengths alone.
         """
-        parts = self.metadata.get("mixture", [self.metadata])
-        text = "".join(json_text(part["splits"], sort_keys=True) for part in parts)
+        text = "".join(json_text(_hashed(part["splits"]), sort_keys=True) for part in self._parts)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def num_given(self) -> int | None:
+        """Returns how many tokens of the training split are fixed; None if nobody counted them."""
+        counts = [part["splits"][TRAIN].get("given") for part in self._parts]
+        return None if None in counts else sum(counts)
+
+    @property
+    def _parts(self) -> list[dict[str, Any]]:
+        """Returns dataset.json of each dataset that is mixed."""
+        return self.metadata.get("mixture", [self.metadata])
 
     def tokenizer(self) -> Tokenizer:
         """Returns the dataset's tokenizer.
@@ -122,6 +132,14 @@ class Dataset:
                 "prepare the dataset again"
             )
         return tokenizer
+
+
+def _hashed(splits: dict[str, Any]) -> dict[str, Any]:
+    """Returns what is said of the splits without what older versions did not say."""
+    return {
+        split: {name: value for name, value in said.items() if name != "given"}
+        for split, said in splits.items()
+    }
 
 
 def split_of(text: str, seed: int, validation_fraction: float) -> str:

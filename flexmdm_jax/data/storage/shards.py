@@ -84,12 +84,14 @@ class ShardWriter:
             for split, name in self._names.items()
         }
         self._lengths = {split: array.array("I") for split in SPLITS}
+        self._given = dict.fromkeys(SPLITS, 0)
 
     def write(self, split: str, tokens: Tokens, fixed: Flags | None = None) -> None:
         """Appends a sequence, which END must not close yet."""
         record = encode_record(tokens, fixed) + self._end
         self._writers[split].write(record)
         self._lengths[split].append(len(record) // 4)
+        self._given[split] += 0 if fixed is None else int(np.count_nonzero(fixed))
 
     def close(self) -> dict[str, dict[str, Any]]:
         """Finishes the files and returns statistics() of each split, and its shard's SHA-256."""
@@ -103,7 +105,8 @@ class ShardWriter:
             for file in (name, lengths_name(name)):
                 self._partial(file).replace(self._directory / file)
         return {
-            split: statistics(collections.Counter(self._lengths[split])) | {"sha256": hashes[split]}
+            split: statistics(collections.Counter(self._lengths[split]), self._given[split])
+            | {"sha256": hashes[split]}
             for split in SPLITS
         }
 
@@ -125,23 +128,32 @@ def _sha256(path: pathlib.Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def statistics(slots: collections.Counter) -> dict[str, Any]:
-    """Returns what dataset.json says of sequences, of which slots[n] have n slots, END included."""
+def statistics(slots: collections.Counter, given: int | None) -> dict[str, Any]:
+    """Returns what dataset.json says of sequences, of which slots[n] have n slots, END included.
+
+    Args:
+      slots: See above.
+      given: How many of their tokens are fixed; None if that was not counted.
+    """
     lengths = {slots_: slots[slots_] for slots_ in sorted(slots)}
     return {
         "sequences": slots.total(),
         "tokens": sum((length - 1) * count for length, count in lengths.items()),
         "lengths": {str(length - 1): count for length, count in lengths.items()},
+        "given": given,
     }
 
 
 def add_statistics(parts: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Returns statistics() of several shards together."""
-    slots = collections.Counter()
+    slots, given = collections.Counter(), 0
     for part in parts:
+        # Shards that an older version wrote do not say.
+        counted = part.get("given")
+        given = None if given is None or counted is None else given + counted
         for length, count in part["lengths"].items():
             slots[int(length) + 1] += count
-    return statistics(slots)
+    return statistics(slots, given)
 
 
 class RecordReader:

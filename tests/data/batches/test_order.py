@@ -10,12 +10,13 @@ from absl import flags
 
 from flexmdm_jax.data.batches.order import Order
 from flexmdm_jax.data.batches.pipeline import train_batches, validation_batches
-from flexmdm_jax.data.batches.rows import filled_row, padded_row
+from flexmdm_jax.data.batches.rows import closed
 from flexmdm_jax.data.storage.mixtures import mix_datasets, open_data
 from flexmdm_jax.data.storage.records import TRAIN, VALIDATION, read_split, write_dataset
 from flexmdm_jax.data.storage.shards import lengths_name
 from flexmdm_jax.data.tokenizers import ByteTokenizer
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.process import Process
 
 BATCH, COUNT, LENGTH = 8, 256, 32
 BUCKETS = (8, 16, 24)
@@ -27,7 +28,9 @@ def _numbered(directory, first, count=COUNT):
     sequences = []
     for number in range(first, first + count):
         tail = [0] * int(source.integers(0, LENGTH - 3))
-        sequences.append((TRAIN, [number // 256, number % 256, *tail]))
+        # The number is fixed, so that x_t has it too.
+        fixed = [True, True, *(False for _ in tail)]
+        sequences.append((TRAIN, [number // 256, number % 256, *tail], fixed))
     sequences += [
         (VALIDATION, [number // 256, number % 256]) for number in range(first, first + 40)
     ]
@@ -45,8 +48,14 @@ def other(tmp_path_factory):
 
 
 def _batches(dataset, buckets=BUCKETS, **options):
-    options = {"batch_size": BATCH, "seed": 5, "arrange": padded_row} | options
-    return train_batches(dataset, length=LENGTH, buckets=buckets, **options)
+    options = {"batch_size": BATCH, "seed": 5} | options
+    process = options.pop("process", Process(dataset.vocabulary))
+    return train_batches(dataset, process, length=LENGTH, buckets=buckets, **options)
+
+
+def _lengths(batch):
+    """The slots of x₁ in each row."""
+    return ((batch["segment_ids"] > 0) + batch["gaps"]).sum(1)
 
 
 def _numbers(tokens):
@@ -69,7 +78,7 @@ def test_rows_are_as_long_as_their_bucket_wants(dataset):
     padded = collections.Counter()
     for buckets in ((), BUCKETS):
         for batch in itertools.islice(_batches(dataset, buckets), COUNT // BATCH):
-            lengths = batch["segment_ids"].sum(1)
+            lengths = _lengths(batch)
             slots = batch["tokens"].shape[1]
             assert slots == min(b for b in (*(buckets or ()), LENGTH) if b >= lengths.max())
             padded[buckets] += slots * BATCH - lengths.sum()
@@ -77,9 +86,9 @@ def test_rows_are_as_long_as_their_bucket_wants(dataset):
 
 
 def test_rows_are_numbered_as_they_are_trained_on(dataset):
-    """Noise depends on the number, and the times of a batch on its numbers modulo the batch."""
+    """Time and noise depend on the number, which lengths must not decide."""
     for number, batch in enumerate(itertools.islice(_batches(dataset), 20)):
-        assert batch["index"].tolist() == list(range(number * BATCH, (number + 1) * BATCH))
+        assert batch["index"][:, 0].tolist() == list(range(number * BATCH, (number + 1) * BATCH))
 
 
 def test_a_rows_place_in_its_batch_says_nothing_about_its_length(dataset):
@@ -87,7 +96,7 @@ def test_a_rows_place_in_its_batch_says_nothing_about_its_length(dataset):
     places = np.arange(BATCH) - (BATCH - 1) / 2
     product, variance = 0.0, 0.0
     for batch in itertools.islice(_batches(dataset), 20 * COUNT // BATCH):
-        lengths = batch["segment_ids"].sum(1)
+        lengths = _lengths(batch)
         deviations = lengths - lengths.mean()
         product += places @ deviations
         # Of the product under a random permutation.
@@ -96,20 +105,9 @@ def test_a_rows_place_in_its_batch_says_nothing_about_its_length(dataset):
     assert abs(product) < 4 * np.sqrt(variance)
 
 
-def test_a_rare_set_of_a_mixture_comes_at_every_place_of_a_batch(dataset, other):
-    """Spread evenly, its one row in every batch would always be the same."""
-    mixed = mix_datasets([dataset, other], [1 - 1 / BATCH, 1 / BATCH])
-    places = collections.Counter()
-    for batch in itertools.islice(_batches(mixed, ()), 100 * BATCH):
-        (place,) = np.flatnonzero(np.array(_numbers(batch["tokens"])) >= 1000)
-        places[int(place)] += 1
-    # Five standard deviations of a count.
-    assert all(abs(places[place] - 100) < 47 for place in range(BATCH))
-
-
 def _joined(shares):
     """The rows of one step over all processes, by their numbers, and their common length."""
-    index = np.concatenate([share["index"] for share in shares])
+    index = np.concatenate([share["index"][:, 0] for share in shares])
     assert len({share["tokens"].shape[1] for share in shares}) == 1, "one bucket for all processes"
     tokens = np.concatenate([share["tokens"] for share in shares])[np.argsort(index)]
     return sorted(index.tolist()), tokens.tolist()
@@ -137,7 +135,7 @@ def test_one_then_two_then_one_process_go_on_in_the_same_order(dataset, buckets)
 def test_worker_processes_change_nothing(dataset):
     flags.FLAGS.mark_as_parsed()  # Grain's workers look at flags of their own.
     alone, helped = _batches(dataset), _batches(dataset, workers=2)
-    helped.set_state({"batches": 3})
+    helped.set_state({"examples": 3 * BATCH})
     expected = list(itertools.islice(alone, 9))[3:]
     for a, b in zip(expected, itertools.islice(helped, 6), strict=True):
         for name in a:
@@ -171,7 +169,7 @@ def test_a_mixture_reads_all_its_sets(dataset, other):
     means = [np.mean([len(x) - 1 for x in read_split(d, TRAIN)]) for d in (dataset, other)]
     np.testing.assert_allclose(mixed.mean_length, np.mean(means))
     (batch, _), *_ = validation_batches(
-        mixed, length=LENGTH, batch_size=20, arrange=padded_row, limit=20
+        mixed, length=LENGTH, batch_size=20, arrange=closed, limit=20
     )
     assert sum(number >= 1000 for number in _numbers(batch.tokens)) == 10
 
@@ -193,7 +191,7 @@ def test_mixtures_that_cannot_be(dataset, other, tmp_path):
 
 def test_buckets_are_not_for_rows_that_end_fills(dataset):
     with pytest.raises(UserError, match="MDM fills every row"):
-        _batches(dataset, arrange=filled_row)
+        _batches(dataset, process=Process.mdm(dataset.vocabulary))
 
 
 def test_a_damaged_shard_is_named(tmp_path):
@@ -201,7 +199,8 @@ def test_a_damaged_shard_is_named(tmp_path):
     (shard,) = dataset.shards[TRAIN]
     data = shard.read_bytes()
     shard.write_bytes(data[:5_000] + bytes(2_000) + data[7_000:])
-    batches = train_batches(dataset, length=tiny.LENGTH, batch_size=64, seed=0, arrange=padded_row)
+    process = Process(dataset.vocabulary)
+    batches = train_batches(dataset, process, length=tiny.LENGTH, batch_size=64, seed=0)
     with pytest.raises(UserError, match=r"train-00000-of-00001\.array_record, record \d+: unread"):
         list(itertools.islice(batches, 4))
     shard.write_bytes(b"")

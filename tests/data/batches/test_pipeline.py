@@ -7,31 +7,31 @@ import pytest
 import tiny
 
 from flexmdm_jax.data.batches.pipeline import train_batches, validation_batches
-from flexmdm_jax.data.batches.rows import arrange_for, filled_row, padded_row
+from flexmdm_jax.data.batches.rows import arrange_for, closed, filled
 from flexmdm_jax.data.storage.records import TRAIN, VALIDATION, Sequence, read_sequences, read_split
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.process import Process
 
 
-def _batches(dataset, *, batch_size=8, seed=0, arrange=padded_row, **processes):
+def _batches(dataset, *, batch_size=8, seed=0, make=Process.mdm, **processes):
     return train_batches(
         dataset,
+        make(dataset.vocabulary),
         length=tiny.LENGTH,
         batch_size=batch_size,
         seed=seed,
-        arrange=arrange,
         **processes,
     )
 
 
 def _rows(batches, count):
-    """The first rows of a stream, as (index, text)."""
+    """The first rows of a stream, as (index, text); MDM's hold all of x₁."""
     rows = []
     while len(rows) < count:
         batch = next(batches)
         rows += [
             (int(index), tokens.tobytes())
-            for index, tokens in zip(batch["index"], batch["tokens"], strict=True)
+            for index, tokens in zip(batch["index"][:, 0], batch["targets"], strict=True)
         ]
     return rows[:count]
 
@@ -39,7 +39,7 @@ def _rows(batches, count):
 def test_an_epoch_holds_every_example_once(tiny_dataset):
     size = tiny_dataset.num_sequences[TRAIN]
     stored = sorted(
-        padded_row(sequence, tiny.LENGTH, tiny_dataset.vocabulary)["tokens"].tobytes()
+        filled(sequence, tiny.LENGTH, tiny_dataset.vocabulary).tokens.tobytes()
         for sequence in read_sequences(tiny_dataset, TRAIN)
     )
     rows = _rows(_batches(tiny_dataset, batch_size=1), 2 * size)
@@ -58,12 +58,12 @@ def test_the_seed_alone_decides_the_order(tiny_dataset):
 
 
 def test_processes_share_every_global_batch(tiny_dataset):
-    whole = [sorted(batch["index"]) for batch in itertools.islice(_batches(tiny_dataset), 6)]
+    whole = [sorted(batch["index"][:, 0]) for batch in itertools.islice(_batches(tiny_dataset), 6)]
     parts = [
         itertools.islice(_batches(tiny_dataset, process_index=i, process_count=2), 6)
         for i in range(2)
     ]
-    joined = [sorted([*a["index"], *b["index"]]) for a, b in zip(*parts, strict=True)]
+    joined = [sorted([*a["index"][:, 0], *b["index"][:, 0]]) for a, b in zip(*parts, strict=True)]
     assert joined == whole
 
 
@@ -83,16 +83,15 @@ def test_rows_of_both_methods(tiny_dataset):
     vocabulary = tiny_dataset.vocabulary
     end = vocabulary.end
     sequence = Sequence(np.array([7, 8, end]), np.array([True, False, False]))
-    flex = padded_row(sequence, 5, vocabulary)
-    assert flex["tokens"].tolist() == [7, 8, end, end, end]
-    assert flex["segment_ids"].tolist() == [1, 1, 1, 0, 0]
-    assert flex["fixed"].tolist() == [True, False, True, False, False]
-    mdm = filled_row(sequence, 5, vocabulary)
-    assert mdm["tokens"].tolist() == flex["tokens"].tolist()
-    assert mdm["segment_ids"].tolist() == [1] * 5
-    assert mdm["fixed"].tolist() == [True, False, False, False, False]
-    assert arrange_for(Process(vocabulary)) is padded_row
-    assert arrange_for(Process.mdm(vocabulary)) is filled_row
+    flex = closed(sequence, 5, vocabulary)
+    assert flex.tokens.tolist() == [7, 8, end]
+    assert flex.fixed.tolist() == [True, False, True]
+    assert not sequence.fixed[2], "the stored sequence stays as it is"
+    mdm = filled(sequence, 5, vocabulary)
+    assert mdm.tokens.tolist() == [7, 8, end, end, end]
+    assert mdm.fixed.tolist() == [True, False, False, False, False]
+    assert arrange_for(Process(vocabulary)) is closed
+    assert arrange_for(Process.mdm(vocabulary)) is filled
 
 
 @pytest.mark.parametrize("limit", [None, 7])
@@ -100,7 +99,7 @@ def test_validation_visits_each_row_once(tiny_dataset, limit):
     stored = [tokens.tolist() for tokens in read_split(tiny_dataset, VALIDATION)][:limit]
     seen = []
     for batch, real in validation_batches(
-        tiny_dataset, length=tiny.LENGTH, batch_size=4, arrange=padded_row, limit=limit
+        tiny_dataset, length=tiny.LENGTH, batch_size=4, arrange=closed, limit=limit
     ):
         assert batch.tokens.shape == (4, tiny.LENGTH)
         for row, segment_ids in zip(batch.tokens[real], batch.segment_ids[real], strict=True):
@@ -109,5 +108,6 @@ def test_validation_visits_each_row_once(tiny_dataset, limit):
 
 
 def test_rows_that_are_too_short_are_an_error(tiny_dataset):
+    process = Process(tiny_dataset.vocabulary)
     with pytest.raises(UserError, match=r"up to 24 slots, but config\.data\.max_length = 10"):
-        train_batches(tiny_dataset, length=10, batch_size=2, seed=0, arrange=padded_row)
+        train_batches(tiny_dataset, process, length=10, batch_size=2, seed=0)

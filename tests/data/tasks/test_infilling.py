@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import tiny
 
-from flexmdm_jax.data.batches.pipeline import train_batches
-from flexmdm_jax.data.batches.rows import arrange_for
+from flexmdm_jax.data.batches.examples import Examples
+from flexmdm_jax.data.batches.rows import padded_row
 from flexmdm_jax.data.storage.inspection import summary
-from flexmdm_jax.data.storage.records import Sequence
-from flexmdm_jax.data.tasks.infilling import InfillingConfig, choose_for, fix_around_span
+from flexmdm_jax.data.storage.records import TRAIN, Sequence
+from flexmdm_jax.data.tasks.infilling import InfillingConfig, fix_around_span
 from flexmdm_jax.data.tokenizers import ByteTokenizer, SymbolTokenizer
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.process import Process
@@ -77,17 +77,10 @@ def test_a_text_that_cannot_be_encoded_is_named(tmp_path):
 
 def _rows(dataset, make, length, num_batches):
     process = make(dataset.vocabulary)
-    batches = train_batches(
-        dataset,
-        length=length,
-        batch_size=4,
-        seed=3,
-        arrange=arrange_for(process),
-        choose=choose_for(dataset.task, process, seed=3),
-    )
-    for _ in range(num_batches):
-        batch = next(batches)
-        yield from ({name: values[row] for name, values in batch.items()} for row in range(4))
+    examples = Examples(dataset, process, length=length, seed=3)
+    numbers = np.arange(4 * num_batches)
+    for sequence in examples.sequences(numbers % dataset.num_sequences[TRAIN], numbers):
+        yield padded_row(sequence, length, dataset.vocabulary)
 
 
 def test_flexmdm_keeps_both_sides_in_place_and_chooses_anew_in_every_epoch(dataset):

@@ -156,12 +156,12 @@ def test_rows_of_both_methods_hold_the_same_path(tmp_path):
         flex = arrange_for(Process(vocabulary), dataset.task)(sequence, 60, vocabulary)
         mdm = arrange_for(Process.mdm(vocabulary), dataset.task)(sequence, 60, vocabulary)
         n = len(path)
-        assert flex["tokens"][:n].tolist() == path.tolist()
-        assert flex["fixed"].nonzero()[0].tolist() == [*np.flatnonzero(sequence.fixed), n]
-        assert mdm["tokens"][: n + 5].tolist() == [*subgoals, separator, *path]
-        assert (mdm["tokens"][n + 5 :] == vocabulary.end).all()
-        assert mdm["segment_ids"].all()
-        assert mdm["fixed"].tolist() == [True] * 5 + [False] * 55
+        assert flex.tokens[:n].tolist() == path.tolist()
+        assert flex.fixed.nonzero()[0].tolist() == [*np.flatnonzero(sequence.fixed), n]
+        assert mdm.tokens[: n + 5].tolist() == [*subgoals, separator, *path]
+        assert (mdm.tokens[n + 5 :] == vocabulary.end).all()
+        assert len(mdm.tokens) == 60
+        assert mdm.fixed.tolist() == [True] * 5 + [False] * 55
         text = tokenizer.decode(path.tolist())
         assert text.split()[0] == "{},{}".format(*divmod(int(path[0]), 11))
         assert tokenizer.encode(text) == path.tolist()
