@@ -1,6 +1,8 @@
-"""Peak speed and memory of accelerators, one line a chip."""
+"""Peak speed and memory of accelerators, one line a chip; the platform a program is for."""
 
 import dataclasses
+
+import jax
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,3 +39,9 @@ def chip_of(kind: str) -> Chip | None:
     # JAX has called v5p both "TPU v5" and "TPU v5p".
     kind = {"TPU v5p": "TPU v5", "TPU v5e": "TPU v5 lite", "TPU v6e": "TPU v6 lite"}.get(kind, kind)
     return next((chip for chip in CHIPS.values() if chip.kind == kind), None)
+
+
+def current_platform() -> str:
+    """Returns "cpu", "gpu" or "tpu": of the ambient mesh, or else of the default device."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.platform if device is not None else jax.default_backend()

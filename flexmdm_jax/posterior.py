@@ -1,7 +1,8 @@
 """The unmasking posterior f, evaluated only at the slots that need it.
 
 The vocabulary head is most of a small model's cost and its logits are the largest array of all, so
-no [b, l, vocabulary] array is ever made: chosen slots are gathered and worked off in chunks.
+no [b, l, vocabulary] array is ever made: chosen slots are gathered and worked off in chunks, the
+last of them hardly larger than what is left.
 """
 
 import functools
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
+from flexmdm_jax.chips import current_platform
 from flexmdm_jax.process import Process
 from flexmdm_jax.types import Denoiser
 
@@ -32,31 +34,77 @@ def posterior_logits(
     return jnp.where(impossible, -jnp.inf, logits)
 
 
+def chunk_sizes(platform: str) -> tuple[int, ...]:
+    """Returns how many slots of a group may be worked off at once, ascending.
+
+    The smallest size that holds a number of slots is at most a third larger than it, but for the
+    first sizes. CPUs run any size at about the same speed per slot. On accelerators, which the
+    matrix unit's width would fill up anyway, sizes are multiples of 128.
+
+    Args:
+      platform: As current_platform() names it.
+    """
+    if platform == "cpu":
+        return _growing(8, multiple=4, largest=256)
+    return _growing(128, multiple=128, largest=1024)
+
+
+def _growing(smallest: int, *, multiple: int, largest: int) -> tuple[int, ...]:
+    sizes = [smallest]
+    while sizes[-1] < largest:
+        # The next size is for one slot more than this one holds, or for several.
+        a_third_more = (sizes[-1] + 1) * 4 // 3 // multiple * multiple
+        sizes.append(min(max(a_third_more, sizes[-1] + multiple), largest))
+    return tuple(sizes)
+
+
+def executed_slots(chosen: int, slots: int, sizes: tuple[int, ...]) -> int:
+    """Returns how many slots of each group are worked off: full chunks, and what holds the rest.
+
+    Args:
+      chosen: Slots of the group that has most chosen ones.
+      slots: Slots of a group.
+      sizes: Of chunks, see map_slots.
+    """
+    sizes = _no_larger(sizes, slots)
+    chunks, rest = divmod(chosen, sizes[-1])
+    return chunks * sizes[-1] + min(n for n in (0, *sizes) if n >= rest)
+
+
+def _no_larger(sizes: tuple[int, ...] | None, slots: int) -> tuple[int, ...]:
+    """Returns the sizes up to the number of slots, which takes the place of larger ones."""
+    sizes = sizes or chunk_sizes(current_platform())
+    largest = min(sizes[-1], slots)
+    return (*(n for n in sizes if n < largest), largest)
+
+
 def map_slots(
     fn: Callable[[PyTree], PyTree],
     chosen: Bool[Array, "b l"],
     arrays: PyTree[Array],
     *,
-    chunk_size: int = 1024,
+    sizes: tuple[int, ...] | None = None,
     num_groups: int = 1,
 ) -> PyTree[Array]:
     """Returns fn's results [b, l, ...] at the chosen slots, zeros elsewhere.
 
-    Chosen slots are moved to the front and fn runs on chunk_size of them at a time, only as often
-    as there are chosen slots left.
+    Chosen slots are moved to the front and fn runs on chunks of the largest size while these are
+    full, then on one of the smallest size that holds the rest: executed_slots() counts them.
 
     Args:
-      fn: Takes the arrays' rows for n slots, [num_groups, n, ...], and returns per-slot results;
-        a last chunk that is not full is filled up with zeros.
+      fn: Takes the arrays' rows for n slots, [num_groups, n, ...], and returns per-slot results. It
+        is traced for every size, and a chunk that is not full is filled up with zeros.
       chosen: Slots to run fn on.
       arrays: Inputs of fn for every slot, [b, l, ...].
-      chunk_size: Slots per group that fn sees at once; bounds the memory for logits.
+      sizes: Slots per group that fn may see at once, ascending; the last bounds the memory for
+        logits. None takes the platform's chunk_sizes().
       num_groups: Groups of rows worked off side by side. With as many groups as devices share the
         batch, gathering stays within each device. Must divide b.
     """
-    division = _Division.of(chosen, chunk_size, num_groups)
+    division = _Division.of(chosen, sizes, num_groups)
     chunks = jax.tree.map(division.gather, arrays)
-    _, results = _scan_chosen(lambda _, chunk: (None, fn(chunk)), None, chunks, division.num_chosen)
+    work = lambda _, chunk: (None, fn(chunk))  # noqa: E731
+    _, results = _scan_chosen(work, None, chunks, division.num_chosen, division.sizes)
     return jax.tree.map(lambda x: division.scatter(x, chosen.shape), results)
 
 
@@ -67,7 +115,7 @@ def sum_slots(
     hidden: Float[Array, "b l d"],
     targets: Int[Array, "b l"],
     *,
-    chunk_size: int = 1024,
+    sizes: tuple[int, ...] | None = None,
     num_groups: int = 1,
 ) -> Float[Array, ""]:
     """Returns Σ weights · fn(hidden, targets) over the chosen slots, worked off like map_slots.
@@ -82,30 +130,43 @@ def sum_slots(
       weights: Of each slot.
       hidden: Features of each slot.
       targets: Token ids of each slot.
-      chunk_size: See map_slots.
+      sizes: See map_slots.
       num_groups: See map_slots. Each group keeps a gradient of its own until the last chunk, so
         devices need to add them up only once.
     """
-    division = _Division.of(chosen, chunk_size, num_groups)
+    division = _Division.of(chosen, sizes, num_groups)
     weights, hidden, targets = (division.gather(x) for x in (weights, hidden, targets))
-    fn, captured = jax.closure_convert(fn, hidden[0, 0], targets[0, 0])
-    return _weighted_sum(fn, division.num_chosen, targets, captured, weights, hidden)
+    fn, captured = _closure_converted(fn, division.sizes, hidden[0, 0], targets[0, 0])
+    return _weighted_sum(
+        fn, division.sizes, division.num_chosen, targets, captured, weights, hidden
+    )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _weighted_sum(fn, num_chosen, targets, captured, weights, hidden):
+def _closure_converted(fn, sizes: tuple[int, ...], *chunk: Array):
+    """Returns jax.closure_convert(fn, *chunk), for a chunk's first slots too: as many as sizes."""
+    # What is converted takes arrays of one shape only; what fn closes over is the same for all.
+    converted = {size: jax.closure_convert(fn, *(x[:size] for x in chunk)) for size in sizes}
+    captured = converted[sizes[-1]][1]
+
+    def run(hidden, targets, *captured):
+        return converted[len(hidden)][0](hidden, targets, *captured)
+
+    return run, captured
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _weighted_sum(fn, sizes, num_chosen, targets, captured, weights, hidden):
     def work(total, chunk):
         weights, hidden, targets = chunk
         nats = jax.vmap(lambda hidden, targets: fn(hidden, targets, *captured))(hidden, targets)
         return total + jnp.sum(weights * nats, axis=1), None
 
-    total, _ = _scan_chosen(
-        work, jnp.zeros(weights.shape[1]), (weights, hidden, targets), num_chosen
-    )
+    chunks = (weights, hidden, targets)
+    total, _ = _scan_chosen(work, jnp.zeros(weights.shape[1]), chunks, num_chosen, sizes)
     return jnp.sum(total)
 
 
-def _sum_and_gradient(fn, num_chosen, targets, captured, weights, hidden):
+def _sum_and_gradient(fn, sizes, num_chosen, targets, captured, weights, hidden):
     """The forward pass; only captured arrays that are differentiated get a gradient."""
     num_chosen, targets, weights, hidden = (x.value for x in (num_chosen, targets, weights, hidden))
     trained = [i for i, x in enumerate(captured) if x.perturbed]
@@ -131,7 +192,7 @@ def _sum_and_gradient(fn, num_chosen, targets, captured, weights, hidden):
     zeros = [jnp.zeros((groups, *x.shape), jnp.float32) for x in parameters]
     chunks = (weights, hidden, targets)
     (total, sums), (nats, by_hidden) = _scan_chosen(
-        work, (jnp.zeros(groups), zeros), chunks, num_chosen
+        work, (jnp.zeros(groups), zeros), chunks, num_chosen, sizes
     )
     by_captured = [None] * len(arrays)
     for i, x in zip(trained, sums, strict=True):
@@ -139,7 +200,7 @@ def _sum_and_gradient(fn, num_chosen, targets, captured, weights, hidden):
     return jnp.sum(total), (by_captured, nats, by_hidden)
 
 
-def _scaled_gradient(fn, gradient, factor):
+def _scaled_gradient(fn, sizes, gradient, factor):
     by_captured, by_weights, by_hidden = jax.tree.map(
         lambda x: (factor * x).astype(x.dtype), gradient
     )
@@ -149,25 +210,37 @@ def _scaled_gradient(fn, gradient, factor):
 _weighted_sum.defvjp(_sum_and_gradient, _scaled_gradient, symbolic_zeros=True)
 
 
-def _scan_chosen(work, carry, chunks: PyTree[Array], num_chosen: Int[Array, ""]):
-    """Returns lax.scan(work, carry, chunks), which passes over chunks without chosen slots.
+def _scan_chosen(
+    work, carry, chunks: PyTree[Array], num_chosen: Int[Array, ""], sizes: tuple[int, ...]
+):
+    """Returns lax.scan(work, carry, chunks), which leaves out what holds no chosen slots.
 
     Args:
       work: (carry, chunk) -> (carry, results).
       carry: As work gets it first.
       chunks: From _Division.gather.
       num_chosen: Of the group that has most of them; they come first.
+      sizes: Of _Division.
     """
-    num_chunks, _, chunk_size = jax.tree.leaves(chunks)[0].shape[:3]
+    num_chunks = len(jax.tree.leaves(chunks)[0])
+    _, results = jax.eval_shape(work, carry, jax.tree.map(lambda x: x[0], chunks))
+
+    def none(carry, chunk):
+        return carry, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), results)
+
+    def first(size, carry, chunk):
+        carry, results = work(carry, jax.tree.map(lambda x: x[:, :size], chunk))
+        rest = lambda x: ((0, 0), (0, sizes[-1] - size), *((0, 0),) * (x.ndim - 2))  # noqa: E731
+        return carry, jax.tree.map(lambda x: jnp.pad(x, rest(x)), results)
+
+    branches = [none, *(functools.partial(first, size) for size in sizes)]
 
     def step(carry, xs):
         number, chunk = xs
-        _, results = jax.eval_shape(work, carry, chunk)
-        nothing = lambda carry, _: (  # noqa: E731
-            carry,
-            jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), results),
-        )
-        return jax.lax.cond(number * chunk_size < num_chosen, work, nothing, carry, chunk)
+        left = num_chosen - number * sizes[-1]
+        # The smallest size that holds what is left; the last if all are too small.
+        branch = jnp.searchsorted(jnp.array([0, *sizes]), left)
+        return jax.lax.switch(branch, branches, carry, chunk)
 
     return jax.lax.scan(step, carry, (jnp.arange(num_chunks), chunks))
 
@@ -179,18 +252,24 @@ class _Division:
     Attributes:
       chosen: Of each group.
       order: Slot that stands at each place.
-      chunk_size: Slots to a chunk.
+      sizes: Slots of a chunk that may be worked off; the last is all of them.
     """
 
     chosen: Bool[Array, "g s"]
     order: Int[Array, "g s"]
-    chunk_size: int = flax.struct.field(pytree_node=False)
+    sizes: tuple[int, ...] = flax.struct.field(pytree_node=False)
 
     @classmethod
-    def of(cls, chosen: Bool[Array, "b l"], chunk_size: int, num_groups: int) -> "_Division":
+    def of(
+        cls, chosen: Bool[Array, "b l"], sizes: tuple[int, ...] | None, num_groups: int
+    ) -> "_Division":
         chosen = chosen.reshape(num_groups, -1)
         order = jnp.argsort(~chosen, axis=1, stable=True)
-        return cls(chosen, order, min(chunk_size, chosen.shape[1]))
+        return cls(chosen, order, _no_larger(sizes, chosen.shape[1]))
+
+    @property
+    def chunk_size(self) -> int:
+        return self.sizes[-1]
 
     @property
     def num_chunks(self) -> int:

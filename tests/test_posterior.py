@@ -54,9 +54,11 @@ def weighted(out):
     )
 
 
-@pytest.mark.parametrize(("chunk_size", "num_groups"), [(1024, 1), (5, 1), (1, 2), (4, 4)])
+@pytest.mark.parametrize(
+    ("sizes", "num_groups"), [(None, 1), ((2, 5), 1), ((1,), 2), ((1, 3, 4), 4)]
+)
 @pytest.mark.parametrize("which", CHOSEN)
-def test_map_slots_equals_direct_application(which, chunk_size, num_groups):
+def test_map_slots_equals_direct_application(which, sizes, num_groups):
     chosen = jnp.asarray(CHOSEN[which])
 
     def evaluate(fn):
@@ -69,7 +71,7 @@ def test_map_slots_equals_direct_application(which, chunk_size, num_groups):
 
         return run(HEAD, X)
 
-    got = evaluate(functools.partial(mapped, chunk_size=chunk_size, num_groups=num_groups))
+    got = evaluate(functools.partial(mapped, sizes=sizes, num_groups=num_groups))
     close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
     jax.tree.map(close, got, evaluate(direct))
 
@@ -83,7 +85,7 @@ def test_fn_runs_only_as_often_as_there_are_chosen_slots(num_chosen):
         return x[..., 0]
 
     chosen = (jnp.arange(ROWS * LENGTH) < num_chosen).reshape(ROWS, LENGTH)
-    jax.block_until_ready(jax.jit(lambda x: map_slots(fn, chosen, x, chunk_size=5))(X))
+    jax.block_until_ready(jax.jit(lambda x: map_slots(fn, chosen, x, sizes=(5,)))(X))
     jax.effects_barrier()
     assert len(calls) == -(-num_chosen // 5)
 
@@ -96,7 +98,7 @@ def test_unchosen_slots_never_reach_fn(which, num_groups):
     poisoned = jnp.where(chosen[:, :, None], X, jnp.nan)
     run = jax.jit(
         jax.value_and_grad(
-            lambda head, x: weighted(mapped(head, x, chosen, chunk_size=7, num_groups=num_groups)),
+            lambda head, x: weighted(mapped(head, x, chosen, sizes=(3, 7), num_groups=num_groups)),
             argnums=(0, 1),
         )
     )
@@ -116,12 +118,14 @@ def summed(head, weights, x, chosen, **kwargs):
     return sum_slots(own(head), chosen, weights, x, IDS, **kwargs)
 
 
-@pytest.mark.parametrize(("chunk_size", "num_groups"), [(1024, 1), (5, 1), (1, 2), (4, 4)])
+@pytest.mark.parametrize(
+    ("sizes", "num_groups"), [(None, 1), ((2, 5), 1), ((1,), 2), ((1, 3, 4), 4)]
+)
 @pytest.mark.parametrize("which", CHOSEN)
-def test_sum_slots_equals_direct_application(which, chunk_size, num_groups):
+def test_sum_slots_equals_direct_application(which, sizes, num_groups):
     """Value and gradients with respect to the head, the weights and the features."""
     chosen = jnp.asarray(CHOSEN[which])
-    divided = functools.partial(summed, chosen=chosen, chunk_size=chunk_size, num_groups=num_groups)
+    divided = functools.partial(summed, chosen=chosen, sizes=sizes, num_groups=num_groups)
 
     def at_once(head, weights, x):
         return jnp.sum(jnp.where(chosen, weights * own(head)(x, IDS), 0))
@@ -143,7 +147,7 @@ def test_sum_slots_computes_logits_once():
             jax.debug.callback(lambda _: calls.append(1), x)
             return own(head)(x, ids)
 
-        return sum_slots(fn, jnp.asarray(CHOSEN["all"]), WEIGHTS, X, IDS, chunk_size=6)
+        return sum_slots(fn, jnp.asarray(CHOSEN["all"]), WEIGHTS, X, IDS, sizes=(6,))
 
     jax.block_until_ready(jax.jit(jax.grad(run))(HEAD))
     jax.effects_barrier()
@@ -166,7 +170,7 @@ def test_unchosen_slots_have_no_part_in_a_sum(num_groups):
     poisoned = jnp.where(chosen[:, :, None], X, jnp.nan)
     run = jax.jit(
         jax.value_and_grad(
-            lambda head, x: summed(head, WEIGHTS, x, chosen, chunk_size=7, num_groups=num_groups),
+            lambda head, x: summed(head, WEIGHTS, x, chosen, sizes=(3, 7), num_groups=num_groups),
             argnums=(0, 1),
         )
     )

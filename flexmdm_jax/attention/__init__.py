@@ -3,12 +3,12 @@
 import functools
 import logging
 
-import jax
 from jaxtyping import Array, Float, Int
 
 from flexmdm_jax.attention.backends import BACKENDS, DEFAULTS, Backend
 from flexmdm_jax.attention.checks import check_inputs
 from flexmdm_jax.attention.pallas_tpu import ATTENTION_RESULTS as ATTENTION_RESULTS
+from flexmdm_jax.chips import current_platform
 
 logger = logging.getLogger(__name__)
 
@@ -69,12 +69,6 @@ def find_backend(name: str, platform: str) -> Backend:
             f"this program is for {platform}; {backend.advice}"
         )
     return backend
-
-
-def current_platform() -> str:
-    """Returns "cpu", "gpu" or "tpu": of the ambient mesh, or else of the default device."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return device.platform if device is not None else jax.default_backend()
 
 
 @functools.cache
