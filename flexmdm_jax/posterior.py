@@ -103,8 +103,8 @@ def map_slots(
     """
     division = _Division.of(chosen, sizes, num_groups)
     chunks = jax.tree.map(division.gather, arrays)
-    work = lambda _, chunk: (None, fn(chunk))  # noqa: E731
-    _, results = _scan_chosen(work, None, chunks, division.num_chosen, division.sizes)
+    work = lambda chunk: (None, fn(chunk))  # noqa: E731
+    _, results = _scan_chosen(work, chunks, division.num_chosen, division.sizes)
     return jax.tree.map(lambda x: division.scatter(x, chosen.shape), results)
 
 
@@ -156,13 +156,12 @@ def _closure_converted(fn, sizes: tuple[int, ...], *chunk: Array):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _weighted_sum(fn, sizes, num_chosen, targets, captured, weights, hidden):
-    def work(total, chunk):
+    def work(chunk):
         weights, hidden, targets = chunk
         nats = jax.vmap(lambda hidden, targets: fn(hidden, targets, *captured))(hidden, targets)
-        return total + jnp.sum(weights * nats, axis=1), None
+        return jnp.sum(weights * nats, axis=1), None
 
-    chunks = (weights, hidden, targets)
-    total, _ = _scan_chosen(work, jnp.zeros(weights.shape[1]), chunks, num_chosen, sizes)
+    total, _ = _scan_chosen(work, (weights, hidden, targets), num_chosen, sizes)
     return jnp.sum(total)
 
 
@@ -183,17 +182,13 @@ def _sum_and_gradient(fn, sizes, num_chosen, targets, captured, weights, hidden)
     of_groups = jax.vmap(gradient, in_axes=(None, 0, 0, 0))
     parameters = [arrays[i] for i in trained]
 
-    def work(carry, chunk):
+    def work(chunk):
         weights, hidden, targets = chunk
         (total, nats), (by_parameters, by_hidden) = of_groups(parameters, hidden, weights, targets)
-        return jax.tree.map(jnp.add, carry, (total, by_parameters)), (nats, by_hidden)
+        return (total, by_parameters), (nats, by_hidden)
 
-    groups = weights.shape[1]
-    zeros = [jnp.zeros((groups, *x.shape), jnp.float32) for x in parameters]
     chunks = (weights, hidden, targets)
-    (total, sums), (nats, by_hidden) = _scan_chosen(
-        work, (jnp.zeros(groups), zeros), chunks, num_chosen, sizes
-    )
+    (total, sums), (nats, by_hidden) = _scan_chosen(work, chunks, num_chosen, sizes)
     by_captured = [None] * len(arrays)
     for i, x in zip(trained, sums, strict=True):
         by_captured[i] = jnp.sum(x, axis=0).astype(arrays[i].dtype)
@@ -210,39 +205,41 @@ def _scaled_gradient(fn, sizes, gradient, factor):
 _weighted_sum.defvjp(_sum_and_gradient, _scaled_gradient, symbolic_zeros=True)
 
 
-def _scan_chosen(
-    work, carry, chunks: PyTree[Array], num_chosen: Int[Array, ""], sizes: tuple[int, ...]
-):
-    """Returns lax.scan(work, carry, chunks), which leaves out what holds no chosen slots.
+def _scan_chosen(work, chunks: PyTree[Array], num_chosen: Int[Array, ""], sizes: tuple[int, ...]):
+    """Returns what work gives for all chunks that hold chosen slots: a sum, and zeros elsewhere.
 
     Args:
-      work: (carry, chunk) -> (carry, results).
-      carry: As work gets it first.
+      work: chunk -> (what is summed up over chunks, in float32; results per slot).
       chunks: From _Division.gather.
       num_chosen: Of the group that has most of them; they come first.
       sizes: Of _Division.
     """
-    num_chunks = len(jax.tree.leaves(chunks)[0])
-    _, results = jax.eval_shape(work, carry, jax.tree.map(lambda x: x[0], chunks))
+    summed, results = jax.eval_shape(work, jax.tree.map(lambda x: x[0], chunks))
 
-    def none(carry, chunk):
-        return carry, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), results)
-
-    def first(size, carry, chunk):
-        carry, results = work(carry, jax.tree.map(lambda x: x[:, :size], chunk))
+    def first(size, chunk):
+        summed, results = work(jax.tree.map(lambda x: x[:, :size], chunk))
         rest = lambda x: ((0, 0), (0, sizes[-1] - size), *((0, 0),) * (x.ndim - 2))  # noqa: E731
-        return carry, jax.tree.map(lambda x: jnp.pad(x, rest(x)), results)
+        return summed, jax.tree.map(lambda x: jnp.pad(x, rest(x)), results)
 
-    branches = [none, *(functools.partial(first, size) for size in sizes)]
+    def some(left, total, chunk):
+        # The smallest size that holds what is left; the last if all are too small.
+        branch = jnp.searchsorted(jnp.array(sizes), left)
+        branches = [functools.partial(first, size) for size in sizes]
+        summed, results = jax.lax.switch(branch, branches, chunk)
+        return jax.tree.map(jnp.add, total, summed), results
 
-    def step(carry, xs):
+    # One of two branches may hand a large sum on as it is; one of many would copy it.
+    def none(left, total, chunk):
+        return total, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), results)
+
+    def step(total, xs):
         number, chunk = xs
         left = num_chosen - number * sizes[-1]
-        # The smallest size that holds what is left; the last if all are too small.
-        branch = jnp.searchsorted(jnp.array([0, *sizes]), left)
-        return jax.lax.switch(branch, branches, carry, chunk)
+        return jax.lax.cond(left > 0, some, none, left, total, chunk)
 
-    return jax.lax.scan(step, carry, (jnp.arange(num_chunks), chunks))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), summed)
+    num_chunks = len(jax.tree.leaves(chunks)[0])
+    return jax.lax.scan(step, zeros, (jnp.arange(num_chunks), chunks))
 
 
 @flax.struct.dataclass
