@@ -1,12 +1,14 @@
 """The training step: invariant to how a batch is split, and careful with what is not finite."""
 
 import copy
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tiny
 
 from flexmdm_jax.config import read_config
 from flexmdm_jax.data.batches.packing import Bins
@@ -94,6 +96,55 @@ def test_a_sequence_counts_the_same_in_any_company(tiny_config, tiny_dataset):
     short, _ = _gradient_of(order[:4], values, tiny_dataset)
     long, _ = _gradient_of(order[4:], values, tiny_dataset)
     _close(whole, jax.tree.map(lambda x, y: (x + y) / 2, short, long), tolerance=1e-6)
+
+
+def _step_of(config, setup, dataset, batch, expected):
+    """What plain descent does to the parameters in one step on a batch, and its metrics."""
+    optimizer = optax.sgd(1.0)
+    make_state, shardings = init_state(setup, optimizer, config.seed)
+    state = jax.jit(make_state, out_shardings=shardings)()
+    rng = np.random.default_rng(0)
+    # In a fresh network, whole layers and their dropout have no effect.
+    drawn = lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32)  # noqa: E731
+    state = state.replace(params=jax.tree.map(drawn, state.params))
+    before = jax.device_get(state.params)
+    state, metrics = make_train_step(config, setup, optimizer, shardings, expected)(state, batch)
+    after = jax.device_get(state.params)
+    return jax.tree.map(lambda x, y: x - y, before, after), jax.device_get(metrics)
+
+
+@pytest.mark.parametrize("kind", ["dit", "llada"])
+def test_packed_rows_have_the_gradient_of_padded_ones(tiny_config, tiny_dataset, kind):
+    """The same examples, a row each or several to a row, dropout and all."""
+    values = _with(tiny_config, "mesh", data=1, fsdp=1, tensor=-1)
+    values["model"] |= {"num_heads": 8}
+    if kind == "llada":
+        lora = {"rank": 2, "alpha": 4.0, "dropout_rate": 0.2, "targets": "q,v,down,head"}
+        sizes = {"embedding_size": 300, "mlp_size": 24, "num_kv_heads": 8, "layers_per_group": 1}
+        values["model"] |= {"kind": "llada", "dropout_rate": 0.0, "llada": sizes | {"lora": lora}}
+        del values["model"]["condition_size"]
+    else:
+        values["model"] |= {"mark_start": True, "dropout_rate": 0.3}
+    packed = _with(values, "data", packing=True, row_length=40, max_segments=7)
+    packed["training"] |= {"batch_size": 3, "time_warp": 2.0}
+    config = read_config(packed)
+    setup = Setup.of(config, tiny_dataset.vocabulary, make_mesh(config.mesh))
+    make = functools.partial(
+        train_batches, tiny_dataset, setup.process, length=tiny.LENGTH, seed=0, time_warp=2.0
+    )
+    rows = next(make(batch_size=3, packed=Bins.of(config)))
+    count = int(np.count_nonzero(rows["weight"]))
+    alone = next(make(batch_size=count))
+    outcomes = [
+        _step_of(config, setup, tiny_dataset, corrupted(batch), 100.0) for batch in (rows, alone)
+    ]
+    (packed_grads, packed_metrics), (padded_grads, padded_metrics) = outcomes
+    assert count > 8
+    assert max(np.abs(x).max() for x in jax.tree.leaves(packed_grads)) > 1e-3
+    _close(packed_grads, padded_grads, tolerance=1e-5)
+    for name in ("loss", "num_sequences", "num_tokens", "num_masks", "num_slots", "num_pairs"):
+        np.testing.assert_allclose(packed_metrics[name], padded_metrics[name], rtol=1e-5)
+    assert packed_metrics["num_places"] == 120
 
 
 def test_parameters_are_spread_over_the_mesh(tiny_config, tiny_dataset):
