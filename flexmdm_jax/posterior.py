@@ -34,27 +34,31 @@ def posterior_logits(
     return jnp.where(impossible, -jnp.inf, logits)
 
 
-def chunk_sizes(platform: str) -> tuple[int, ...]:
+def chunk_sizes(platform: str, on_cpu: int = 256) -> tuple[int, ...]:
     """Returns how many slots of a group may be worked off at once, ascending.
 
-    The smallest size that holds a number of slots is at most a third larger than it, but for the
-    first sizes. CPUs run any size at about the same speed per slot. On accelerators, which the
-    matrix unit's width would fill up anyway, sizes are multiples of 128.
+    On a CPU the smallest size that holds a number of slots is at most a third larger than it, or 8.
+    Accelerators, whose matrix units would be filled up anyway, have multiples of 128, each at most
+    half as large again as what it holds, but for the first.
 
     Args:
       platform: As current_platform() names it.
+      on_cpu: The largest size on a CPU. Few large chunks spare it reading the head again, few sizes
+        spare it compiling; docs/performance.md has both. At least 20, below which two chunks may
+        hold more than a third too many slots.
     """
     if platform == "cpu":
-        return _growing(8, multiple=4, largest=256)
-    return _growing(128, multiple=128, largest=1024)
+        return _growing(8, multiple=4, part=3, largest=on_cpu)
+    return _growing(128, multiple=128, part=2, largest=1024)
 
 
-def _growing(smallest: int, *, multiple: int, largest: int) -> tuple[int, ...]:
+def _growing(smallest: int, *, multiple: int, part: int, largest: int) -> tuple[int, ...]:
+    """Returns multiples that exceed the fewest slots they are for by one part of these or less."""
     sizes = [smallest]
     while sizes[-1] < largest:
-        # The next size is for one slot more than this one holds, or for several.
-        a_third_more = (sizes[-1] + 1) * 4 // 3 // multiple * multiple
-        sizes.append(min(max(a_third_more, sizes[-1] + multiple), largest))
+        fewest = sizes[-1] + 1
+        size = (fewest + fewest // part) // multiple * multiple
+        sizes.append(min(max(size, sizes[-1] + multiple), largest))
     return tuple(sizes)
 
 

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from oracle import VOCABULARY
 
-from flexmdm_jax.posterior import map_slots, posterior_logits, sum_slots
+from benchmarks.tpu_compiler import tpu_mesh
+from flexmdm_jax.compilation.hlo import parse_program
+from flexmdm_jax.posterior import (
+    chunk_sizes,
+    executed_slots,
+    map_slots,
+    posterior_logits,
+    sum_slots,
+)
 from flexmdm_jax.process import Process
 from flexmdm_jax.types import Denoiser, per_slot
 
@@ -76,18 +84,73 @@ def test_map_slots_equals_direct_application(which, sizes, num_groups):
     jax.tree.map(close, got, evaluate(direct))
 
 
-@pytest.mark.parametrize("num_chosen", [0, 1, 5, 10, 11, 36])
-def test_fn_runs_only_as_often_as_there_are_chosen_slots(num_chosen):
-    calls = []
+@pytest.mark.parametrize("slots", [3, 8, 100, 300, 4096])
+@pytest.mark.parametrize("largest", [20, 28, 256])
+def test_a_cpu_works_off_at_most_a_third_more_than_is_chosen(slots, largest):
+    sizes = chunk_sizes("cpu", largest)
+    assert max(sizes) == largest
+    for chosen in range(slots + 1):
+        executed = executed_slots(chosen, slots, sizes)
+        assert chosen <= executed <= max(8, 4 / 3 * chosen)
+        assert chosen or not executed
+
+
+@pytest.mark.parametrize("platform", ["tpu", "gpu"])
+def test_accelerators_work_off_whole_tiles_and_at_most_half_more(platform):
+    sizes = chunk_sizes(platform)
+    for chosen in range(4097):
+        executed = executed_slots(chosen, 4096, sizes)
+        assert executed % 128 == 0
+        assert chosen <= executed <= max(128 * min(chosen, 1), 256 * (chosen > 128), 1.5 * chosen)
+    assert executed_slots(5, 50, sizes) == 50, "a group may have fewer slots than a chunk"
+
+
+def test_sizes_are_those_of_the_platform_that_is_compiled_for():
+    """Which the ambient mesh says, where no such device is there."""
+
+    def seen():
+        sizes = set()
+        fn = lambda x: sizes.add(x.shape[1]) or x  # noqa: E731
+        slots = [jax.ShapeDtypeStruct((2, 4096), dtype) for dtype in (bool, float)]
+        jax.eval_shape(lambda chosen, x: map_slots(fn, chosen, x), *slots)
+        return sizes
+
+    assert seen() == set(chunk_sizes("cpu"))
+    with jax.set_mesh(tpu_mesh("v5e")):
+        assert seen() == set(chunk_sizes("tpu"))
+
+
+def _mapping(fn, chosen, num_groups):
+    return map_slots(fn, chosen, jnp.ones((*chosen.shape, 3)), num_groups=num_groups)
+
+
+def _summing(fn, chosen, num_groups):
+    """Value and gradients, for which fn runs no more than once."""
+    fn = functools.partial(lambda fn, x, ids: fn(x), fn)
+    loss = lambda x: sum_slots(  # noqa: E731
+        fn, chosen, jnp.ones(chosen.shape), x, jnp.zeros(chosen.shape, int), num_groups=num_groups
+    )
+    return jax.value_and_grad(loss)(jnp.ones((*chosen.shape, 3)))
+
+
+@pytest.mark.parametrize(("run", "num_groups"), [(_mapping, 1), (_mapping, 2), (_summing, 1)])
+def test_fn_sees_as_many_slots_as_executed_slots_says(run, num_groups):
+    slots, worked_off = 600 // num_groups, []
 
     def fn(x):
-        jax.debug.callback(lambda: calls.append(1))
-        return x[..., 0]
+        jax.debug.callback(lambda _, n=x.shape[-2]: worked_off.append(n), x)
+        return jnp.sum(x, axis=-1)
 
-    chosen = (jnp.arange(ROWS * LENGTH) < num_chosen).reshape(ROWS, LENGTH)
-    jax.block_until_ready(jax.jit(lambda x: map_slots(fn, chosen, x, sizes=(5,)))(X))
-    jax.effects_barrier()
-    assert len(calls) == -(-num_chosen // 5)
+    program = jax.jit(lambda chosen: run(fn, chosen, num_groups))
+    for most in (*range(70), 110, 111, 200, 256, 257, 264, 265, slots - 1, slots):
+        if most > slots:
+            continue
+        # The group that has most decides; the other has fewer.
+        chosen = np.arange(slots) < np.array([most, most // 3])[:num_groups, None]
+        worked_off.clear()
+        jax.block_until_ready(program(jnp.asarray(chosen)))
+        jax.effects_barrier()
+        assert sum(worked_off) == executed_slots(most, slots, chunk_sizes("cpu"))
 
 
 @pytest.mark.parametrize("num_groups", [1, 2])
@@ -138,20 +201,28 @@ def test_sum_slots_equals_direct_application(which, sizes, num_groups):
     jax.tree.map(close, evaluate(divided), evaluate(at_once))
 
 
-def test_sum_slots_computes_logits_once():
-    """fn and its derivative run once a chunk, where recomputation would run fn twice."""
-    calls = []
+def test_a_sum_passes_chunks_without_chosen_slots_uncopied():
+    """A head's gradient is the largest array of all; XLA copies what one of many branches passes.
 
-    def run(head):
-        def fn(x, ids):
-            jax.debug.callback(lambda _: calls.append(1), x)
-            return own(head)(x, ids)
-
-        return sum_slots(fn, jnp.asarray(CHOSEN["all"]), WEIGHTS, X, IDS, sizes=(6,))
-
-    jax.block_until_ready(jax.jit(jax.grad(run))(HEAD))
-    jax.effects_barrier()
-    assert len(calls) == ROWS * LENGTH // 6
+    Copies inside a fusion are none: what it reads once, in another order.
+    """
+    chosen = jnp.asarray(CHOSEN["some"])
+    by_head = jax.jit(jax.grad(lambda head: summed(head, WEIGHTS, X, chosen, sizes=(2, 3, 5))))
+    program = parse_program(by_head.lower(HEAD).compile().as_text())
+    copies = [
+        x.name
+        for name, computation in program.computations.items()
+        for x in computation.instructions.values()
+        if x.opcode == "copy" and x.shapes[0].dims == (1, *HEAD.shape) and "fused" not in name
+    ]
+    assert not copies
+    conditionals = [
+        x
+        for computation in program.computations.values()
+        for x in computation.instructions.values()
+        if x.opcode == "conditional"
+    ]
+    assert len(conditionals) == 2
 
 
 def test_what_is_not_trained_gets_no_gradient():

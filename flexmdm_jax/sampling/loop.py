@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from flexmdm_jax.posterior import map_slots, posterior_logits
+from flexmdm_jax.chips import current_platform
+from flexmdm_jax.posterior import chunk_sizes, map_slots, posterior_logits
 from flexmdm_jax.process import Process
 from flexmdm_jax.ranges import Count, CountOrZero, PositiveOrZero, PositiveShare, Ranged
 from flexmdm_jax.sampling.canvas import Canvas, insert_masks
@@ -85,6 +86,9 @@ class Samples:
         return [row[:count] for row, count in zip(self.tokens, self.lengths, strict=True)]
 
 
+# Slots that a CPU draws at once, at most. Noise takes it as long per slot in small chunks as in
+# large ones, and its compiler about a second for every size of a chunk.
+_LARGEST_DRAW_ON_CPU = 28
 # Below it the likeliest token is drawn all but surely, and logits may overflow when divided.
 _COLDEST = 1e-6
 
@@ -235,6 +239,7 @@ def _drawing(keys, denoiser, hidden, sampler, num_groups, process):
     slots = jnp.arange(hidden.shape[1])
     slot_keys = jax.vmap(lambda key: jax.vmap(lambda s: jax.random.fold_in(key, s))(slots))(keys)
     confidence = CONFIDENCES.get(sampler.rule.confidence)
+    sizes = chunk_sizes(current_platform(), _LARGEST_DRAW_ON_CPU)
 
     def draw_chunk(chunk):
         hidden, key_data = chunk
@@ -245,7 +250,7 @@ def _drawing(keys, denoiser, hidden, sampler, num_groups, process):
 
     def draw(slots: Bool[Array, "b l"]) -> Draw:
         arrays = (hidden, jax.random.key_data(slot_keys))
-        tokens, surety = map_slots(draw_chunk, slots, arrays, num_groups=num_groups)
+        tokens, surety = map_slots(draw_chunk, slots, arrays, sizes=sizes, num_groups=num_groups)
         return Draw(tokens=tokens, confidence=surety)
 
     return draw
