@@ -53,12 +53,15 @@ class Cost:
     """Of one run, per chip.
 
     Attributes:
-      flops: Of matrix products, 2 a multiply-add; branches count as the more costly one.
+      flops: Of matrix products, 2 a multiply-add; branches count as the most costly one.
+      conditional_flops: The part of them that lies in branches, which a run may not take: of a
+        vocabulary head, what every slot chosen would cost.
       bytes: Read and written by the program's instructions.
       collectives: By kind.
     """
 
     flops: float
+    conditional_flops: float
     bytes: float
     collectives: dict[str, Collectives]
 
@@ -97,7 +100,12 @@ def program_cost(program: Program, kernels: Kernels = ATTENTION_KERNELS) -> Cost
         kind: Collectives(int(total[f"count {kind}"]), total[f"sent {kind}"])
         for kind in sorted(key.removeprefix("count ") for key in total if key.startswith("count "))
     }
-    return Cost(float(total["flops"]), float(total["bytes"]), collectives)
+    return Cost(
+        flops=float(total["flops"]),
+        conditional_flops=float(total["conditional flops"]),
+        bytes=float(total["bytes"]),
+        collectives=collectives,
+    )
 
 
 class _Counter:
@@ -133,7 +141,10 @@ class _Counter:
                 *x.calls("true_computation"),
                 *x.calls("false_computation"),
             )
-            return max((self.of(name) for name in branches), key=lambda cost: cost["flops"])
+            costs = [self.of(name) for name in branches]
+            most = collections.Counter(max(costs, key=lambda cost: cost["flops"]))
+            most["conditional flops"] = most["flops"]
+            return most
         if opcode in ("call", "async-start"):
             return self.of((x.calls("to_apply") or x.calls("calls"))[0])
         cost = collections.Counter(bytes=_bytes(self._program, computation, x))

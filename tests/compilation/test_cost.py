@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from benchmarks.tpu_compiler import tpu_mesh
 from flexmdm_jax.compilation.cost import program_cost
 from flexmdm_jax.compilation.hlo import Shape, parse_program, trip_count
+from flexmdm_jax.posterior import sum_slots
 
 TURNS, ROWS, WIDTH = 6, 256, 384
 
@@ -67,6 +68,41 @@ def test_the_costlier_branch_counts():
         return jax.lax.cond(x[0, 0] > 0, work, lambda x: x, x)
 
     assert _cost(_compiled(fn, (ROWS, WIDTH), (WIDTH, WIDTH))).flops == 4 * ROWS * WIDTH**2
+
+
+@pytest.mark.parametrize("turns", [1, TURNS])
+def test_operations_in_branches_are_counted_apart(turns):
+    """In loops as often as these turn, and those of a branch within a branch once."""
+
+    def fn(x, w):
+        product = lambda x: jnp.tanh(x @ w)  # noqa: E731
+        twice = lambda x: product(product(x))  # noqa: E731
+        inner = lambda x: jax.lax.cond(x[1, 1] > 0, twice, product, product(x))  # noqa: E731
+        step = lambda x, _: (jax.lax.cond(x[0, 0] > 0, inner, lambda x: x, product(x)), None)  # noqa: E731
+        return product(jax.lax.scan(step, x, length=turns)[0])
+
+    cost = _cost(_compiled(fn, (ROWS, WIDTH), (WIDTH, WIDTH)))
+    one = 2 * ROWS * WIDTH**2
+    assert cost.conditional_flops == 3 * turns * one
+    assert cost.flops == (4 * turns + 1) * one
+    assert not _cost(_compiled(lambda x, w: x @ w, (ROWS, WIDTH), (WIDTH,) * 2)).conditional_flops
+
+
+def test_a_vocabulary_head_is_conditional_as_a_whole():
+    """sum_slots with gradients has three products a slot, and no other."""
+    rows, length, width, size = 2, 2048, 128, 640
+
+    def loss(head, hidden):
+        chosen = hidden[..., 0] > 0
+        targets = jnp.zeros((rows, length), jnp.int32)
+        nats = lambda hidden, targets: jax.nn.logsumexp((hidden @ head).astype(jnp.float32), -1)  # noqa: E731
+        return sum_slots(nats, chosen, jnp.ones((rows, length)), hidden, targets)
+
+    gradient = jax.grad(loss, argnums=(0, 1))
+    mesh = tpu_mesh("v5e")
+    with jax.set_mesh(mesh):
+        cost = _cost(_compiled(gradient, (width, size), (rows, length, width), mesh=mesh))
+    assert cost.conditional_flops == cost.flops == 3 * 2 * rows * length * width * size
 
 
 def test_transfers_have_the_size_the_sharding_makes_them():
