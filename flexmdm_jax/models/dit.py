@@ -11,13 +11,13 @@ from jaxtyping import Array, Float, Int
 from flexmdm_jax.attention import attention
 from flexmdm_jax.models.heads import GapHead, TimeEmbedding, bias_init, linear, linear_init
 from flexmdm_jax.models.remat import REMAT
+from flexmdm_jax.models.segments import spread
 from flexmdm_jax.types import (
     Denoiser,
     Encoding,
     SegmentKeys,
     SlotKeys,
     keys_of_slots,
-    per_slot,
 )
 
 # What is elementwise is computed again in the backward pass, under every choice of remat: it
@@ -47,7 +47,7 @@ class ModulatedNorm(nn.Module):
             scale_init=nn.with_logical_partitioning(nn.initializers.ones, ("embed",)),
             name="norm",
         )(x)
-        y = y * (1 + per_slot(scale, segment_ids)) + per_slot(shift, segment_ids)
+        y = y * (1 + spread(scale, segment_ids)) + spread(shift, segment_ids)
         return y.astype(self.dtype)
 
 
@@ -69,7 +69,7 @@ class Modulation(nn.Module):
 @recomputed
 def gated_sum(x, gate: Float[Array, "b s d"], y, segment_ids):
     """Returns x + gate · y, each segment with its own gate, as the type of x."""
-    return (x + per_slot(gate, segment_ids) * y).astype(x.dtype)
+    return (x + spread(gate, segment_ids) * y).astype(x.dtype)
 
 
 @recomputed

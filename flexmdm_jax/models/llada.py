@@ -9,11 +9,12 @@ from flax.typing import Dtype
 from jaxtyping import Array, Float, Int
 
 from flexmdm_jax.attention import attention
-from flexmdm_jax.models.dit import dropout, rotary
+from flexmdm_jax.models.dit import dropout, recomputed, rotary
 from flexmdm_jax.models.heads import GapHead, TimeEmbedding
 from flexmdm_jax.models.lora import Lora, Projection
 from flexmdm_jax.models.remat import REMAT
-from flexmdm_jax.types import Encoding, SegmentKeys, keys_of_slots, per_slot
+from flexmdm_jax.models.segments import spread
+from flexmdm_jax.types import Encoding, SegmentKeys, keys_of_slots
 
 
 class RMSNorm(nn.Module):
@@ -72,14 +73,11 @@ class Block(nn.Module):
 
         modulation [b, s, 2 d] holds scale and shift of both norms; None leaves them as they are.
         """
-        scale_and_shift = None
-        if modulation is not None:
-            scale_and_shift = jnp.split(per_slot(modulation, segment_ids), 2, axis=-1)
 
         def modulated(norm):
             y = norm(x)
-            if scale_and_shift is not None:
-                y = y * (1 + scale_and_shift[0]) + scale_and_shift[1]
+            if modulation is not None:
+                y = modulate(y, modulation, segment_ids)
             return y.astype(self.dtype)
 
         def project(target: str, y):
@@ -110,6 +108,13 @@ class Block(nn.Module):
 _SALTS = {name: salt for salt, name in enumerate(("q", "k", "v", "out", "gate", "up", "down"))}
 # Layers are numbered from 0, so their salts are not negative.
 _HEAD_SALT = -1 % 2**32
+
+
+@recomputed
+def modulate(y, modulation: Float[Array, "b s e"], segment_ids):
+    """Returns y · (1 + scale) + shift, each segment with its own halves of the modulation."""
+    scale, shift = jnp.split(modulation, 2, axis=-1)
+    return y * (1 + spread(scale, segment_ids)) + spread(shift, segment_ids)
 
 
 class LLaDA(nn.Module):
