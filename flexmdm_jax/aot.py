@@ -14,7 +14,8 @@ from flexmdm_jax.compilation.programs import PROGRAMS, Experiment
 from flexmdm_jax.compilation.report import report, search
 from flexmdm_jax.compilation.topology import find_topology
 from flexmdm_jax.config import Config, read_config
-from flexmdm_jax.data.storage.records import open_dataset
+from flexmdm_jax.data.storage.mixtures import open_data
+from flexmdm_jax.data.storage.records import Dataset
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import json_text, new_file, write_atomically
 from flexmdm_jax.ranges import CountOrZero
@@ -40,12 +41,19 @@ _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace --json if it exists.
 _GPT2_ROWS = 50_259
 
 
-def _vocabulary(config: Config) -> Vocabulary:
+def _dataset(config: Config) -> Dataset | None:
+    """Returns what the config is trained on, if it is prepared."""
+    data = config.data
+    folders = list(data.sets.values()) if data.mixture else [data.path]
+    if not all(path and pathlib.Path(path).is_dir() for path in folders):
+        return None
+    return open_data(data.path, data.sets, data.mixture)
+
+
+def _vocabulary(config: Config, dataset: Dataset | None) -> Vocabulary:
     """Returns the dataset's vocabulary; where none is prepared, one of the size it will have."""
-    folders = [*config.data.sets.values(), config.data.path]
-    prepared = [path for path in folders if path and pathlib.Path(path).is_dir()]
-    if prepared:
-        return open_dataset(prepared[0]).vocabulary
+    if dataset:
+        return dataset.vocabulary
     rows = {"dit": _GPT2_ROWS, "llada": config.model.llada.embedding_size}
     size = _VOCABULARY.value or rows[config.model.kind]
     if size < 3:
@@ -75,15 +83,16 @@ def main(_):
     config = read_config(_CONFIG.value)
     topology = find_topology(_TOPOLOGY.value)
     mesh = make_mesh(config.mesh, topology.devices)
-    vocabulary = _vocabulary(config)
+    dataset = _dataset(config)
+    vocabulary = _vocabulary(config, dataset)
     make = lambda rows: Experiment.of(config, vocabulary, mesh, rows)  # noqa: E731
     found = []
     for program in _PROGRAMS.value:
         if _SEARCH.value:
-            found.append(search(make, program, topology))
+            found.append(search(make, program, topology, dataset))
         else:
             experiment = make(_rows(config, make(1).setup.num_groups))
-            found.append(report(experiment, program, topology))
+            found.append(report(experiment, program, topology, dataset))
         print("\n".join(found[-1].lines()), flush=True)
     if out:
         figures = [dataclasses.asdict(x) for x in found]

@@ -66,22 +66,30 @@ class Cost:
     collectives: dict[str, Collectives]
 
 
-def _attention_flops(products: int) -> Callable[[list], float]:
+def _attention_flops(products: int, share: float) -> Callable[[list], float]:
     def flops(shapes: list) -> float:
         # The first array with three axes and many features is q, [rows, length, heads · size].
         rows, length, features = next(
             s.dims for s in shapes if len(s.dims) == 3 and s.dtype != "s32"
         )
-        return products * 2.0 * rows * length * length * features
+        return products * share * 2.0 * rows * length * length * features
 
     return flops
 
 
-# Two products of all pairs of slots forward and five backward: full rows, the most there can be.
-ATTENTION_KERNELS: Kernels = {
-    "segment_attention_forward": _attention_flops(2),
-    "segment_attention_backward": _attention_flops(5),
-}
+def attention_kernels(share: float) -> Kernels:
+    """Returns the kernels' operations if they visit a share of all pairs of a row's slots.
+
+    A pair takes two products forward and five backward.
+    """
+    return {
+        "segment_attention_forward": _attention_flops(2, share),
+        "segment_attention_backward": _attention_flops(5, share),
+    }
+
+
+# Full rows, the most there can be.
+ATTENTION_KERNELS = attention_kernels(1.0)
 
 
 def program_cost(program: Program, kernels: Kernels = ATTENTION_KERNELS) -> Cost:

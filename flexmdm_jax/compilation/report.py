@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 
 from flexmdm_jax.attention.blocks import TooManyRowsError
-from flexmdm_jax.compilation.cost import Collectives, program_cost
+from flexmdm_jax.compilation.cost import Collectives, attention_kernels, program_cost
 from flexmdm_jax.compilation.hlo import parse_program
 from flexmdm_jax.compilation.programs import (
     Compiled,
@@ -17,6 +17,8 @@ from flexmdm_jax.compilation.programs import (
     compile_program,
 )
 from flexmdm_jax.compilation.topology import Topology
+from flexmdm_jax.compilation.workload import Workload, workload
+from flexmdm_jax.data.storage.records import Dataset
 from flexmdm_jax.errors import UserError
 
 _GIB = 2**30
@@ -46,6 +48,10 @@ class Report:
       flops_of_6n: 6 · N · slots plus attention, N all parameters but the token embedding.
       bytes: Read and written by instructions.
       collectives: Transfers between chips by kind.
+      workload: What a training step has to do with the experiment's data; None if they are not
+        there, or it samples.
+      executed_flops: Of products that are worked off for these data.
+      needed_flops: Of products that these data need.
     """
 
     program: str
@@ -65,6 +71,9 @@ class Report:
     flops_of_6n: float
     bytes: float | None
     collectives: dict[str, Collectives]
+    workload: Workload | None = None
+    executed_flops: float | None = None
+    needed_flops: float | None = None
 
     def lines(self) -> list[str]:
         """Returns the rows of its table, as Markdown."""
@@ -89,13 +98,39 @@ class Report:
                 (f"{kind}: number, GiB sent", f"{moved.count}, {moved.bytes / _GIB:.3f}")
                 for kind, moved in self.collectives.items()
             ]
+        rows += self._data_lines() if self.workload else []
         head = f"{self.program}, {self.rows} rows per chip, remat {self.remat}"
         where = f"{self.topology}, mesh {' x '.join(map(str, self.mesh))}"
         return [f"| {head} | {where} |", "| --- | ---: |", *(f"| {a} | {b} |" for a, b in rows)]
 
+    def _data_lines(self) -> list[tuple[str, str]]:
+        work, of_chip = self.workload, 1 / self.chips
+        lines = [
+            ("of the dataset, sequences per chip", f"{work.sequences * of_chip:.1f}"),
+            ("tokens of x₁ per chip", f"{work.tokens * of_chip:.0f}"),
+            ("slots filled", f"{work.fill:.1%}"),
+        ]
+        if self.executed_flops is None:
+            return lines
+        return [
+            *lines,
+            ("pairs of slots visited by attention", f"{work.attended:.1%}"),
+            ("slots worked off by the head", f"{work.decoded:.1%}"),
+            ("TFLOP executed", f"{self.executed_flops / 1e12:.3f}"),
+            ("executed / needed FLOPs", f"{self.executed_flops / self.needed_flops:.3f}"),
+        ]
 
-def report(experiment: Experiment, program: str, topology: Topology) -> Report:
+
+def report(
+    experiment: Experiment, program: str, topology: Topology, dataset: Dataset | None = None
+) -> Report:
     """Returns the report on a program of an experiment, compiled for the topology's devices.
+
+    Args:
+      experiment: Its config and devices.
+      program: Of PROGRAMS.
+      topology: Whose devices these are.
+      dataset: What it is trained on, if it is there.
 
     Raises:
       UserError: If attention cannot list the tiles of so many rows.
@@ -104,11 +139,12 @@ def report(experiment: Experiment, program: str, topology: Topology) -> Report:
         compiled = compile_program(experiment, program)
     except TooManyRowsError as error:
         raise UserError(f"{program}, {experiment.rows_per_chip} rows per chip: {error}") from None
-    return _report(experiment, program, topology, compiled)
+    return _report(experiment, program, topology, compiled, dataset)
 
 
-def _report(experiment, program: str, topology: Topology, compiled: Compiled) -> Report:
-    cost = program_cost(parse_program(compiled.text)) if compiled.fits else None
+def _report(experiment, program: str, topology: Topology, compiled: Compiled, dataset) -> Report:
+    parsed = parse_program(compiled.text) if compiled.fits else None
+    cost = program_cost(parsed) if parsed else None
     state, setup = experiment.state, experiment.setup
     training = program == "train"
     needed, of_6n = _analytic_flops(experiment, program)
@@ -130,7 +166,26 @@ def _report(experiment, program: str, topology: Topology, compiled: Compiled) ->
         flops_of_6n=of_6n,
         bytes=cost and cost.bytes,
         collectives=cost.collectives if cost else {},
+        **(_of_data(experiment, topology, parsed, dataset) if training and dataset else {}),
     )
+
+
+def _of_data(experiment: Experiment, topology: Topology, parsed, dataset: Dataset) -> dict:
+    """Returns the fields of a report on a training step that depend on what is in its rows."""
+    work = workload(experiment, dataset, topology.generation)
+    if parsed is None:
+        return {"workload": work}
+    cost = program_cost(parsed, attention_kernels(work.attended))
+    # What lies in branches is the vocabulary head, on slots of which only some are chosen.
+    executed = cost.flops - cost.conditional_flops * (1 - work.decoded)
+    forward = experiment.setup.model.flops
+    products, attention = forward(work.slots, 0, work.masks), forward(0, work.pairs, 0)
+    needed = _with_gradients(experiment.state, products, attention)
+    return {
+        "workload": work,
+        "executed_flops": executed,
+        "needed_flops": needed / experiment.setup.mesh.size,
+    }
 
 
 def _analytic_flops(experiment: Experiment, program: str) -> tuple[float, float]:
@@ -138,7 +193,8 @@ def _analytic_flops(experiment: Experiment, program: str) -> tuple[float, float]
 
     Frozen parameters need no gradient of their own, a third of a trained one's: 4 · N for 6 · N.
     """
-    model, length, state = experiment.setup.model, experiment.length, experiment.state
+    model, state = experiment.setup.model, experiment.state
+    length = experiment.bins.length if program == "train" else experiment.length
     slots = experiment.rows * length
     pairs = experiment.rows * length**2
     attention, products = model.flops(0, pairs, 0), model.flops(slots, 0, slots)
@@ -149,9 +205,18 @@ def _analytic_flops(experiment: Experiment, program: str) -> tuple[float, float]
         return steps * (products + attention) / chips, steps * (
             trained + frozen + attention
         ) / chips
-    gradients = trained if frozen else products
-    needed = 2 * products + gradients + 3 * attention
-    return needed / chips, (3 * trained + 2 * frozen + 3 * attention) / chips
+    return _with_gradients(state, products, attention) / chips, (
+        3 * trained + 2 * frozen + 3 * attention
+    ) / chips
+
+
+def _with_gradients(state, products: float, attention: float) -> float:
+    """Returns a training step's operations, given those of its forward pass.
+
+    The backward pass has twice as many, but for the gradients of frozen parameters.
+    """
+    sizes = [_num_in_products(tree) for tree in (state.params, state.frozen)]
+    return (2 + sizes[0] / sum(sizes)) * products + 3 * attention
 
 
 def _num_in_products(params) -> int:
@@ -164,13 +229,20 @@ def _name(path) -> str:
     return str(getattr(path[0], "key", path[0]))
 
 
-def search(make_experiment, program: str, topology: Topology, most: int = 2048) -> Report:
+def search(
+    make_experiment,
+    program: str,
+    topology: Topology,
+    dataset: Dataset | None = None,
+    most: int = 2048,
+) -> Report:
     """Returns the report on the largest number of rows per chip that fits.
 
     Args:
       make_experiment: Rows per chip -> Experiment.
       program: Of PROGRAMS.
       topology: Whose devices the experiments are for.
+      dataset: See report().
       most: The largest number to try.
 
     Raises:
@@ -190,7 +262,7 @@ def search(make_experiment, program: str, topology: Topology, most: int = 2048) 
             "spread parameters with config.mesh.fsdp or take a smaller model"
         )
     rows, compiled = found
-    return _report(make_experiment(rows), program, topology, compiled)
+    return _report(make_experiment(rows), program, topology, compiled, dataset)
 
 
 def largest(

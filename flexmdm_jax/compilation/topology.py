@@ -42,11 +42,13 @@ class Topology:
 
     Attributes:
       name: As it was asked for.
+      generation: v5e, for example.
       devices: Of all slices.
       chip: What each of them is.
     """
 
     name: str
+    generation: str
     devices: tuple[Any, ...]
     chip: Chip
 
@@ -76,7 +78,7 @@ def find_topology(name: str) -> Topology:
             f"{', '.join(f'{generation}-{known}' for known in _SHAPES[generation])}"
         )
     devices = _devices(generation, shape, slices, name)
-    return Topology(name, devices[:1] if alone else devices, CHIPS[generation])
+    return Topology(name, generation, devices[:1] if alone else devices, CHIPS[generation])
 
 
 @functools.cache

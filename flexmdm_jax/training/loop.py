@@ -9,8 +9,7 @@ import jax
 import numpy as np
 
 from flexmdm_jax.config import Config, TrainingConfig
-from flexmdm_jax.data.batches.packing import Bins
-from flexmdm_jax.data.batches.pipeline import train_batches
+from flexmdm_jax.data.batches.pipeline import configured_batches
 from flexmdm_jax.data.storage.records import Dataset
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.hosts import Preemption, first_process_first, of_first_process
@@ -103,23 +102,14 @@ def train(
 
 
 def _device_batches(config: Config, setup: Setup, dataset: Dataset) -> DeviceBatches:
-    return DeviceBatches(
-        train_batches(
-            dataset,
-            setup.process,
-            length=config.data.max_length,
-            batch_size=config.training.batch_size,
-            seed=config.seed,
-            time_warp=config.training.time_warp,
-            buckets=config.data.buckets,
-            packed=Bins.of(config) if config.data.packing else None,
-            workers=config.data.workers,
-            prefetch=config.data.prefetch,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        ),
-        batch_sharding(setup.mesh),
+    batches = configured_batches(
+        config,
+        dataset,
+        setup.process,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
     )
+    return DeviceBatches(batches, batch_sharding(setup.mesh))
 
 
 def _claim(workdir: pathlib.Path, experiment: Experiment, dataset: Dataset) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import grain
 import numpy as np
 
+from flexmdm_jax.config import Config
 from flexmdm_jax.data.batches.examples import Examples, lay_out, lengths_tell
 from flexmdm_jax.data.batches.layouts import ByLength, InOrder, Layout, Packed
 from flexmdm_jax.data.batches.order import LengthTable, Order, spread
@@ -167,6 +168,31 @@ def train_batches(
     share = slice(process_index, None, process_count)
     steps = _Steps(layout, examples, share, process.vocabulary.end)
     return TrainBatches(steps, workers=workers, prefetch=prefetch)
+
+
+def configured_batches(
+    config: Config,
+    dataset: Dataset,
+    process: Process,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> TrainBatches:
+    """Returns the training batches of an experiment; see train_batches()."""
+    return train_batches(
+        dataset,
+        process,
+        length=config.data.max_length,
+        batch_size=config.training.batch_size,
+        seed=config.seed,
+        time_warp=config.training.time_warp,
+        buckets=config.data.buckets,
+        packed=Bins.of(config) if config.data.packing else None,
+        workers=config.data.workers,
+        prefetch=config.data.prefetch,
+        process_index=process_index,
+        process_count=process_count,
+    )
 
 
 def _check_length(dataset: Dataset, length: int) -> None:

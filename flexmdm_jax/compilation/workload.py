@@ -1,0 +1,92 @@
+"""What a step of training has to do with real data, beside what its program could do at most."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+
+from flexmdm_jax.attention import blocks, tiles
+from flexmdm_jax.compilation.programs import Experiment
+from flexmdm_jax.data.batches.pipeline import configured_batches
+from flexmdm_jax.data.storage.records import Dataset
+from flexmdm_jax.posterior import chunk_sizes, executed_slots
+
+_STEPS = 8  # looked at
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """Of a step over all chips, on average.
+
+    Attributes:
+      sequences: Examples.
+      tokens: Of x₁, END not counted.
+      slots: That hold a token of x_t.
+      pairs: Of slots of one sequence, which attention needs.
+      masks: Slots that the vocabulary head is needed for.
+      fill: Share of the rows' slots that hold a token.
+      attended: Share of all pairs of a row's slots that the TPU's attention kernels visit.
+      decoded: Share of the slots that the vocabulary head works off.
+    """
+
+    sequences: float
+    tokens: float
+    slots: float
+    pairs: float
+    masks: float
+    fill: float
+    attended: float
+    decoded: float
+
+
+def workload(experiment: Experiment, dataset: Dataset, generation: str) -> Workload:
+    """Returns what the first steps of an experiment do with a dataset.
+
+    Args:
+      experiment: Whose rows are filled.
+      dataset: With what.
+      generation: Of TPUs, a name in attention.blocks.CHIPS.
+    """
+    batches = configured_batches(experiment.config, dataset, experiment.setup.process)
+    found = [_of_batch(next(batches), experiment, generation) for _ in range(_STEPS)]
+    mean = np.mean([dataclasses.astuple(x) for x in found], axis=0)
+    return Workload(*mean.tolist())
+
+
+def _of_batch(batch: dict[str, np.ndarray], experiment: Experiment, generation: str) -> Workload:
+    vocabulary, groups = experiment.setup.process.vocabulary, experiment.setup.num_groups
+    real = batch["segment_ids"] > 0
+    masked = real & (batch["tokens"] == vocabulary.mask)
+    sizes = np.stack([np.bincount(row, minlength=row.size + 1)[1:] for row in batch["segment_ids"]])
+    rows, length = real.shape
+    # Chips wait for the one with most masks; all have as many rows.
+    most = int(masked.reshape(groups, -1).sum(axis=1).max())
+    slots = rows // groups * length
+    decoded = executed_slots(most, slots, chunk_sizes("tpu")) / slots
+    return Workload(
+        sequences=np.count_nonzero(sizes),
+        tokens=np.count_nonzero(real & (batch["targets"] != vocabulary.end)) + batch["gaps"].sum(),
+        slots=real.sum(),
+        pairs=(sizes.astype(float) ** 2).sum(),
+        masks=masked.sum(),
+        fill=real.mean(),
+        attended=_attended(batch["segment_ids"], experiment, generation),
+        decoded=decoded,
+    )
+
+
+def _attended(segment_ids: np.ndarray, experiment: Experiment, generation: str) -> float:
+    model, (rows, length) = experiment.config.model, segment_ids.shape
+    heads = model.llada.num_kv_heads if model.kind == "llada" else model.num_heads
+    layout = blocks.plan(
+        1,
+        length,
+        model.num_heads,
+        heads,
+        model.hidden_size // model.num_heads,
+        jnp.dtype(model.compute_dtype).itemsize,
+        chip=blocks.CHIPS[generation],
+    )
+    ids = jnp.pad(jnp.asarray(segment_ids), ((0, 0), (0, layout.length - length)))
+    steps = tiles.list_tiles(tiles.segment_bounds(ids), layout.blocks.query, layout.blocks.key)
+    return float(steps.count) * layout.blocks.query * layout.blocks.key / (rows * length**2)
