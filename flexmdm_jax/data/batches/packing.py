@@ -1,5 +1,6 @@
 """Several sequences to a row: which of the next ones a step takes, and where each goes."""
 
+import bisect
 import dataclasses
 import heapq
 
@@ -43,20 +44,23 @@ def pack_prefix(sizes: np.ndarray, bins: Bins) -> np.ndarray:
     room = bins.rows * bins.length
     count = min(int(np.searchsorted(ends, room, side="right")), bins.rows * bins.segments)
     while count > 1:
-        rows = _pack(sizes[:count], bins)
-        homeless = int(sizes[:count][rows < 0].sum())
-        if not homeless:
-            return rows
+        homeless = room
+        for pack in (_emptiest_first, _fullest_first):
+            rows = pack(sizes[:count], bins)
+            without = int(sizes[:count][rows < 0].sum())
+            if not without:
+                return rows
+            homeless = min(homeless, without)
         count = min(count - 1, int(np.searchsorted(ends, ends[count - 1] - homeless, "right")))
     return np.zeros(1, np.int64)
 
 
-def _pack(sizes: np.ndarray, bins: Bins) -> np.ndarray:
-    """Returns each sequence's row, -1 where there is no room.
+def _emptiest_first(sizes: np.ndarray, bins: Bins) -> np.ndarray:
+    """Returns each sequence's row, -1 where there is no room: the longest first, where most is.
 
-    The longest go first, each to the row with the most room left (longest processing time first,
-    Graham 1969): rows end up alike in slots, in sequences and in pairs of slots, which is what
-    devices that wait for each other want, and the shortest fill up what is left.
+    Rows end up alike in slots, in sequences and in pairs of slots (longest processing time first,
+    Graham 1969), which is what devices that wait for each other want, and many short sequences fill
+    up what is left.
     """
     rows = np.full(len(sizes), -1, np.int64)
     free = [(-bins.length, row, bins.segments) for row in range(bins.rows)]
@@ -72,4 +76,23 @@ def _pack(sizes: np.ndarray, bins: Bins) -> np.ndarray:
             heapq.heapreplace(free, (room + size, row, places - 1))
         else:
             heapq.heappop(free)
+    return rows
+
+
+def _fullest_first(sizes: np.ndarray, bins: Bins) -> np.ndarray:
+    """Returns the same, each sequence where it leaves least (best fit decreasing).
+
+    It wastes less where rows hold few sequences. Many short ones it would heap up in the last row.
+    """
+    rows = np.full(len(sizes), -1, np.int64)
+    free = [(bins.length, row, bins.segments) for row in range(bins.rows)]
+    for number in np.argsort(-sizes, kind="stable").tolist():
+        size = int(sizes[number])
+        at = bisect.bisect_left(free, (size,))
+        if at == len(free):
+            continue
+        room, row, places = free.pop(at)
+        rows[number] = row
+        if places > 1:
+            bisect.insort(free, (room - size, row, places - 1))
     return rows
