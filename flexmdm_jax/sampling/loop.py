@@ -88,7 +88,7 @@ class Samples:
 
 # Slots that a CPU draws at once, at most. Noise takes it as long per slot in small chunks as in
 # large ones, and its compiler about a second for every size of a chunk.
-_LARGEST_DRAW_ON_CPU = 28
+LARGEST_DRAW_ON_CPU = 28
 # Below it the likeliest token is drawn all but surely, and logits may overflow when divided.
 _COLDEST = 1e-6
 
@@ -239,7 +239,7 @@ def _drawing(keys, denoiser, hidden, sampler, num_groups, process):
     slots = jnp.arange(hidden.shape[1])
     slot_keys = jax.vmap(lambda key: jax.vmap(lambda s: jax.random.fold_in(key, s))(slots))(keys)
     confidence = CONFIDENCES.get(sampler.rule.confidence)
-    sizes = chunk_sizes(current_platform(), _LARGEST_DRAW_ON_CPU)
+    sizes = chunk_sizes(current_platform(), LARGEST_DRAW_ON_CPU)
 
     def draw_chunk(chunk):
         hidden, key_data = chunk
