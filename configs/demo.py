@@ -17,7 +17,13 @@ def get_config() -> ConfigDict:
                 "compute_dtype": "float32",
                 "scan_unroll": 2,
             },
-            "data": {"path": "data/demo", "max_length": 64, "prepare": "make data/demo"},
+            "data": {
+                "path": "data/demo",
+                "max_length": 64,
+                "packing": True,
+                "row_length": 128,
+                "prepare": "make data/demo",
+            },
             "optimizer": {
                 "learning_rate": 6e-3,
                 "warmup_steps": 50,
@@ -28,7 +34,7 @@ def get_config() -> ConfigDict:
             },
             "training": {
                 "num_steps": 1500,
-                "batch_size": 64,
+                "batch_size": 32,  # rows, of about four sequences each
                 "time_warp": 3.0,
                 "log_every": 25,
                 "evaluate_every": 1500,

@@ -19,6 +19,10 @@ def get_config() -> ConfigDict:
             "data": {
                 "path": "data/openwebtext",
                 "max_length": 1024,
+                # 16 rows hold about the 1,024 sequences of the paper's batch, half inserted.
+                "packing": True,
+                "row_length": 1408,
+                "max_segments": 96,
                 "prepare": (
                     "python -m flexmdm_jax.prepare --source=openwebtext --tokenizer=gpt2 "
                     "--tokenizer_dir=PATH/TO/gpt2 --max_length=1024 --out=data/openwebtext"
@@ -34,7 +38,7 @@ def get_config() -> ConfigDict:
             "training": {
                 # Section 5.1.1 reports 500k steps; Appendix F.1 allows up to 1M.
                 "num_steps": 500_000,
-                "batch_size": 1024,
+                "batch_size": 16,  # rows
                 "evaluate_every": 10_000,
                 "checkpoint_every": 5_000,
             },
