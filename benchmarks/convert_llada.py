@@ -16,6 +16,7 @@ import time
 import numpy as np
 from absl import app, flags
 
+from benchmarks.memory import peak_megabytes, reset_peak
 from flexmdm_jax.conversion.architecture import read_architecture
 from flexmdm_jax.conversion.layout import leaves
 from flexmdm_jax.conversion.llada import import_model
@@ -65,22 +66,12 @@ def write_source(folder: pathlib.Path, layers: int, sparse: bool) -> tuple[int, 
     return offset, largest
 
 
-def reset_peak() -> None:
-    """Makes Linux forget the peak so far (of making the source, say)."""
-    pathlib.Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_megabytes() -> float:
-    status = pathlib.Path("/proc/self/status").read_text()
-    kilobytes = next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]
-    return int(kilobytes) * 1024 / 1e6
-
-
 def main(_):
     folder = pathlib.Path(tempfile.mkdtemp(dir=_DIR.value))
     try:
         (folder / "source").mkdir()
         size, largest = write_source(folder / "source", _LAYERS.value, _SPARSE.value)
+        # That of making the source.
         reset_peak()
         before, began, cpu = peak_megabytes(), time.perf_counter(), time.process_time()
         import_model(folder / "source", folder / "base")

