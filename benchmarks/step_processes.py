@@ -78,13 +78,9 @@ def _begin(variant: Variant, config: Config, device: str, steps: int) -> None:
     """
     # The parent ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    is_torch = variant.name in TORCH
-    if device == "cpu" or is_torch:
-        jax.config.update("jax_platforms", "cpu")
-    elif jax.default_backend() != "gpu":
-        raise UserError("--device=gpu: JAX finds no GPU here; leave it out")
-    if is_torch:
+    if is_torch := variant.name in TORCH:
         _import_torch(device)
+    _start_jax("cpu" if is_torch else device)
     # What was imported is no cost of training.
     _Child.before = peak_megabytes() if device == "cpu" else 0.0
     _Child.training = variant.training(config, device)
@@ -101,13 +97,21 @@ def _begin(variant: Variant, config: Config, device: str, steps: int) -> None:
         reset_peak()
 
 
+def _start_jax(device: str) -> None:
+    jax.config.update("jax_platforms", {"cpu": "cpu", "gpu": "cuda"}[device])
+    try:
+        jax.devices()
+    except RuntimeError:
+        raise UserError("--device=gpu: JAX finds no GPU here; leave it out") from None
+
+
 def _import_torch(device: str) -> None:
     try:
         import torch
     except ImportError:
         raise UserError("PyTorch is not installed: pip install -r requirements-dev.txt") from None
     if device == "gpu" and not torch.cuda.is_available():
-        raise UserError("PyTorch finds no GPU here; install its CUDA build")
+        raise UserError("PyTorch finds no GPU here; its CUDA build is needed")
 
 
 def _turn(steps: int) -> Turn:

@@ -34,7 +34,7 @@ class Size:
 
     Attributes:
       file: Of configs/, without its ending.
-      prepare: Makes the data, up to --out.
+      prepare: The command that makes the data.
       data: The folder that it makes.
       steps: To a turn, at least.
       overrides: Fields of the config's groups.
@@ -63,13 +63,13 @@ def _gpt2_folder() -> str:
 
 
 SIZES = {
-    "demo": Size("demo", "make", "data/demo", 16, {}),
+    "demo": Size("demo", "make data/demo", "data/demo", 16, {}),
     "small": Size(
         file="owt_excerpts",
         prepare=(
             f"python -m flexmdm_jax.prepare --tokenizer=gpt2 --tokenizer_dir={_gpt2_folder()} "
             "--source='jsonl:$FLEXMDM_DATA_DIR/openwebtext_excerpts/*.jsonl.gz' --max_length=256 "
-            "--out="
+            "--out=data/owt_excerpts_256"
         ),
         data="data/owt_excerpts_256",
         steps=4,
@@ -107,14 +107,14 @@ def main(_):
     """Prints a table of all variants."""
     size = SIZES[_SIZE.value]
     dataset = _dataset(size, _DATA.value or size.data)
-    print(f"{_SIZE.value}, {_DEVICE.value}: {_description(size, dataset)}\n")
-    print("| " + " | ".join(COLUMNS) + " |\n| --- |" + " ---: |" * (len(COLUMNS) - 1), flush=True)
+    print(f"{_SIZE.value}, {_DEVICE.value}: {_description(size, dataset)}", flush=True)
+    header = ["", " | ".join(COLUMNS).join(("| ", " |")), "| --- |" + " ---: |" * len(COLUMNS[1:])]
     notes = []
     for method in METHODS:
         lines, failures = measure(size, method, dataset)
-        print("\n".join(lines), flush=True)
-        notes += failures
-    print("".join(f"\n{note}" for note in notes), end="\n" if notes else "")
+        print(*header, *lines, sep="\n", flush=True)
+        header, notes = [], notes + failures
+    print(*notes, sep="\n")
 
 
 def _dataset(size: Size, path: str) -> Dataset:

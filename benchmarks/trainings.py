@@ -54,9 +54,9 @@ class Layout:
 
 
 def _halved(data: DataConfig) -> dict[str, Any]:
-    """Returns buckets of half the length, a quarter and so on, 16 slots at least."""
+    """Returns buckets of half the length, a quarter and so on, 8 slots at least."""
     lengths = (data.max_length >> halvings for halvings in range(1, data.max_length.bit_length()))
-    return {"buckets": tuple(sorted(length for length in lengths if length >= 16))}
+    return {"buckets": tuple(sorted(length for length in lengths if length >= 8))}
 
 
 # Packed rows will join here.
@@ -126,6 +126,10 @@ def _executed(batch: Any) -> _Executed:
     return _Executed(int(ids.max(axis=1).sum()), rows * length, rows * length**2)
 
 
+def _shapes(batch: Any) -> tuple:
+    return tuple(np.shape(leaf) for leaf in jax.tree.leaves(batch))
+
+
 def _setup(config: Config, dataset: Dataset) -> Setup:
     """Returns model and process on one device."""
     return Setup.of(config, dataset.vocabulary, make_mesh(config.mesh, jax.devices()[:1]))
@@ -143,7 +147,7 @@ class Ours(Training):
         self._state = first_state(make_state, shardings)
         self._step = make_train_step(config, self._setup, optimizer, shardings, dataset.mean_length)
         self._batches = loop._device_batches(config, self._setup, dataset)
-        self._known: set[str] = set()
+        self._known: set[tuple] = set()
         self.compile_seconds = 0.0
 
     def turn(self, num_steps: int) -> Turn:
@@ -171,13 +175,13 @@ class Ours(Training):
         return metrics
 
     def _knows(self, batch: Any) -> bool:
-        return str(jax.tree.map(np.shape, batch)) in self._known
+        return _shapes(batch) in self._known
 
     def _first(self, batch: Any) -> None:
         """Takes a step that compiles."""
         started = time.perf_counter()
         jax.block_until_ready(self._run(batch))
-        self._known.add(str(jax.tree.map(np.shape, batch)))
+        self._known.add(_shapes(batch))
         self.compile_seconds += time.perf_counter() - started
 
     def _turn(self, seconds: float, done: list[tuple[Any, dict[str, jax.Array]]]) -> Turn:

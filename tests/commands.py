@@ -45,12 +45,13 @@ def run(verb, *arguments, cwd=ROOT, prefix=()):
     """Returns what became of python -m flexmdm_jax.VERB.
 
     Args:
-      verb: The command.
+      verb: The command; with a dot in it, the whole name of its module.
       *arguments: Its command line.
       cwd: Folder to run it in.
       prefix: Words that stand before it; it is then started as a process of its own.
     """
-    module, arguments = f"flexmdm_jax.{verb}", [str(argument) for argument in arguments]
+    module = verb if "." in verb else f"flexmdm_jax.{verb}"
+    arguments = [str(argument) for argument in arguments]
     command = [*prefix, sys.executable, "-m", module, *arguments]
     if prefix or _settings() != _OURS:
         return subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True)
