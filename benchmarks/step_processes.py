@@ -6,9 +6,11 @@ import dataclasses
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
+from unittest import mock
 
 import jax
 
@@ -27,6 +29,8 @@ KEEP_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": "8589934592",
     "MALLOC_TOP_PAD_": "268435456",
 }
+# Processes share a GPU, which JAX would take for itself.
+_ENVIRONMENT = KEEP_MEMORY | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +80,8 @@ def _begin(variant: Variant, config: Config, device: str, steps: int) -> None:
     Raises:
       UserError: If the device or PyTorch is lacking, or PyTorch cannot compile.
     """
-    # The parent ends this process.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C ends this process without a word; its parent says what there is to say.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     if is_torch := variant.name in TORCH:
         _import_torch(device)
     _start_jax("cpu" if is_torch else device)
@@ -136,14 +140,12 @@ class Competitor:
           least_steps: A turn has so many steps, or a few more if the layout wants it.
         """
         self.variant, self._steps = variant, variant.steps(least_steps)
-        os.environ.update(KEEP_MEMORY)
-        # Processes share the device.
-        os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
         self._process = concurrent.futures.ProcessPoolExecutor(
             max_workers=1, mp_context=multiprocessing.get_context("spawn")
         )
         try:
-            self._ask(_begin, variant, config, device, self._steps)
+            with mock.patch.dict(os.environ, _ENVIRONMENT):
+                self._ask(_begin, variant, config, device, self._steps)
         except BaseException:
             self.close()
             raise
@@ -182,6 +184,7 @@ def all_ready(
     ready, failures = [], []
     with contextlib.ExitStack() as held:
         for variant in wanted:
+            print(f"{variant.method}, {variant.name}: first steps", file=sys.stderr, flush=True)
             try:
                 competitor = Competitor(variant, config, device, least_steps)
             except UserError as error:

@@ -1,6 +1,7 @@
 """The benchmark of a training step: what it counts, what it compares, and how it ends."""
 
 import dataclasses
+import os
 import re
 
 import pytest
@@ -10,6 +11,7 @@ from benchmarks import step_processes, train_step
 from benchmarks.step_processes import TORCH, Variant, all_ready, variants
 from benchmarks.trainings import LAYOUTS, METHODS, Ours, Torch, Turn
 from flexmdm_jax.config import read_config
+from flexmdm_jax.errors import UserError
 
 CASES = [(layout, method) for layout in LAYOUTS for method in layout.methods]
 EVERY_LAYOUT = pytest.mark.parametrize(
@@ -144,6 +146,9 @@ def test_processes_take_turns_and_a_baseline_that_fails_is_named(config, tiny_da
             megabytes, seconds = competitor.costs()
             assert megabytes > 0
             assert seconds > 0
+        ready[0]._process.submit(os._exit, 9)
+        with pytest.raises(UserError, match="flexmdm, padded: its process was killed"):
+            ready[0].turn()
     assert not failures
     with all_ready(wanted[1:], config, "gpu", 2) as (ready, failures):
         assert not ready
