@@ -9,6 +9,7 @@ in the padded rows of the first point.
 """
 
 import dataclasses
+import os
 import pathlib
 import statistics
 import tempfile
@@ -168,6 +169,7 @@ def draw(costs: Mapping[str, Mapping[str, list[Cost]]]) -> bytes:
 
 def main(_):
     """Prints the tables and draws the plots."""
+    jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS") or "cpu")
     path = pathlib.Path(_PLOT.value)
     if path.is_dir():
         raise UserError(f"--plot={path} is a folder; name a file")
