@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -82,6 +83,7 @@ def _begin(variant: Variant, config: Config, device: str, steps: int) -> None:
     """
     # Ctrl-C ends this process without a word; its parent says what there is to say.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=end_with_parent, daemon=True).start()
     if is_torch := variant.name in TORCH:
         _import_torch(device)
     _start_jax("cpu" if is_torch else device)
@@ -99,6 +101,12 @@ def _begin(variant: Variant, config: Config, device: str, steps: int) -> None:
         # What compiling took is none either.
         free_unused()
         reset_peak()
+
+
+def end_with_parent() -> None:
+    """Ends this process when the one that started it has ended, were it killed."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _start_jax(device: str) -> None:

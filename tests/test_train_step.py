@@ -1,8 +1,11 @@
 """The benchmark of a training step: what it counts, what it compares, and how it ends."""
 
 import dataclasses
+import multiprocessing
 import os
 import re
+import select
+import signal
 
 import pytest
 from commands import ROOT, refuse
@@ -153,6 +156,28 @@ def test_processes_take_turns_and_a_baseline_that_fails_is_named(config, tiny_da
     with all_ready(wanted[1:], config, "gpu", 2) as (ready, failures):
         assert not ready
     assert failures == ["flexmdm, PyTorch: PyTorch finds no GPU here; its CUDA build is needed"]
+
+
+def _start_child(pipe):
+    child = multiprocessing.get_context("fork").Process(target=step_processes.end_with_parent)
+    child.start()
+    pipe.send(child.pid)
+    signal.pause()
+
+
+def test_a_process_ends_with_a_parent_that_is_killed():
+    ours, theirs = multiprocessing.Pipe()
+    parent = multiprocessing.get_context("spawn").Process(target=_start_child, args=(theirs,))
+    parent.start()
+    child = os.pidfd_open(ours.recv())
+    poll = select.poll()
+    poll.register(child, select.POLLIN)
+    assert not poll.poll(0)
+    parent.kill()
+    # It is readable once the process has ended.
+    assert poll.poll(60_000)
+    parent.join()
+    os.close(child)
 
 
 def test_processes_keep_memory_as_the_makefile_says():
