@@ -17,6 +17,7 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
+from absl import flags
 
 from benchmarks.length_laws import paragraph_lengths
 from benchmarks.trainings import LAYOUTS, Layout, Ours, num_threads
@@ -55,9 +56,6 @@ GROWING = {
 LABELS = {"length": "row length", "vocabulary": "vocabulary", "hidden": "hidden size"}
 # Buckets would compile a program for each of many lengths.
 MEASURED = tuple(layout for layout in LAYOUTS if layout.name != "bucketed")
-
-_PLOT = options.define_path("plot", "docs/step_growth.png", "The file to draw.")
-_REPETITIONS = options.define_number("repetitions", 5, f"Turns of {STEPS} steps.", Count)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,10 +165,16 @@ def draw(costs: Mapping[str, Mapping[str, list[Cost]]]) -> bytes:
     return png
 
 
+def define_flags() -> None:
+    """Defines what main() reads."""
+    options.define_path("plot", "docs/step_growth.png", "The file to draw.")
+    options.define_number("repetitions", 5, f"Turns of {STEPS} steps.", Count)
+
+
 def main(_):
     """Prints the tables and draws the plots."""
     jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS") or "cpu")
-    path = pathlib.Path(_PLOT.value)
+    path = pathlib.Path(flags.FLAGS.plot)
     if path.is_dir():
         raise UserError(f"--plot={path} is a folder; name a file")
     check_writable(path)
@@ -179,9 +183,10 @@ def main(_):
         f"{LAYERS} layers of {BASE.hidden}, {BASE.vocabulary} ids, {ROWS} rows of {BASE.length} "
         f"unless they grow; float32, {num_threads()} cores; lengths: {law}"
     )
-    costs = {axis: grow(axis, lengths, _REPETITIONS.value) for axis in GROWING}
+    costs = {axis: grow(axis, lengths, flags.FLAGS.repetitions) for axis in GROWING}
     write_atomically(path, draw(costs))
 
 
 if __name__ == "__main__":
+    define_flags()
     cli.run(main)

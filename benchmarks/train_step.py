@@ -87,10 +87,50 @@ SIZES = {
     ),
 }
 
-_SIZE = flags.DEFINE_enum("size", None, list(SIZES), "Of model, rows and vocabulary.")
-_DEVICE = flags.DEFINE_enum("device", "cpu", ["cpu", "gpu"], "Where both run; bfloat16 on a GPU.")
-_DATA = options.define_path("data", "", "A prepared dataset, if not that of the size.")
-_REPETITIONS = options.define_number("repetitions", 7, "Turns of each variant.", Count)
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What the command line asks for.
+
+    Attributes:
+      size: A name in SIZES.
+      device: cpu or gpu.
+      data: A prepared dataset; empty: that of the size.
+      repetitions: Turns of each variant.
+    """
+
+    size: str
+    device: str = "cpu"
+    data: str = ""
+    repetitions: int = 7
+
+    @classmethod
+    def from_flags(cls) -> "Request":
+        """Returns what the flags say that define_flags() has defined."""
+        return cls(
+            **{field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(cls)}
+        )
+
+    def dataset(self) -> Dataset:
+        """Returns the dataset.
+
+        Raises:
+          UserError: If there is none; saying how to make that of the size.
+        """
+        size = SIZES[self.size]
+        if not self.data and not pathlib.Path(size.data).exists():
+            raise UserError(f"no prepared dataset in {size.data}; make it with: {size.prepare}")
+        return open_dataset(self.data or size.data)
+
+
+def define_flags() -> None:
+    """Defines a flag for each field of Request, with its default."""
+    asked = Request("")
+    flags.DEFINE_enum("size", None, list(SIZES), "Of model, rows and vocabulary.", required=True)
+    flags.DEFINE_enum("device", asked.device, ["cpu", "gpu"], "For both; bfloat16 on a GPU.")
+    options.define_path("data", asked.data, "A prepared dataset, if not that of the size.")
+    options.define_number("repetitions", asked.repetitions, "Turns of each variant.", Count)
+
 
 COLUMNS = (
     "variant",
@@ -105,28 +145,27 @@ COLUMNS = (
 
 def main(_):
     """Prints a table of all variants."""
-    size = SIZES[_SIZE.value]
-    dataset = _dataset(size, _DATA.value or size.data)
-    print(f"{_SIZE.value}, {_DEVICE.value}: {_description(size, dataset)}", flush=True)
+    request = Request.from_flags()
+    dataset = request.dataset()
+    print(f"{request.size}, {request.device}: {_description(request, dataset)}", flush=True)
     header = ["", " | ".join(COLUMNS).join(("| ", " |")), "| --- |" + " ---: |" * len(COLUMNS[1:])]
     notes = []
     for method in METHODS:
-        lines, failures = measure(size, method, dataset)
+        lines, failures = measure(request, method, dataset)
         print(*header, *lines, sep="\n", flush=True)
         header, notes = [], notes + failures
-    print(*notes, sep="\n")
+    print(*notes, sep="\n", end="\n" if notes else "")
 
 
-def _dataset(size: Size, path: str) -> Dataset:
-    if not _DATA.value and not pathlib.Path(path).exists():
-        raise UserError(f"no prepared dataset in {path}; make it with: {size.prepare}")
-    return open_dataset(path)
+def _config(request: Request, method: str, dataset: Dataset) -> Config:
+    return SIZES[request.size].config(method, request.device, str(dataset.directory))
 
 
-def _description(size: Size, dataset: Dataset) -> str:
-    config = size.config(METHODS[0], _DEVICE.value, str(dataset.directory))
+def _description(request: Request, dataset: Dataset) -> str:
+    config = _config(request, METHODS[0], dataset)
     model = config.model
-    versions = (f"{name} {importlib.metadata.version(name)}" for name in ("jax", "torch"))
+    found = {x.name: x.version for x in importlib.metadata.distributions()}
+    versions = (f"{name} {found[name]}" for name in ("jax", "torch") if name in found)
     return (
         f"{model.num_layers} layers of {model.hidden_size}, {dataset.vocabulary.size:,} ids, "
         f"{config.training.batch_size} rows of {config.data.max_length} slots, "
@@ -135,11 +174,11 @@ def _description(size: Size, dataset: Dataset) -> str:
     )
 
 
-def measure(size: Size, method: str, dataset: Dataset) -> tuple[list[str], list[str]]:
+def measure(request: Request, method: str, dataset: Dataset) -> tuple[list[str], list[str]]:
     """Returns (lines of the table, notes on what failed) of all variants of a method."""
-    config = size.config(method, _DEVICE.value, str(dataset.directory))
-    with all_ready(variants(method), config, _DEVICE.value, size.steps) as (ready, failures):
-        turns = interleaved(ready, _REPETITIONS.value)
+    config, steps = _config(request, method, dataset), SIZES[request.size].steps
+    with all_ready(variants(method), config, request.device, steps) as (ready, failures):
+        turns = interleaved(ready, request.repetitions)
         baseline = best_baseline(turns)
         lines = [
             line(competitor, turns[competitor.variant], turns.get(baseline, []), dataset)
@@ -195,5 +234,5 @@ def line(competitor: Competitor, turns: list[Turn], baseline: list[Turn], datase
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("size")
+    define_flags()
     cli.run(main)

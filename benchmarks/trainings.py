@@ -141,10 +141,10 @@ class Ours(Training):
     def __init__(self, config: Config, dataset: Dataset):
         """Makes the first state; nothing is compiled yet but what makes it."""
         self._setup = _setup(config, dataset)
-        jax.set_mesh(self._setup.mesh)
         optimizer = make_optimizer(config.optimizer, config.training.num_steps)
         make_state, shardings = init_state(self._setup, optimizer, config.seed)
-        self._state = first_state(make_state, shardings)
+        with jax.set_mesh(self._setup.mesh):
+            self._state = first_state(make_state, shardings)
         self._step = make_train_step(config, self._setup, optimizer, shardings, dataset.mean_length)
         self._batches = loop._device_batches(config, self._setup, dataset)
         self._known: set[tuple] = set()
@@ -170,7 +170,7 @@ class Ours(Training):
         return self._turn(time.perf_counter() - started - compiling, done)
 
     def _run(self, batch: Any) -> dict[str, jax.Array]:
-        with jax.transfer_guard("disallow"):
+        with jax.set_mesh(self._setup.mesh), jax.transfer_guard("disallow"):
             self._state, metrics = self._step(self._state, batch)
         return metrics
 
