@@ -157,7 +157,7 @@ def draw(costs: Mapping[str, Mapping[str, list[Cost]]]) -> bytes:
         plot.plot(values, needed, "k--", label="needed")
         plot.set(xscale="log", yscale="log", xlabel=LABELS[axis], ylabel="µs per useful token")
         plot.set_xticks(values, [f"{value:,}" for value in values], minor=False)
-        plot.minorticks_off()
+        plot.xaxis.minorticks_off()
         plot.grid(alpha=0.3)
         plot.legend()
     png = png_of(figure)

@@ -113,7 +113,8 @@ def _start_jax(device: str) -> None:
     jax.config.update("jax_platforms", {"cpu": "cpu", "gpu": "cuda"}[device])
     try:
         jax.devices()
-    except RuntimeError:
+    except (RuntimeError, AssertionError):
+        # The second is what JAX says where it knows the kind of device and finds none.
         raise UserError("--device=gpu: JAX finds no GPU here; leave it out") from None
 
 

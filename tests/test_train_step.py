@@ -11,7 +11,7 @@ import pytest
 from commands import ROOT, refuse
 
 from benchmarks import step_processes, train_step
-from benchmarks.step_processes import TORCH, Variant, all_ready, variants
+from benchmarks.step_processes import TORCH, Competitor, Variant, all_ready, variants
 from benchmarks.trainings import LAYOUTS, METHODS, Ours, Torch, Turn
 from flexmdm_jax.config import read_config
 from flexmdm_jax.errors import UserError
@@ -154,6 +154,8 @@ def test_processes_take_turns_and_a_baseline_that_fails_is_named(config, tiny_da
         with pytest.raises(UserError, match="flexmdm, padded: its process was killed"):
             ready[0].turn()
     assert not failures
+    with pytest.raises(UserError, match="--device=gpu: JAX finds no GPU here"):
+        Competitor(wanted[0], config, "gpu", 2)
     with all_ready(wanted[1:], config, "gpu", 2) as (ready, failures):
         assert not ready
     assert failures == ["flexmdm, PyTorch: PyTorch finds no GPU here; its CUDA build is needed"]
