@@ -11,8 +11,7 @@ import time
 import jax
 
 from flexmdm_jax.config import load_config_file, read_config
-from flexmdm_jax.data.batches.packing import Bins
-from flexmdm_jax.data.batches.pipeline import TrainBatches, train_batches
+from flexmdm_jax.data.batches.pipeline import TrainBatches, configured_batches
 from flexmdm_jax.data.storage.records import open_dataset
 from flexmdm_jax.sharding import batch_sharding, make_mesh
 from flexmdm_jax.training.feed import DeviceBatches
@@ -30,16 +29,7 @@ def main() -> None:
     setup = Setup.of(config, dataset.vocabulary, make_mesh(config.mesh))
 
     def batches() -> TrainBatches:
-        return train_batches(
-            dataset,
-            setup.process,
-            length=config.data.max_length,
-            batch_size=config.training.batch_size,
-            seed=config.seed,
-            time_warp=config.training.time_warp,
-            packed=Bins.of(config) if config.data.packing else None,
-            prefetch=config.data.prefetch,
-        )
+        return configured_batches(config, dataset, setup.process)
 
     stream = batches()
     next(stream)

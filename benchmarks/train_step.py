@@ -25,6 +25,8 @@ from flexmdm_jax.data.storage.records import Dataset, open_dataset
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.ranges import Count
 
+# Each variant lays out rows in its own way.
+PADDED = {"packing": False, "row_length": 0, "max_segments": 0}
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
 
@@ -63,7 +65,13 @@ def _gpt2_folder() -> str:
 
 
 SIZES = {
-    "demo": Size("demo", "make data/demo", "data/demo", 16, {}),
+    "demo": Size(
+        file="demo",
+        prepare="make data/demo",
+        data="data/demo",
+        steps=16,
+        overrides={"data": PADDED, "training": {"batch_size": 64}},
+    ),
     "small": Size(
         file="owt_excerpts",
         prepare=(
@@ -81,7 +89,7 @@ SIZES = {
                 "condition_size": 128,
                 "scan_unroll": 4,
             },
-            "data": {"max_length": 256, "buckets": ()},
+            "data": PADDED,
             "training": {"batch_size": 16},
         },
     ),

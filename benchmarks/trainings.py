@@ -16,12 +16,13 @@ import numpy as np
 from benchmarks.memory import peak_megabytes
 from flexmdm_jax.chips import current_platform
 from flexmdm_jax.config import Config, DataConfig
-from flexmdm_jax.data.batches.order import ByLength
+from flexmdm_jax.data.batches.layouts import ByLength
+from flexmdm_jax.data.batches.pipeline import configured_batches
 from flexmdm_jax.data.storage.records import TRAIN, Dataset
 from flexmdm_jax.data.storage.shards import RecordReader
 from flexmdm_jax.posterior import chunk_sizes, executed_slots
-from flexmdm_jax.sharding import make_mesh
-from flexmdm_jax.training import loop
+from flexmdm_jax.sharding import batch_sharding, make_mesh
+from flexmdm_jax.training.feed import DeviceBatches
 from flexmdm_jax.training.logging import memory_in_use
 from flexmdm_jax.training.optimizer import make_optimizer
 from flexmdm_jax.training.state import Setup, first_state, init_state
@@ -48,7 +49,8 @@ class Layout:
 
     def config(self, config: Config) -> Config:
         """Returns a config with this layout in place of its own."""
-        data = dataclasses.replace(config.data, buckets=())
+        padded = {"buckets": (), "packing": False, "row_length": 0, "max_segments": 0}
+        data = dataclasses.replace(config.data, **padded)
         data = dataclasses.replace(data, **self.overrides(data))
         return dataclasses.replace(config, data=data)
 
@@ -59,11 +61,12 @@ def _halved(data: DataConfig) -> dict[str, Any]:
     return {"buckets": tuple(sorted(length for length in lengths if length >= 8))}
 
 
-# Packed rows will join here.
 LAYOUTS = (
     Layout("padded", lambda data: {}),
     # A batch of MDM has no short rows.
     Layout("bucketed", _halved, methods=("flexmdm",), steps=ByLength.WINDOW),
+    # Attention on a CPU computes every pair of a row's slots: rows are as short as they may be.
+    Layout("packed", lambda data: {"packing": True}, methods=("flexmdm",)),
 )
 
 
@@ -121,7 +124,7 @@ class _Executed:
 
 def _executed(batch: Any) -> _Executed:
     """Returns what a batch of ours holds; nothing else here knows how it is made."""
-    ids = np.asarray(batch.segment_ids)
+    ids = np.asarray(batch.x.segment_ids)
     rows, length = ids.shape
     return _Executed(int(ids.max(axis=1).sum()), rows * length, rows * length**2)
 
@@ -145,8 +148,11 @@ class Ours(Training):
         make_state, shardings = init_state(self._setup, optimizer, config.seed)
         with jax.set_mesh(self._setup.mesh):
             self._state = first_state(make_state, shardings)
-        self._step = make_train_step(config, self._setup, optimizer, shardings, dataset.mean_length)
-        self._batches = loop._device_batches(config, self._setup, dataset)
+        batches = configured_batches(config, dataset, self._setup.process)
+        self._batches = DeviceBatches(batches, batch_sharding(self._setup.mesh))
+        self._step = make_train_step(
+            config, self._setup, optimizer, shardings, batches.expected * dataset.mean_length
+        )
         self._known: set[tuple] = set()
         self.compile_seconds = 0.0
 
