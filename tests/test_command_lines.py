@@ -169,7 +169,7 @@ def test_a_batch_takes_no_less_than_is_said(length):
     alpha = jax.ShapeDtypeStruct((8, 1), jnp.float32)
     encode = jax.jit(lambda params, *batch: setup.denoiser(params).encode(*batch))
     used = encode.lower(params, tokens, tokens, alpha).compile().memory_analysis()
-    said = sum(bytes_of_a_batch(config, 8).values())
+    said = sum(bytes_of_a_batch(config, 8, config.data.max_length).values())
     assert said <= used.temp_size_in_bytes + used.output_size_in_bytes < 20 * said
 
 

@@ -21,6 +21,7 @@ from flexmdm_jax.sampling import RULES, Adaptive
 from flexmdm_jax.schedules import SCHEDULES, Immediate, Linear, Polynomial
 from flexmdm_jax.types import Vocabulary
 
+DATA = {"path": "", "max_length": 24, "packing": True}
 LLADA = {"kind": "llada", "hidden_size": 64, "num_layers": 1, "num_heads": 32}
 CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
 
@@ -41,7 +42,9 @@ def test_the_papers_configs_have_the_papers_figures():
     assert (model.condition_size, model.dropout_rate) == (128, 0.05)
     assert (optimizer.learning_rate, optimizer.weight_decay) == (3e-4, 0.03)
     assert (optimizer.warmup_steps, optimizer.ema_decay) == (2_000, 0.9999)
-    assert (training.batch_size, owt.data.max_length, training.time_warp) == (1024, 1024, 1.0)
+    assert (owt.data.max_length, training.time_warp) == (1024, 1.0)
+    mdm = read_config(load_config_file(str(CONFIGS[0]), "owt_mdm.py"))
+    assert (mdm.training.batch_size, mdm.data.packing) == (1024, False)
 
 
 def _change(values, path, value):
@@ -85,6 +88,12 @@ def test_numbers_are_finite(field, value):
         ("seed", 2**32, r"seed = 4294967296; it must lie in \[0, 4294967295\]"),
         ("data.buckets", (8, 24), r"buckets = \(8, 24\): lengths below max_length"),
         ("data.buckets", (8, "x"), r"config\.data\.buckets = 'x': expected int"),
+        ("data.row_length", 48, "row_length is that of packed rows; set packing = True"),
+        ("data.max_segments", 4, "max_segments is that of packed rows; set packing = True"),
+        ("data", DATA | {"buckets": (8,)}, "packing leaves no room for buckets"),
+        ("data", DATA | {"row_length": 20}, "row_length = 20 is shorter than a sequence of max_"),
+        ("data", DATA | {"max_segments": 25}, "a row of 24 slots holds at most as many"),
+        ("data.row_length", -1, "row_length = -1; it must be at least 0"),
         ("data.workers", -1, "workers = -1"),
         ("data.mixture", {"owt": 1.0}, "mixture names owt; sets has none"),
         ("training.batch_size", 0, "batch_size = 0"),
@@ -102,6 +111,15 @@ def test_numbers_are_finite(field, value):
 def test_what_is_wrong_is_named(tiny_config, path, value, message):
     with pytest.raises(UserError, match=message):
         read_config(_change(tiny_config, path, value))
+
+
+def test_packing_is_for_sequences_whose_length_is_learned(tiny_config):
+    packed = _change(tiny_config, "data.packing", True)
+    assert (read_config(packed).data.slots, read_config(packed).data.segments) == (tiny.LENGTH, 1)
+    with pytest.raises(UserError, match=r"data\.packing: MDM fills every row with END"):
+        read_config(packed | {"method": "mdm"})
+    with pytest.raises(UserError, match="cuDNN's attention knows one sequence to a row"):
+        read_config(_change(packed, "model.attention", "cudnn"))
 
 
 def test_a_missing_field_is_named(tiny_config):

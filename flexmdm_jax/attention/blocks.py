@@ -7,8 +7,12 @@ from jax.experimental.pallas import tpu as pltpu
 from flexmdm_jax.attention import tiles
 
 
-class TooManyRowsError(ValueError):
-    """Fewer rows per device would fit, however much memory there is."""
+class DoesNotFitError(ValueError):
+    """What a kernel keeps on a chip has no room there, however much memory the chip has."""
+
+
+class TooManyRowsError(DoesNotFitError):
+    """Fewer rows per device would fit."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +127,7 @@ def plan(
 
     Raises:
       TooManyRowsError: If the list of tiles does not fit on chip.
-      ValueError: If one head's accumulators do not.
+      DoesNotFitError: If one head's accumulators do not.
     """
     blocks = blocks or chip.blocks
     # Two heads of 64 fill a register together; without a partner a head fills it alone.
@@ -142,7 +146,7 @@ def plan(
         and _vector_memory(length, n * size, queries, itemsize, blocks) <= chip.vmem
     ]
     if not fitting:
-        raise ValueError(
+        raise DoesNotFitError(
             f"attention over rows of {length} slots needs "
             f"{_vector_memory(length, max(size, 128), queries, itemsize, blocks) >> 20} MiB of "
             f"vector memory and the chip gives {chip.vmem >> 20} MiB; "

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import jax
 
-from flexmdm_jax.attention.blocks import TooManyRowsError
+from flexmdm_jax.attention.blocks import DoesNotFitError, TooManyRowsError
 from flexmdm_jax.compilation.cost import Collectives, attention_kernels, program_cost
 from flexmdm_jax.compilation.hlo import parse_program
 from flexmdm_jax.compilation.programs import (
@@ -133,11 +133,11 @@ def report(
       dataset: What it is trained on, if it is there.
 
     Raises:
-      UserError: If attention cannot list the tiles of so many rows.
+      UserError: If attention cannot take so many rows, or rows so long.
     """
     try:
         compiled = compile_program(experiment, program)
-    except TooManyRowsError as error:
+    except DoesNotFitError as error:
         raise UserError(f"{program}, {experiment.rows_per_chip} rows per chip: {error}") from None
     return _report(experiment, program, topology, compiled, dataset)
 

@@ -8,7 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from flexmdm_jax.attention.blocks import DoesNotFitError
 from flexmdm_jax.config import Config, TrainingConfig
+from flexmdm_jax.data.batches.packing import Bins
 from flexmdm_jax.data.batches.pipeline import configured_batches
 from flexmdm_jax.data.storage.records import Dataset
 from flexmdm_jax.errors import UserError
@@ -72,6 +74,8 @@ def train(
     _check_batch(config, setup)
     optimizer = make_optimizer(config.optimizer, config.training.num_steps)
     make_state, shardings = init_state(setup, optimizer, config.seed)
+    like = sharded_shapes(make_state, shardings)
+    _check_attention(config, setup, like)
     batches = _device_batches(config, setup, dataset)
     with contextlib.ExitStack() as held:
 
@@ -82,17 +86,16 @@ def train(
         experiment = first_process_first(take)
         checkpoints = Checkpoints(workdir, experiment, keep=config.training.keep_checkpoints)
         held.callback(checkpoints.close)
-        like = sharded_shapes(make_state, shardings)
         state = checkpoints.restore(like, batches)
         if state is None:
             state = start_from(config, first_state(make_state, shardings), like)
         state = jax.block_until_ready(state.replace(frozen=load_frozen(setup, like.frozen)))
         profile.check(int(state.step), config.training.num_steps)
-        batches.send_ahead()
-        first_process_first(lambda: _claim(workdir, experiment, dataset))
         step = make_train_step(
             config, setup, optimizer, shardings, batches.expected * dataset.mean_length
         )
+        batches.send_ahead()
+        first_process_first(lambda: _claim(workdir, experiment, dataset))
         run = _Run(config.training, setup, workdir, checkpoints, evaluate, profile, int(state.step))
         try:
             with Preemption() as preemption:
@@ -110,6 +113,29 @@ def _device_batches(config: Config, setup: Setup, dataset: Dataset) -> DeviceBat
         process_count=jax.process_count(),
     )
     return DeviceBatches(batches, batch_sharding(setup.mesh))
+
+
+def _check_attention(config: Config, setup: Setup, state: TrainState) -> None:
+    """Raises UserError if the attention cannot take such rows; nothing is computed.
+
+    Args:
+      config: The experiment.
+      setup: Its model and mesh.
+      state: Shapes.
+    """
+    bins = Bins.of(config)
+    rows = bins.rows // config.training.accumulation_steps
+    slots = jax.ShapeDtypeStruct((rows, bins.length), np.int32)
+    alpha = jax.ShapeDtypeStruct((rows, bins.segments), np.float32)
+
+    def encode(trained, frozen, tokens, segment_ids, alpha):
+        denoiser = setup.denoiser(setup.whole(trained, frozen))
+        return denoiser.encode(tokens, segment_ids, alpha).gaps
+
+    try:
+        jax.eval_shape(encode, state.params, state.frozen, slots, slots, alpha)
+    except DoesNotFitError as error:
+        raise UserError(f"config.data: {error}") from None
 
 
 def _claim(workdir: pathlib.Path, experiment: Experiment, dataset: Dataset) -> None:

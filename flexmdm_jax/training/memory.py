@@ -22,26 +22,32 @@ def check_training(config: Config, setup: Setup) -> None:
     """
     if jax.default_backend() != "cpu":
         return
+    data = config.data
     trained, frozen = parameter_shapes(setup)
     state = _COPIES_IN_TRAINING * _bytes_of(trained) + _bytes_of(frozen)
     rows = config.training.batch_size // config.training.accumulation_steps
-    advice = "lower config.{}.batch_size, config.data.max_length or the sizes of config.model"
-    for name, count in (("training", rows), ("evaluation", config.evaluation.batch_size)):
+    advice = "lower config.{}.batch_size, config.data.{} or the sizes of config.model"
+    length = "row_length" if data.row_length else "max_length"
+    batches = {
+        ("training", length): (rows, data.slots),
+        ("evaluation", "max_length"): (config.evaluation.batch_size, data.max_length),
+    }
+    for names, (count, slots) in batches.items():
         count = -(-count // jax.process_count())
-        needed = {"parameters and optimizer": state} | bytes_of_a_batch(config, count)
-        _check(needed, advice.format(name))
+        needed = {"parameters and optimizer": state} | bytes_of_a_batch(config, count, slots)
+        _check(needed, advice.format(*names))
 
 
 def check_sampling(config: Config, rows: int) -> None:
     """Raises UserError if a batch of samples cannot fit this machine's memory; see above."""
     if jax.default_backend() == "cpu":
         rows = -(-rows // jax.process_count())
-        _check(bytes_of_a_batch(config, rows), "lower --batch_size")
+        _check(bytes_of_a_batch(config, rows, config.data.max_length), "lower --batch_size")
 
 
-def bytes_of_a_batch(config: Config, rows: int) -> dict[str, int]:
+def bytes_of_a_batch(config: Config, rows: int, length: int) -> dict[str, int]:
     """Returns bytes of what one layer certainly holds for a batch, by what it is."""
-    model, length = config.model, config.data.max_length
+    model = config.model
     features = rows * length * model.hidden_size * jnp.dtype(model.compute_dtype).itemsize
     is_dense = (model.attention or DEFAULTS.get("cpu", "xla")) == "xla"
     scores = 4 * rows * model.num_heads * length**2 * is_dense

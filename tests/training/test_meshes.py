@@ -155,6 +155,17 @@ def test_a_mesh_that_does_not_fit_the_devices_is_named(config):
         make_mesh(config)
 
 
+def test_rows_that_no_kernel_takes_are_named(tiny_config, tiny_dataset, tmp_path):
+    tiny_config["data"] |= {"packing": True, "row_length": 2**22, "max_segments": 4}
+    tiny_config["model"]["attention"] = "pallas_interpret"
+    tiny_config["training"]["batch_size"] = 1
+    with pytest.raises(
+        UserError, match=r"config\.data: attention over rows of 4194304"
+    ):
+        _train(tiny_config, tiny_dataset, tmp_path / "w", 1, _mesh(ONE))
+    assert not (tmp_path / "w").exists()
+
+
 def test_a_batch_that_does_not_split_is_named(tiny_config, tiny_dataset, tmp_path):
     tiny_config["training"]["batch_size"] = 12
     with pytest.raises(UserError, match="12 rows at a time do not split over 8 devices"):

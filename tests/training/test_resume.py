@@ -68,12 +68,19 @@ def test_five_and_five_steps_are_ten(tiny_config, tiny_dataset, tmp_path, seen_b
     _assert_same(straight_batches, seen_batches)
 
 
-def test_buckets_and_mixtures_are_taken_up_again(tiny_config, tiny_dataset, tmp_path, seen_batches):
-    tiny_config["data"]["buckets"] = (12,)
+PACKED = {"packing": True, "row_length": 40, "max_segments": 6}
+
+
+@pytest.mark.parametrize("layout", [{"buckets": (12,)}, PACKED])
+def test_layouts_and_mixtures_are_taken_up_again(
+    tiny_config, tiny_dataset, tmp_path, seen_batches, layout
+):
+    tiny_config["data"] |= layout
     mixed = mix_datasets([tiny_dataset, tiny_dataset], [0.25, 0.75])
     straight = _train(tiny_config, mixed, tmp_path / "straight", 8)
     straight_batches = list(seen_batches)
-    assert {batch.tokens.shape for batch in straight_batches} == {(8, 12), (8, tiny.LENGTH)}
+    lengths = {batch.x.tokens.shape for batch in straight_batches}
+    assert lengths == ({(8, 40)} if layout is PACKED else {(8, 12), (8, tiny.LENGTH)})
     seen_batches.clear()
     _train(tiny_config, mixed, tmp_path / "parts", 5)
     _assert_same(straight, _train(tiny_config, mixed, tmp_path / "parts", 8))
