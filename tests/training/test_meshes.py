@@ -159,9 +159,7 @@ def test_rows_that_no_kernel_takes_are_named(tiny_config, tiny_dataset, tmp_path
     tiny_config["data"] |= {"packing": True, "row_length": 2**22, "max_segments": 4}
     tiny_config["model"]["attention"] = "pallas_interpret"
     tiny_config["training"]["batch_size"] = 1
-    with pytest.raises(
-        UserError, match=r"config\.data: the list of tiles of 1 rows"
-    ):
+    with pytest.raises(UserError, match=r"config\.data: the list of tiles of 1 rows"):
         _train(tiny_config, tiny_dataset, tmp_path / "w", 1, _mesh(ONE))
     assert not (tmp_path / "w").exists()
 
