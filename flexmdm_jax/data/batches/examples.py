@@ -1,7 +1,6 @@
 """What an example of training looks like at its time: the host's side of the interpolant."""
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 
@@ -62,7 +61,6 @@ class Examples:
         self._reader = RecordReader(dataset.shards[TRAIN])
         self._process, self._length = process, length
         self._arrange = arrange_for(process, dataset.task)
-        self._choose: Callable[[Sequence, int], Sequence] | None
         self._choose = choose_for(dataset.task, process, seed)
         self._noise = Noise(seed, time_warp)
         self._lengths = lengths
@@ -125,7 +123,9 @@ def _sums(flags: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.add.reduceat(flags, np.cumsum(lengths) - lengths, dtype=np.int64)
 
 
-def lay_out(x: Partial, index: np.ndarray, rows: np.ndarray, shape: tuple[int, int, int], end: int):
+def lay_out(
+    x: Partial, index: np.ndarray, rows: np.ndarray, shape: tuple[int, int, int], end: int
+) -> Row:
     """Returns partial sequences in rows, as the fields of a Corrupted batch.
 
     Args:
@@ -150,7 +150,7 @@ def lay_out(x: Partial, index: np.ndarray, rows: np.ndarray, shape: tuple[int, i
         field[rows, column] = values
         return field
 
-    row: Row = {
+    return {
         "tokens": of_slots(x.tokens, end, np.int32),
         "segment_ids": of_slots(np.repeat(column + 1, x.sizes), 0, np.int32),
         "targets": of_slots(x.targets, end, np.int32),
@@ -159,7 +159,6 @@ def lay_out(x: Partial, index: np.ndarray, rows: np.ndarray, shape: tuple[int, i
         "weight": of_segments(x.weight, np.float32),
         "index": of_segments(index % 2**31, np.int32),
     }
-    return row
 
 
 def _places(rows: np.ndarray, sizes: np.ndarray, num_rows: int) -> tuple[np.ndarray, np.ndarray]:

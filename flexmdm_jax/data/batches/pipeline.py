@@ -62,9 +62,10 @@ class TrainBatches(Iterator[Row]):
 
     def set_state(self, state: dict[str, int]) -> None:
         """Goes to a position that get_state() returned, here or in another process."""
-        # Checkpoints of older versions count batches, which all had the same number of examples.
-        old = state.get("batches", 0) * round(self.expected) if "examples" not in state else 0
-        self._taken = state.get("examples", old)
+        if "batches" in state:
+            # An older version counted batches, which all had the same number of examples.
+            state = {"examples": state["batches"] * round(self.expected)}
+        self._taken = state["examples"]
         self._stream = None
 
 

@@ -30,6 +30,7 @@ def test_rows_hold_what_they_are_given(data):
     assert rows.max() < bins.rows
     assert np.bincount(rows, weights=sizes[: len(rows)]).max() <= length
     assert np.bincount(rows).max() <= bins.segments
+    assert set(rows) == set(range(bins.rows)), "every process has something in its rows"
 
 
 @pytest.mark.parametrize(
