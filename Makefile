@@ -135,18 +135,20 @@ bench-attention: install-dev
 	$(TEST) -m benchmarks.attention_tpu
 	$(TEST) -m benchmarks.model_attention
 
-# The largest batches of configs/owt.py by remat: about twenty minutes of one core.
+PADDED := --config.data.packing=False --config.data.row_length=0 --config.data.max_segments=0
+
+# The largest batches of configs/owt.py by remat, a sequence to a row: about twenty minutes of one core.
 bench-aot: install-dev
 	for slice in v5e-16 v5p-16; do for remat in none dots full; do \
 		$(RUN) -m flexmdm_jax.aot --config=configs/owt.py --topology=$$slice --programs=train \
-			--search --config.model.remat=$$remat || exit 1; \
+			--search --config.model.remat=$$remat $(PADDED) || exit 1; \
 	done; done
 
 # The same rows per chip on 1 to 256 chips; parameters are spread over up to 16 of them.
 bench-scaling: install-dev
 	for chips in 1 4 16 64 256; do \
 		$(RUN) -m flexmdm_jax.aot --config=configs/owt.py --topology=v5e-$$chips --programs=train \
-			--per_device_batch=16 --config.mesh.data=-1 \
+			--per_device_batch=16 --config.mesh.data=-1 $(PADDED) \
 			--config.mesh.fsdp=$$(($$chips < 16 ? $$chips : 16)) || exit 1; \
 	done
 

@@ -9,6 +9,5 @@ def get_config() -> ConfigDict:
     config = load_config_file(__file__, "demo.py")
     config.method = "mdm"
     # END fills every row and is predicted: a row holds one sequence.
-    config.data.update(packing=False, row_length=0)
-    config.training.batch_size = 64
+    config.data.packing = False
     return config
