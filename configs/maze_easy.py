@@ -4,6 +4,8 @@ from ml_collections import ConfigDict
 
 # 15,000 pairs, 95% of them for training, with about ten paths each, in batches of 256.
 STEPS_PER_EPOCH = 553
+# Slots of a row, by number of subgoals: 8 of them hold about 256 paths, half inserted.
+ROW_LENGTH = {2: 640, 7: 704, 12: 832}
 
 
 def get_config(num_subgoals: int = 2) -> ConfigDict:
@@ -22,6 +24,8 @@ def get_config(num_subgoals: int = 2) -> ConfigDict:
             "data": {
                 "path": f"data/maze_{num_subgoals}",
                 "max_length": 128,
+                "packing": True,
+                "row_length": ROW_LENGTH[num_subgoals],
                 "prepare": (
                     "python -m flexmdm_jax.prepare "
                     f"--source=maze:size=41,num_subgoals={num_subgoals} "
@@ -37,7 +41,7 @@ def get_config(num_subgoals: int = 2) -> ConfigDict:
             },
             "training": {
                 "num_steps": 100 * STEPS_PER_EPOCH,
-                "batch_size": 256,
+                "batch_size": 8,  # rows
                 "evaluate_every": 10 * STEPS_PER_EPOCH,
                 "checkpoint_every": 5 * STEPS_PER_EPOCH,
             },
