@@ -25,8 +25,8 @@ class Workload:
       pairs: Of slots of one sequence, which attention needs.
       masks: Slots that the vocabulary head is needed for.
       fill: Share of the rows' slots that hold a token.
-      attended: Share that the TPU's attention kernels visit of all pairs of a row's slots, after
-        they have padded it to whole tiles.
+      attended: Share of all pairs of a row's slots that the TPU's attention kernels visit, of rows
+        filled up to whole tiles, which is what the kernels are given.
       decoded: Share of the slots that the vocabulary head works off.
     """
 
@@ -90,4 +90,5 @@ def _attended(segment_ids: np.ndarray, experiment: Experiment, generation: str) 
     )
     ids = jnp.pad(jnp.asarray(segment_ids), ((0, 0), (0, layout.length - length)))
     steps = tiles.list_tiles(tiles.segment_bounds(ids), layout.blocks.query, layout.blocks.key)
-    return float(steps.count) * layout.blocks.query * layout.blocks.key / (rows * layout.length**2)
+    visited = float(steps.count) * layout.blocks.query * layout.blocks.key
+    return visited / (rows * layout.length**2)

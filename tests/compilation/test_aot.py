@@ -14,6 +14,7 @@ from commands import config_file, refuse, succeed
 from flexmdm_jax.attention.blocks import TooManyRowsError
 from flexmdm_jax.chips import CHIPS, chip_of
 from flexmdm_jax.compilation import report as reports
+from flexmdm_jax.compilation import workload
 from flexmdm_jax.compilation.programs import Compiled, Experiment, available_memory, bytes_per_chip
 from flexmdm_jax.compilation.topology import find_topology
 from flexmdm_jax.config import MeshConfig, read_config
@@ -91,6 +92,16 @@ def test_parameters_are_divided_by_fsdp_and_bytes_are_counted_by_hand():
         kernel = parts.params["blocks"][name]["kernel"]
         assert math.prod(kernel.sharding.shard_shape(kernel.shape)) * 4 == kernel.size
     assert bytes_per_chip(parts) < 0.5 * bytes_per_chip(whole)
+
+
+@pytest.mark.parametrize("length", [100, 128, 384, 1024, 1408, 1409])
+def test_full_rows_are_visited_whole_and_no_more_than_kernels_are_given(length):
+    """Kernels are given rows of whole tiles; a share of these pairs, which is never above 1."""
+    rows = np.ones((3, length), np.int32)
+    attended = workload._attended(rows, _experiment("v5e-1"), "v5e")
+    key = 128 if length <= 128 else 256
+    queries, keys = -(-length // 128) * 128, -(-length // key) * key
+    assert attended == pytest.approx(queries * keys / keys**2)
 
 
 def test_the_real_sampler_compiles_with_all_its_steps():
