@@ -105,7 +105,8 @@ def _accumulate(loss, params, batch, num_parts, expected_tokens) -> tuple[Any, M
 
     def weighted(params, batch):
         value, metrics = loss(params, batch)
-        weight = metrics["num_tokens"] / expected_tokens
+        # What the loss was divided by: a part may hold empty sequences only.
+        weight = jnp.maximum(metrics["num_tokens"], 1.0) / expected_tokens
         metrics = {"loss": value, **metrics}
         scaled = {
             name: metric * (1.0 if name.startswith("num_") else weight)

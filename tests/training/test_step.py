@@ -13,6 +13,8 @@ import tiny
 from flexmdm_jax.config import read_config
 from flexmdm_jax.data.batches.packing import Bins
 from flexmdm_jax.data.batches.pipeline import train_batches
+from flexmdm_jax.data.storage.records import TRAIN, VALIDATION, write_dataset
+from flexmdm_jax.data.tokenizers import ByteTokenizer
 from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.training.feed import corrupted
 from flexmdm_jax.training.optimizer import learning_rate_schedule, make_optimizer
@@ -111,6 +113,26 @@ def _step_of(config, setup, dataset, batch, expected):
     state, metrics = make_train_step(config, setup, optimizer, shardings, expected)(state, batch)
     after = jax.device_get(state.params)
     return jax.tree.map(lambda x, y: x - y, before, after), jax.device_get(metrics)
+
+
+def test_empty_sequences_teach_even_if_they_are_alone(tiny_config, tmp_path):
+    """A part of a batch that holds nothing else has no token, and yet a gap to learn from."""
+    sequences = [(TRAIN, [])] * 24 + [(TRAIN, [5, 6, 7])] * 8 + [(VALIDATION, [1])]
+    dataset = write_dataset(
+        tmp_path / "d", sequences, ByteTokenizer({}), max_length=tiny.LENGTH, origin={}
+    )
+    config = read_config(tiny_config)
+    setup = Setup.of(config, dataset.vocabulary, make_mesh(config.mesh))
+    batch = next(train_batches(dataset, setup.process, length=tiny.LENGTH, batch_size=32, seed=0))
+    empty = np.flatnonzero((batch["gaps"].sum(1) == 0) & ((batch["segment_ids"] > 0).sum(1) == 1))
+    full = np.setdiff1d(np.arange(32), empty)[:8]
+    assert len(full) == 8
+    together, *parts = (
+        _step_of(config, setup, dataset, corrupted({k: x[rows] for k, x in batch.items()}), 10.0)[0]
+        for rows in (np.concatenate([empty[:8], full]), empty[:8], full)
+    )
+    _close(together, jax.tree.map(np.add, *parts), tolerance=1e-5)
+    assert max(np.abs(x).max() for x in jax.tree.leaves(parts[0])) > 1e-3
 
 
 @pytest.mark.parametrize("kind", ["dit", "llada"])
