@@ -4,6 +4,7 @@ A step's plan follows from the seed and from the number of examples taken before
 can make any of them, and a run goes on from that number alone.
 """
 
+import copy
 import dataclasses
 from typing import Protocol, runtime_checkable
 
@@ -128,12 +129,16 @@ class Packed:
     """
 
     _AT_A_TIME = 256  # examples looked at
-    _TRIED = 32  # steps that say how many examples one takes
+    _TRIED = 10_000  # examples that say how many a step takes, within about one in a hundred
 
     def __init__(self, order: Order, examples: Examples, bins: Bins):
         """Lays out steps of the given rows over all processes."""
         self._order, self._examples, self._bins = order, examples, bins
         self._go_to(0)
+
+    def __copy__(self) -> "Packed":
+        """Returns one that plans on its own: threads must not share what is planned so far."""
+        return Packed(self._order, self._examples, self._bins)
 
     def _go_to(self, taken: int) -> None:
         self._start, self._planned, self._taken = taken, -1, taken
@@ -148,14 +153,17 @@ class Packed:
         return plan
 
     def _next(self) -> Plan:
-        while self._sizes.sum() <= self._bins.rows * self._bins.length:
+        bins = self._bins
+        while len(self._sizes) < bins.rows * bins.segments:
+            if self._sizes.sum() > bins.rows * bins.length:
+                break
             self._look_ahead()
-        rows = pack_prefix(self._sizes, self._bins)
+        rows = pack_prefix(self._sizes, bins)
         count = len(rows)
         numbers, records = self._taken + np.arange(count), self._records[:count]
         self._records, self._sizes = self._records[count:], self._sizes[count:]
         self._planned, self._taken = self._planned + 1, self._taken + count
-        return Plan(numbers, records, rows, self._bins)
+        return Plan(numbers, records, rows, bins)
 
     def _look_ahead(self) -> None:
         numbers = self._taken + len(self._sizes) + np.arange(self._AT_A_TIME)
@@ -166,6 +174,8 @@ class Packed:
 
     def expected(self) -> float:
         """See Layout. It is the mean of the first steps of a run."""
-        # On its own: this one may be under way in another thread.
-        start = Packed(self._order, self._examples, self._bins)
-        return start.plan(0, self._TRIED - 1).stop / self._TRIED
+        # Not many steps but many examples: those of one step may be tens of thousands.
+        start, taken, steps = copy.copy(self), 0, 0
+        while taken < self._TRIED:
+            taken, steps = start.plan(0, steps).stop, steps + 1
+        return taken / steps

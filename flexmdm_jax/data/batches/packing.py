@@ -37,7 +37,8 @@ def pack_prefix(sizes: np.ndarray, bins: Bins) -> np.ndarray:
     sequence is taken in place of an earlier one.
 
     Args:
-      sizes: Slots of the next sequences, each at most bins.length; more of them than can fit.
+      sizes: Slots of the next sequences, each at most bins.length; more of them than can fit, or
+        as many as the rows may hold.
       bins: The rows.
     """
     ends = np.cumsum(sizes)

@@ -1,5 +1,6 @@
 """From records to batches of rows, in an order that the seed alone decides (see order.py)."""
 
+import copy
 import dataclasses
 import sys
 from collections.abc import Callable, Iterator
@@ -47,7 +48,10 @@ class TrainBatches(Iterator[Row]):
         return batch
 
     def _from(self, taken: int) -> grain.IterDataset:
-        batches = grain.MapDataset.source(dataclasses.replace(self._steps, taken=taken))
+        # The thread of a stream that was left may still be planning.
+        layout = copy.copy(self._steps.layout)
+        steps = dataclasses.replace(self._steps, layout=layout, taken=taken)
+        batches = grain.MapDataset.source(steps)
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=self._prefetch)
         batches = batches.to_iter_dataset(options)
         if self._workers:

@@ -172,6 +172,36 @@ def test_one_then_two_then_one_process_pack_the_same(tiny_dataset):
     assert seen == straight
 
 
+def test_a_stream_that_is_left_disturbs_no_other(tiny_dataset):
+    """Its thread reads ahead, and plans, while the next one begins at the same place."""
+    make = lambda: batches_of(tiny_dataset, packed=Bins(16, 64, 8), prefetch=16)  # noqa: E731
+    expected = [batch["index"] for batch in itertools.islice(make(), 6)]
+    for _ in range(10):
+        batches = make()
+        next(batches)
+        batches.set_state({"examples": 0})
+        for index in expected:
+            np.testing.assert_array_equal(next(batches)["index"], index)
+
+
+@pytest.mark.parametrize("bins", [Bins(2, 40, 1), Bins(300, 1000, 2), Bins(100, 200, 60)])
+def test_large_steps_are_not_tried_many_times(tiny_dataset, monkeypatch, bins):
+    """How many examples one takes is known from about as many, whatever the rows."""
+    looked_at = []
+    sizes = Examples.sizes
+
+    def counted(self, records, numbers):
+        looked_at.append(len(numbers))
+        return sizes(self, records, numbers)
+
+    monkeypatch.setattr(Examples, "sizes", counted)
+    batches = batches_of(tiny_dataset, packed=bins)
+    expected = batches.expected
+    assert sum(looked_at) < 10_000 + 3 * expected + 512
+    counts = [np.count_nonzero(batch["weight"]) for batch in itertools.islice(batches, 3)]
+    assert expected == pytest.approx(np.mean(counts), rel=0.2)
+
+
 def test_worker_processes_pack_the_same(tiny_dataset):
     flags.FLAGS.mark_as_parsed()  # Grain's workers look at flags of their own.
     alone, helped = batches_of(tiny_dataset), batches_of(tiny_dataset, workers=2)
