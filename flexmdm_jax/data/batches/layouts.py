@@ -129,7 +129,8 @@ class Packed:
     """
 
     _AT_A_TIME = 256  # examples looked at
-    _TRIED = 10_000  # examples that say how many a step takes, within about one in a hundred
+    # Steps that say how many examples one takes, or as many as take so many examples.
+    _TRIED_STEPS, _TRIED = 32, 10_000
 
     def __init__(self, order: Order, examples: Examples, bins: Bins):
         """Lays out steps of the given rows over all processes."""
@@ -174,8 +175,7 @@ class Packed:
 
     def expected(self) -> float:
         """See Layout. It is the mean of the first steps of a run."""
-        # Not many steps but many examples: those of one step may be tens of thousands.
         start, taken, steps = copy.copy(self), 0, 0
-        while taken < self._TRIED:
+        while steps < self._TRIED_STEPS and taken < self._TRIED:
             taken, steps = start.plan(0, steps).stop, steps + 1
         return taken / steps
