@@ -36,7 +36,11 @@ class Partial:
 
 
 class Examples:
-    """The examples of a run, by record and by number (see noise.py)."""
+    """The examples of a run, by record and by number (see noise.py).
+
+    Attributes:
+      where: The folder of the dataset.
+    """
 
     def __init__(
         self,
@@ -58,6 +62,7 @@ class Examples:
           time_warp: See stratified_times().
           lengths: Of the records, if they alone say how long x_t is; see lengths_tell().
         """
+        self.where = dataset.directory
         self._reader = RecordReader(dataset.shards[TRAIN])
         self._process, self._length = process, length
         self._arrange = arrange_for(process, dataset.task)

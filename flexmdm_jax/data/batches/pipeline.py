@@ -14,7 +14,7 @@ from flexmdm_jax.data.batches.layouts import ByLength, InOrder, Layout, Packed
 from flexmdm_jax.data.batches.order import LengthTable, Order, spread
 from flexmdm_jax.data.batches.packing import Bins
 from flexmdm_jax.data.batches.rows import Arrange, Row, clean_rows
-from flexmdm_jax.data.storage.records import VALIDATION, Dataset, Sequence
+from flexmdm_jax.data.storage.records import METADATA, VALIDATION, Dataset, Sequence
 from flexmdm_jax.data.storage.shards import RecordReader
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.process import Process
@@ -108,6 +108,11 @@ class _Steps:
         kept = rows >= 0
         numbers = plan.numbers[kept]
         x = self.examples.at_their_times(plan.records[kept], numbers)
+        if np.bincount(rows[kept], weights=x.sizes).max() > plan.bins.length:
+            raise UserError(
+                f"{self.examples.where}: its .lengths, or the tokens that {METADATA} counts as "
+                "given, are not those of its sequences; prepare the dataset again"
+            )
         shape = (len(mine), plan.bins.length, plan.bins.segments)
         return lay_out(x, numbers, rows[kept], shape, self.end) | {_STOP: plan.stop}
 

@@ -272,6 +272,13 @@ def _check_counts(splits: dict[str, Any], where: pathlib.Path) -> None:
                 f"{where}: sequences, tokens and lengths of the {split} split contradict each "
                 "other; prepare the dataset again"
             )
+        # Older versions did not count what is given.
+        given = said.get("given")
+        if given is not None and (type(given) is not int or not 0 <= given <= said["tokens"]):
+            raise UserError(
+                f"{where}: given = {given!r} of the {split} split is no number of its "
+                f"{said['tokens']} tokens; prepare the dataset again"
+            )
 
 
 def _parse(directory: pathlib.Path, metadata: dict[str, Any]) -> Dataset:

@@ -186,7 +186,7 @@ def test_a_stream_that_is_left_disturbs_no_other(tiny_dataset):
 
 @pytest.mark.parametrize("bins", [Bins(2, 40, 1), Bins(300, 1000, 2), Bins(100, 200, 60)])
 def test_large_steps_are_not_tried_many_times(tiny_dataset, monkeypatch, bins):
-    """How many examples one takes is known from about as many, whatever the rows."""
+    """How many examples one takes is known from some thousands, whatever the rows."""
     looked_at = []
     sizes = Examples.sizes
 
@@ -223,6 +223,28 @@ def test_positions_of_older_checkpoints_count_batches(tiny_dataset):
     batches = batches_of(tiny_dataset, packed=None)
     batches.set_state({"batches": 5})
     assert batches.get_state() == {"examples": 20}
+
+
+@pytest.mark.parametrize("damage", ["lengths in another order", "given tokens not counted"])
+def test_what_is_said_of_sequences_and_is_wrong_spills_into_no_row(tmp_path, damage):
+    """It decides where a packed sequence begins; one that is longer would cover the next."""
+    rng = np.random.default_rng(0)
+    sequences = [
+        (TRAIN, rng.integers(0, 90, 2 + 29 * (i % 2)), np.arange(2 + 29 * (i % 2)) < 28 * (i % 2))
+        for i in range(100)
+    ]
+    sequences += [(VALIDATION, [1])]
+    if damage.startswith("lengths"):
+        sequences = [(split, tokens) for split, tokens, *_ in sequences]
+    dataset = write_dataset(tmp_path / "d", sequences, ByteTokenizer({}), max_length=32, origin={})
+    if damage.startswith("lengths"):
+        [lengths] = tmp_path.glob("d/train*.lengths")
+        np.sort(np.fromfile(lengths, "<u4")).tofile(lengths)
+    else:
+        dataset.metadata["splits"][TRAIN]["given"] = 0
+    batches = batches_of(dataset)
+    with pytest.raises(UserError, match=r"/d: its \.lengths, or the tokens .* prepare the dataset"):
+        list(itertools.islice(batches, 10))
 
 
 def test_tiny_rows_are_full(tiny_dataset):

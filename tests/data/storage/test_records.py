@@ -167,6 +167,21 @@ def test_a_damaged_description_is_named(tmp_path, content):
         open_dataset(dataset.directory)
 
 
+@pytest.mark.parametrize("given", [-1, 10**9, 1.5, True, "3", [1], {}])
+def test_a_count_of_given_tokens_that_cannot_be_is_named(tmp_path, given):
+    dataset = tiny.write_dataset(tmp_path / "d", tiny.texts())
+    path = dataset.directory / "dataset.json"
+    metadata = json.loads(path.read_text())
+    metadata["splits"]["train"]["given"] = given
+    path.write_text(json.dumps(metadata))
+    with pytest.raises(UserError, match=r"dataset\.json: given = .* of the train split"):
+        open_dataset(dataset.directory)
+    for unknown in (None, 0):
+        metadata["splits"]["train"]["given"] = unknown
+        path.write_text(json.dumps(metadata))
+        assert open_dataset(dataset.directory).num_given == unknown
+
+
 @pytest.mark.parametrize("split", ["train", "validation"])
 @pytest.mark.parametrize("name", ["sequences", "tokens", "lengths"])
 def test_numbers_that_contradict_each_other_are_noticed(tmp_path, split, name):
