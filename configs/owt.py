@@ -38,7 +38,7 @@ def get_config() -> ConfigDict:
             "training": {
                 # Section 5.1.1 reports 500k steps; Appendix F.1 allows up to 1M.
                 "num_steps": 500_000,
-                "batch_size": 16,  # rows
+                "batch_size": 16,  # rows, a multiple of the devices
                 "evaluate_every": 10_000,
                 "checkpoint_every": 5_000,
             },

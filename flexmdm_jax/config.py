@@ -124,7 +124,7 @@ class DataConfig(Ranged):
     buckets: tuple[Length, ...] = ()  # shorter lengths that the rows of a batch may have
     packing: bool = False  # fill rows with several sequences each
     row_length: CountOrZero = 0  # of packed rows; 0: max_length
-    max_segments: CountOrZero = 0  # sequences to a packed row; 0: one to 16 slots
+    max_segments: CountOrZero = 0  # sequences to a packed row; 0: one to 16 slots, or 4
     workers: FewOrZero = 0  # processes that read ahead; 0 reads ahead in a thread
     prefetch: Few = 4  # batches read ahead, of each worker
 
@@ -170,7 +170,7 @@ class DataConfig(Ranged):
         """Returns how many sequences a training row may hold."""
         if not self.packing:
             return 1
-        return self.max_segments or max(1, self.slots // 16)
+        return self.max_segments or min(self.slots, max(4, self.slots // 16))
 
 
 @dataclasses.dataclass(frozen=True)

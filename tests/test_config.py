@@ -115,7 +115,7 @@ def test_what_is_wrong_is_named(tiny_config, path, value, message):
 
 def test_packing_is_for_sequences_whose_length_is_learned(tiny_config):
     packed = _change(tiny_config, "data.packing", True)
-    assert (read_config(packed).data.slots, read_config(packed).data.segments) == (tiny.LENGTH, 1)
+    assert (read_config(packed).data.slots, read_config(packed).data.segments) == (tiny.LENGTH, 4)
     with pytest.raises(UserError, match=r"data\.packing: MDM fills every row with END"):
         read_config(packed | {"method": "mdm"})
     with pytest.raises(UserError, match="cuDNN's attention knows one sequence to a row"):

@@ -155,7 +155,7 @@ class DiT(nn.Module):
 
     Attributes:
       vocabulary_size: Rows of the embedding and of the output head.
-      max_length: Slots of the longest row; scales the insertion head.
+      max_length: Slots of the longest sequence; scales the insertion head.
       hidden_size: Features per slot; num_heads must divide it.
       condition_size: Features of the time embedding.
       insertion_head: Predict gaps; MDM has no such head.

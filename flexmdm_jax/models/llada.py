@@ -127,7 +127,7 @@ class LLaDA(nn.Module):
     Attributes:
       vocabulary_size: Columns of the logits.
       embedding_size: Rows of the embedding and of the head; those beyond vocabulary_size are spare.
-      max_length: Slots of the longest row; scales the insertion head.
+      max_length: Slots of the longest sequence; scales the insertion head.
       hidden_size: Features per slot; num_heads must divide it.
       num_kv_heads: Heads of keys and values; must divide num_heads.
       mlp_size: Features between the two halves of SwiGLU.

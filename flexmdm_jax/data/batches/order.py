@@ -16,13 +16,17 @@ from flexmdm_jax.errors import UserError
 
 # Every so many examples hold each set of a mixture equally often.
 _BLOCK = 10_000
+# Within so many of them, sets come in a random order. Left evenly spread they would go round as
+# times do, and a set might see the same part of [0, 1) for a thousand examples.
+_WINDOW = 50
 
 
 class Order:
     """The record that each example is.
 
     A dataset is shuffled anew every time it has been gone through. Of a mixture, every 10,000
-    consecutive examples hold each set in proportion to its weight, evenly spread.
+    consecutive examples hold each set in proportion to its weight, and so do all shorter stretches,
+    nearly.
     """
 
     def __init__(self, dataset: Dataset, seed: int):
@@ -34,12 +38,13 @@ class Order:
         """
         sizes = [share.num_sequences[TRAIN] for share in dataset.sets]
         self._shares = _rounded(np.array([share.weight for share in dataset.sets]), _BLOCK)
-        pattern = spread(self._shares.tolist())
         ends = np.cumsum(self._shares)
-        self.is_mixture = len(sizes) > 1
+        sets = np.searchsorted(ends, spread(self._shares.tolist()), side="right")
+        sets = np.random.default_rng(seed).permuted(sets.reshape(-1, _WINDOW), axis=1).ravel()
         # Of each place in a block: which set its example is of, and the how-manieth of it.
-        self._set = np.searchsorted(ends, pattern, side="right")
-        self._rank = pattern - (ends - self._shares)[self._set]
+        self._set, self._rank = sets, np.empty_like(sets)
+        for which, share in enumerate(self._shares.tolist()):
+            self._rank[sets == which] = np.arange(share)
         self._firsts = np.cumsum([0, *sizes[:-1]])
         self._shuffled = [grain.MapDataset.range(n).seed(seed).shuffle().repeat() for n in sizes]
 
