@@ -80,7 +80,7 @@ def run_training(values, dataset, workdir):
     return state, seen
 
 
-def samples(run, num=6):
+def samples(run, num=32):
     sampler = SamplerConfig(steps=12)
     prefix = prompt_of("2+3")
     return list(run.generate(sampler, num=num, batch_size=8, seed=5, prefix=prefix))
