@@ -208,8 +208,8 @@ def test_what_cannot_be_measured_is_one_line(tmp_path, arguments, message):
 
 def test_every_size_is_an_experiment(tmp_path):
     for size in train_step.SIZES.values():
-        for method in METHODS:
-            for layout in LAYOUTS:
+        for layout in LAYOUTS:
+            for method in layout.methods:
                 config = layout.config(size.config(method, "cpu", str(tmp_path)))
                 assert config.method == method
                 assert config.data.path == str(tmp_path)
