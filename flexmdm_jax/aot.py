@@ -15,7 +15,7 @@ from flexmdm_jax.compilation.report import report, search
 from flexmdm_jax.compilation.topology import find_topology
 from flexmdm_jax.config import Config, read_config
 from flexmdm_jax.data.storage.mixtures import open_data
-from flexmdm_jax.data.storage.records import Dataset
+from flexmdm_jax.data.storage.records import Dataset, open_dataset
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import json_text, new_file, write_atomically
 from flexmdm_jax.ranges import CountOrZero
@@ -44,16 +44,22 @@ _GPT2_ROWS = 50_259
 def _dataset(config: Config) -> Dataset | None:
     """Returns what the config is trained on, if it is prepared."""
     data = config.data
-    folders = list(data.sets.values()) if data.mixture else [data.path]
-    if not all(path and pathlib.Path(path).is_dir() for path in folders):
+    wanted = [data.sets[name] for name in data.mixture] if data.mixture else [data.path]
+    if not set(wanted) <= set(_prepared(config)):
         return None
     return open_data(data.path, data.sets, data.mixture)
 
 
-def _vocabulary(config: Config, dataset: Dataset | None) -> Vocabulary:
-    """Returns the dataset's vocabulary; where none is prepared, one of the size it will have."""
-    if dataset:
-        return dataset.vocabulary
+def _prepared(config: Config) -> list[str]:
+    """Returns the folders of data that are there."""
+    folders = [*config.data.sets.values(), config.data.path]
+    return [path for path in folders if path and pathlib.Path(path).is_dir()]
+
+
+def _vocabulary(config: Config) -> Vocabulary:
+    """Returns the vocabulary of what is prepared; else one of the size it will have."""
+    if prepared := _prepared(config):
+        return open_dataset(prepared[0]).vocabulary
     rows = {"dit": _GPT2_ROWS, "llada": config.model.llada.embedding_size}
     size = _VOCABULARY.value or rows[config.model.kind]
     if size < 3:
@@ -84,7 +90,7 @@ def main(_):
     topology = find_topology(_TOPOLOGY.value)
     mesh = make_mesh(config.mesh, topology.devices)
     dataset = _dataset(config)
-    vocabulary = _vocabulary(config, dataset)
+    vocabulary = _vocabulary(config)
     make = lambda rows: Experiment.of(config, vocabulary, mesh, rows)  # noqa: E731
     found = []
     for program in _PROGRAMS.value:

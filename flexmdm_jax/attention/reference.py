@@ -56,7 +56,7 @@ def _backward(kept, gradient):
     """
     q, k, v, weights, total, out = kept
     gradient = (gradient / total).astype(v.dtype)
-    delta = jnp.sum((gradient * out).astype(jnp.float32), axis=-1).transpose(0, 2, 3, 1)
+    delta = jnp.sum(gradient.astype(jnp.float32) * out, axis=-1).transpose(0, 2, 3, 1)
     by_weights = _product("bqgnd,bsgd->bgnqs", gradient, v)
     by_scores = weights * (by_weights - delta[..., None]) * q.shape[-1] ** -0.5
     by_scores = by_scores.astype(v.dtype)

@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from flexmdm_jax.config import MeshConfig, read_config
-from flexmdm_jax.data.batches.pipeline import train_batches
+from flexmdm_jax.data.batches.pipeline import configured_batches
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.sampling import SamplerConfig, start_canvas
 from flexmdm_jax.sharding import batch_sharding, make_mesh
@@ -41,13 +41,7 @@ def _outcome(values, dataset, mesh, sampling=True):
     setup = Setup.of(config, dataset.vocabulary, mesh)
     optimizer = make_optimizer(config.optimizer, STEPS)
     make_state, shardings = init_state(setup, optimizer, config.seed)
-    rows = train_batches(
-        dataset,
-        setup.process,
-        length=config.data.max_length,
-        batch_size=config.training.batch_size,
-        seed=config.seed,
-    )
+    rows = configured_batches(config, dataset, setup.process)
 
     def noise_of(state, batch):
         return jax.random.uniform(sequence_keys(state.rng, batch.index)[0, 0], (4,))

@@ -12,7 +12,7 @@ import tiny
 
 from flexmdm_jax.config import read_config
 from flexmdm_jax.data.batches.packing import Bins
-from flexmdm_jax.data.batches.pipeline import train_batches
+from flexmdm_jax.data.batches.pipeline import configured_batches, train_batches
 from flexmdm_jax.data.storage.records import TRAIN, VALIDATION, write_dataset
 from flexmdm_jax.data.tokenizers import ByteTokenizer
 from flexmdm_jax.sharding import make_mesh
@@ -28,14 +28,7 @@ def _prepare(values, dataset):
     optimizer = make_optimizer(config.optimizer, config.training.num_steps)
     make_state, shardings = init_state(setup, optimizer, config.seed)
     state = jax.jit(make_state, out_shardings=shardings)()
-    batches = train_batches(
-        dataset,
-        setup.process,
-        length=config.data.max_length,
-        batch_size=config.training.batch_size,
-        seed=config.seed,
-        packed=Bins.of(config) if config.data.packing else None,
-    )
+    batches = configured_batches(config, dataset, setup.process)
     expected = batches.expected * dataset.mean_length
     step = make_train_step(config, setup, optimizer, shardings, expected)
     return step, state, map(corrupted, batches)
