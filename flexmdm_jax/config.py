@@ -84,6 +84,10 @@ class ModelConfig(Ranged):
     condition_size: Count = 128  # DiT only
     dropout_rate: ShareBelowOne = 0.0  # DiT only
     mark_start: bool = False  # DiT only
+    # What is learned of a gap: the mean number of missing tokens, or (DiT only) its distribution
+    # over 0, 1, … of gap_classes, the last that many or more; 0 classes: data.max_length + 1.
+    gap_head: Literal["mean", "distribution"] = "mean"
+    gap_classes: CountOrZero = 0
     compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     remat: Literal["none", "dots", "full"] = "none"  # what backward computes again
     scan_unroll: Count = 1
@@ -101,6 +105,12 @@ class ModelConfig(Ranged):
             raise ValueError("dropout_rate is the DiT's; set llada.lora.dropout_rate")
         if self.kind == "llada" and self.mark_start:
             raise ValueError("mark_start is the DiT's; LLaDA's weights know no such mark")
+        if self.kind == "llada" and self.gap_head == "distribution":
+            raise ValueError("gap_head = 'distribution' is the DiT's; leave it out")
+        if self.gap_classes and self.gap_head == "mean":
+            raise ValueError("gap_classes are a distribution's; set gap_head = 'distribution'")
+        if self.gap_classes == 1:
+            raise ValueError("gap_classes = 1 tells nothing apart; choose at least 2, or 0")
         if self.hidden_size % (2 * self.num_heads):
             raise ValueError(
                 f"hidden_size = {self.hidden_size} does not split into {self.num_heads} heads of "
@@ -221,7 +231,7 @@ class EvaluationConfig(Ranged):
     num_sequences: Count = 256  # held-out sequences scored with the likelihood bound
     num_times: Count = 8  # times per sequence
     num_samples: Count = 64  # generated for the length distance
-    num_steps: Count = 64  # of the sampler
+    num_steps: CountOrZero = 64  # of the sampler; 0 for adaptive ones
     batch_size: Count = 64
 
 
@@ -264,11 +274,20 @@ class Config(Ranged):
                 "data.packing: MDM fills every row with END and learns to predict it, so no slot "
                 "is left over; leave packing, row_length and max_segments out"
             )
+        if self.method == "mdm" and self.model.gap_head == "distribution":
+            raise ValueError("model.gap_head: MDM inserts nothing and has no gaps; leave it out")
         if self.data.packing and self.model.attention == "cudnn":
             raise ValueError(
                 "data.packing: cuDNN's attention knows one sequence to a row; leave out "
                 "model.attention, or choose 'xla'"
             )
+
+    @property
+    def gap_classes(self) -> int:
+        """Returns the classes of a gap's distribution, 0 where its mean alone is learned."""
+        if self.model.gap_head == "mean":
+            return 0
+        return self.model.gap_classes or self.data.max_length + 1
 
     def process(self, vocabulary: Vocabulary) -> Process:
         """Returns what a model is trained on: MDM has every token in place from the start."""

@@ -1,5 +1,7 @@
 """The training loss (paper, eq. 7) and a rigorous bound on the likelihood."""
 
+from collections.abc import Callable
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,18 @@ from jaxtyping import Array, Bool, Float
 from flexmdm_jax.interpolant import Interpolant, Times, corrupt, stratified_times
 from flexmdm_jax.posterior import map_slots, posterior_logits, sum_slots
 from flexmdm_jax.process import Process
-from flexmdm_jax.types import Batch, Denoiser, RowKeys, Vocabulary, check_row_keys, per_slot
+from flexmdm_jax.types import (
+    Batch,
+    Denoiser,
+    Encoding,
+    RowKeys,
+    Vocabulary,
+    check_row_keys,
+    per_slot,
+)
+
+# (encoding, gaps, real slots) -> nats of each gap.
+_OfGap = Callable[[Encoding, Float[Array, "b l"], Bool[Array, "b l"]], Float[Array, "b l"]]
 
 # Keeps log g and its gradient finite in float32 where softplus underflows.
 _SMALLEST_GAP = 1e-30
@@ -33,7 +46,39 @@ class _Terms:
     insertion: Float[Array, "b l"]
 
 
-def _terms(denoiser: Denoiser, x: Interpolant, times: Times, process: Process) -> _Terms:
+def _divergence(
+    encoding: Encoding, gaps: Float[Array, "b l"], real: Bool[Array, "b l"]
+) -> Float[Array, "b l"]:
+    """Returns φ(gap, g) of each slot, zero at padding."""
+    mean = jnp.where(real, jnp.maximum(encoding.gaps, _SMALLEST_GAP), 1.0)
+    return jnp.where(real, mean - gaps * jnp.log(mean), 0.0)
+
+
+def _negative_log_chance(
+    encoding: Encoding, gaps: Float[Array, "b l"], real: Bool[Array, "b l"]
+) -> Float[Array, "b l"]:
+    """Returns -log of the chance that the network gives each gap, in nats, zero at padding."""
+    logits = jnp.where(real[:, :, None], encoding.gap_logits, 0.0)
+    number = jnp.minimum(gaps, logits.shape[-1] - 1).astype(jnp.int32)
+    found = jnp.take_along_axis(logits, number[:, :, None], axis=-1)[:, :, 0]
+    return jnp.where(real, jax.nn.logsumexp(logits, axis=-1) - found, 0.0)
+
+
+def _learned(
+    encoding: Encoding, gaps: Float[Array, "b l"], real: Bool[Array, "b l"]
+) -> Float[Array, "b l"]:
+    """Returns what training minimises: of gap distributions, if there are any, the cross-entropy.
+
+    The posterior of the gap minimises it, whose mean is the minimiser of φ.
+    """
+    of_slot = _divergence if encoding.gap_logits is None else _negative_log_chance
+    return of_slot(encoding, gaps, real)
+
+
+def _terms(
+    denoiser: Denoiser, x: Interpolant, times: Times, process: Process, of_gap: _OfGap
+) -> _Terms:
+    """Returns the terms of the slots, of_gap giving the nats of each gap before its rate."""
     t = times.t
     encoding = denoiser.encode(x.tokens, x.segment_ids, process.insertion.at(t))
     real = x.segment_ids > 0
@@ -47,10 +92,8 @@ def _terms(denoiser: Denoiser, x: Interpolant, times: Times, process: Process) -
     )
     if not process.inserts:
         return terms
-    gaps = jnp.where(real, jnp.maximum(encoding.gaps, _SMALLEST_GAP), 1.0)
-    divergence = jnp.where(real, gaps - x.gaps * jnp.log(gaps), 0.0)
     rate = per_slot(process.insertion.hazard(t) * times.weight, x.segment_ids)
-    return terms.replace(insertion=rate * divergence)
+    return terms.replace(insertion=rate * of_gap(encoding, x.gaps, real))
 
 
 def _negative_log_posterior(denoiser: Denoiser, process: Process):
@@ -76,7 +119,8 @@ def training_loss(
 
     The sum over slots of h_β · -log f (masked slots) and h_α · φ(gap, g) (all slots), with
     φ(x, y) = y - x log y, divided by the number of tokens in x₁ (END not counted). For a
-    process that inserts nothing it is the MDM loss.
+    process that inserts nothing it is the MDM loss. If the network gives distributions of gaps,
+    -log q(gap) stands in the place of φ: the same hazard times the cross-entropy.
 
     Args:
       denoiser: The network.
@@ -90,7 +134,7 @@ def training_loss(
       the loss); num_sequences, num_tokens (of x₁), num_slots (of x_t), num_places (slots of
       all rows, padding too), num_masks, and num_pairs (attended pairs of slots), as counts.
     """
-    terms = _terms(denoiser, interpolant, times, process)
+    terms = _terms(denoiser, interpolant, times, process, _learned)
     unmasking_nats = sum_slots(
         _negative_log_posterior(denoiser, process),
         terms.masked,
@@ -136,7 +180,8 @@ def nll_bound(
 
     The loss of eq. 7 with φ(x, y) = y - x - x log y: given x₁, a labelled path of the process says
     which token each event produced, and its log-ratio to the model's path has this expectation.
-    With the exact posterior the mean over data is the data's entropy. For MDM the bound includes
+    With the exact posterior the mean over data is the data's entropy. Of distributions of gaps the
+    mean alone counts, so that bounds of all networks compare. For MDM the bound includes
     predicting the padding, that is, the length.
 
     Args:
@@ -161,7 +206,7 @@ def nll_bound(
         stratum = jnp.full((num_rows, 1), number)
         times = stratified_times(noise[:, 0], stratum, num_times, _BOUND_WARP)
         x = corrupt(noise[:, 1], batch, times.t, process)
-        terms = _terms(denoiser, x, times, process)
+        terms = _terms(denoiser, x, times, process, _divergence)
         nats = map_slots(
             lambda chunk: of_slot(*chunk),
             terms.masked,

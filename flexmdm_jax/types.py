@@ -69,10 +69,13 @@ class Encoding:
     Attributes:
       hidden: Features of each slot, after the final norm and modulation.
       gaps: Expected number of tokens missing immediately before each slot, g(x, t) >= 0.
+      gap_logits: Unnormalised log chances, in float32, that 0, 1, … tokens are missing there, the
+        last class that many or more; gaps is its mean. None of a network that gives means only.
     """
 
     hidden: Float[Array, "b l d"]
     gaps: Float[Array, "b l"]
+    gap_logits: Float[Array, "b l k"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

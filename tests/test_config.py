@@ -22,6 +22,7 @@ from flexmdm_jax.schedules import SCHEDULES, Immediate, Linear, Polynomial
 from flexmdm_jax.types import Vocabulary
 
 DATA = {"path": "", "max_length": 24, "packing": True}
+MODEL = {"hidden_size": 64, "num_layers": 1, "num_heads": 2}
 LLADA = {"kind": "llada", "hidden_size": 64, "num_layers": 1, "num_heads": 32}
 CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
 
@@ -106,6 +107,10 @@ def test_numbers_are_finite(field, value):
         ("model", 3, r"config\.model = 3: expected a group"),
         ("model", LLADA | {"mark_start": True}, "mark_start is the DiT's"),
         ("model", LLADA | {"dropout_rate": 0.1}, "dropout_rate is the DiT's"),
+        ("model", LLADA | {"gap_head": "distribution"}, "gap_head = 'distribution' is the DiT's"),
+        ("model.gap_head", "distributions", "did you mean 'distribution'"),
+        ("model.gap_classes", 8, "gap_classes are a distribution's; set gap_head"),
+        ("model", MODEL | {"gap_head": "distribution", "gap_classes": 1}, "choose at least 2"),
     ],
 )
 def test_what_is_wrong_is_named(tiny_config, path, value, message):
@@ -120,6 +125,15 @@ def test_packing_is_for_sequences_whose_length_is_learned(tiny_config):
         read_config(packed | {"method": "mdm"})
     with pytest.raises(UserError, match="cuDNN's attention knows one sequence to a row"):
         read_config(_change(packed, "model.attention", "cudnn"))
+
+
+def test_gaps_have_a_class_for_every_length_unless_told(tiny_config):
+    assert read_config(tiny_config).gap_classes == 0
+    told = _change(tiny_config, "model.gap_head", "distribution")
+    assert read_config(told).gap_classes == tiny.LENGTH + 1
+    assert read_config(_change(told, "model.gap_classes", 5)).gap_classes == 5
+    with pytest.raises(UserError, match=r"model\.gap_head: MDM inserts nothing and has no gaps"):
+        read_config(told | {"method": "mdm"})
 
 
 def test_a_missing_field_is_named(tiny_config):

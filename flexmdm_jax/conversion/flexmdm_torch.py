@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,15 +24,21 @@ _LINEAR = {
     "blocks/mlp_out": "blocks.%s.mlp.2",
     "final_modulation/proj": "output_layer.adaLN_modulation",
     "head": "output_layer.linear",
-    "gap_modulation/proj": "len_pred.adaLN",
+    # The head of a mean, and that of a distribution.
     "gap_head/in_proj": "len_pred.proj1",
     "gap_head/out_proj": "len_pred.proj2",
+    "gap_head/proj": "len_pred.linear",
 }
 _NORMS = {
     "blocks/attention_norm/norm": "blocks.%s.norm1",
     "blocks/mlp_norm/norm": "blocks.%s.norm2",
     "final_norm/norm": "output_layer.norm_final",
-    "gap_norm/norm": "len_pred.norm",
+}
+# What stands before either head; a distribution's is a layer like the output's.
+_BEFORE_MEAN = {"gap_modulation/proj": "len_pred.adaLN", "gap_norm/norm": "len_pred.norm"}
+_BEFORE_DISTRIBUTION = {
+    "gap_modulation/proj": "len_pred.adaLN_modulation",
+    "gap_norm/norm": "len_pred.norm_final",
 }
 _EMBEDDING = "vocab_embed.embedding"
 # Buffers that hold no parameters.
@@ -49,6 +56,8 @@ def read_flexmdm(path: pathlib.Path, shapes: Any, *, averaged: bool = True) -> A
     Raises:
       UserError: If the file is damaged or holds code, or its tensors are not those of the shapes.
     """
+    flat = traverse_util.flatten_dict(shapes)
+    distribution = ("gap_head", "proj", "kernel") in flat
     content = load_pickle(path)
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise UserError(f"{path} has no state_dict; give a checkpoint that Lightning saved")
@@ -56,8 +65,9 @@ def read_flexmdm(path: pathlib.Path, shapes: Any, *, averaged: bool = True) -> A
     state = {_plain_name(name): tensor for name, tensor in state.items()}
     state = {name: tensor for name, tensor in state.items() if not _IGNORED.match(name)}
     tensors = tensors_of_torch(state, path)
-    flat = traverse_util.flatten_dict(shapes)
-    names = {leaf: _their_names(leaf, shape.shape[0]) for leaf, shape in flat.items()}
+    _check_gap_head(tensors, path, distribution=distribution)
+    before_head = _BEFORE_DISTRIBUTION if distribution else _BEFORE_MEAN
+    names = {leaf: _their_names(leaf, shape.shape[0], before_head) for leaf, shape in flat.items()}
     expected = {name: _their_shape(leaf, flat[leaf].shape) for leaf in flat for name in names[leaf]}
     check_tensors(tensors, expected, path)
     parameters = {}
@@ -73,14 +83,23 @@ def _plain_name(name: str) -> str:
     return name.replace("_orig_mod.", "").removeprefix("model.")
 
 
-def _their_names(leaf: Path, num_layers: int) -> list[str]:
+def _check_gap_head(tensors: Mapping[str, Any], path: pathlib.Path, *, distribution: bool) -> None:
+    """Raises UserError if the file has the other of the two heads."""
+    linear = tensors.get("len_pred.linear.weight")
+    if linear is not None and not distribution:
+        raise UserError(
+            f"{path} has distributions of gaps in {linear.shape[0]} classes; set "
+            "config.model.gap_head='distribution'"
+        )
+    if distribution and "len_pred.proj1.weight" in tensors:
+        raise UserError(f"{path} has means of gaps; set config.model.gap_head='mean'")
+
+
+def _their_names(leaf: Path, num_layers: int, before_head: Mapping[str, str]) -> list[str]:
     if leaf == ("embedding", "embedding"):
         return [_EMBEDDING]
-    group = "/".join(leaf[:-1])
-    if leaf[-1] == "scale":
-        name = f"{_NORMS[group]}.weight"
-    else:
-        name = f"{_LINEAR[group]}.{'weight' if leaf[-1] == 'kernel' else 'bias'}"
+    name = (_LINEAR | _NORMS | before_head)["/".join(leaf[:-1])]
+    name += ".bias" if leaf[-1] == "bias" else ".weight"
     return [name % layer for layer in range(num_layers)] if "%s" in name else [name]
 
 

@@ -9,7 +9,15 @@ from flax.typing import Dtype
 from jaxtyping import Array, Float, Int
 
 from flexmdm_jax.attention import attention
-from flexmdm_jax.models.heads import GapHead, TimeEmbedding, bias_init, linear, linear_init
+from flexmdm_jax.models.heads import (
+    GapDistribution,
+    GapHead,
+    TimeEmbedding,
+    bias_init,
+    linear,
+    linear_init,
+    mean_gap,
+)
 from flexmdm_jax.models.remat import REMAT
 from flexmdm_jax.models.segments import spread
 from flexmdm_jax.types import (
@@ -159,6 +167,8 @@ class DiT(nn.Module):
       hidden_size: Features per slot; num_heads must divide it.
       condition_size: Features of the time embedding.
       insertion_head: Predict gaps; MDM has no such head.
+      gap_classes: Of a gap's distribution: 0, 1, … missing tokens, the last class that many or
+        more. 0: predict means only.
       mark_start: Tell a segment's first slot from the others. Attention knows distances only, so
         otherwise nothing but END says where a sequence lies (the paper's network, the default).
       dropout_rate: On the output of attention and of the MLP.
@@ -175,6 +185,7 @@ class DiT(nn.Module):
     num_heads: int
     condition_size: int = 128
     insertion_head: bool = True
+    gap_classes: int = 0
     mark_start: bool = False
     dropout_rate: float = 0.0
     dtype: Dtype = jnp.float32
@@ -220,7 +231,10 @@ class DiT(nn.Module):
         if self.insertion_head:
             self.gap_norm = ModulatedNorm(jnp.float32)
             self.gap_modulation = Modulation(2, d)
-            self.gap_head = GapHead(float(self.max_length))
+            if self.gap_classes:
+                self.gap_head = GapDistribution(self.gap_classes)
+            else:
+                self.gap_head = GapHead(float(self.max_length))
 
     def encode(
         self,
@@ -229,7 +243,7 @@ class DiT(nn.Module):
         alpha: Float[Array, "b s"],
         dropout_keys: SegmentKeys | None = None,
     ) -> Encoding:
-        """Returns hidden features and expected gaps; dropout only where keys are given."""
+        """Returns hidden features and gaps; dropout only where keys are given."""
         noise = dropout_keys if dropout_keys is None else keys_of_slots(dropout_keys, segment_ids)
         x = self.embedding(tokens)
         if self.mark_start:
@@ -242,8 +256,10 @@ class DiT(nn.Module):
         hidden = self.final_norm(x, *self.final_modulation(condition), segment_ids)
         if not self.insertion_head:
             return Encoding(hidden=hidden, gaps=jnp.zeros(tokens.shape, jnp.float32))
-        gaps = self.gap_head(self.gap_norm(x, *self.gap_modulation(condition), segment_ids))
-        return Encoding(hidden=hidden, gaps=jnp.where(segment_ids > 0, gaps, 0.0))
+        told = self.gap_head(self.gap_norm(x, *self.gap_modulation(condition), segment_ids))
+        logits = told if self.gap_classes else None
+        gaps = told if logits is None else mean_gap(logits)
+        return Encoding(hidden, jnp.where(segment_ids > 0, gaps, 0.0), logits)
 
     def decode(self, hidden: Float[Array, "*slots d"]) -> Float[Array, "*slots v"]:
         """Returns float32 logits of hidden features at any slots."""
@@ -265,7 +281,8 @@ class DiT(nn.Module):
           num_masks: Slots the vocabulary head runs on.
         """
         d = self.hidden_size
-        per_slot = 24 * d * d * self.num_layers + 2 * d * d * self.insertion_head
+        gap_features = (self.gap_classes or d) * self.insertion_head
+        per_slot = 24 * d * d * self.num_layers + 2 * d * gap_features
         attention_flops = 4 * d * self.num_layers * num_pairs
         return per_slot * num_slots + attention_flops + 2 * d * self.vocabulary_size * num_masks
 

@@ -1,4 +1,4 @@
-"""Time embedding and the insertion head."""
+"""Time embedding and the insertion heads."""
 
 import flax.linen as nn
 import jax
@@ -88,3 +88,37 @@ class GapHead(nn.Module):
             name="out_proj",
         )(nn.gelu(hidden, approximate=False))
         return nn.softplus(out[..., 0]) * self.scale
+
+
+class GapDistribution(nn.Module):
+    """Features [b, l, d] -> logits [b, l, classes] of the number of missing tokens: one Linear.
+
+    The layout of the paper's public code. It starts alike at all slots.
+    """
+
+    classes: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l k"]:
+        """Returns the logits of 0, 1, … tokens, in float32."""
+
+        def start(_key, shape, dtype=jnp.float32):
+            # Chances fall as (1 + m) ** -2.5: about one token a gap, as the other head starts, with
+            # a tail heavy enough for gaps of any length to be learned. Alike for all classes, as in
+            # the public code, a gap would start at half of the longest sequence.
+            return -2.5 * jnp.log1p(jnp.arange(shape[0], dtype=dtype))
+
+        return nn.Dense(
+            self.classes,
+            kernel_init=nn.with_logical_partitioning(nn.initializers.zeros, ("embed", None)),
+            bias_init=nn.with_logical_partitioning(start, (None,)),
+            dtype=jnp.float32,
+            name="proj",
+        )(x)
+
+
+def mean_gap(logits: Float[Array, "b l k"]) -> Float[Array, "b l"]:
+    """Returns the mean number of missing tokens; the last class counts as its smallest number."""
+    number = jnp.arange(logits.shape[-1], dtype=jnp.float32)
+    # No product of matrices, which a TPU would round to bfloat16.
+    return jnp.sum(jax.nn.softmax(logits, axis=-1) * number[None, None, :], axis=-1)

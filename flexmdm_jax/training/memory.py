@@ -51,8 +51,13 @@ def bytes_of_a_batch(config: Config, rows: int, length: int) -> dict[str, int]:
     features = rows * length * model.hidden_size * jnp.dtype(model.compute_dtype).itemsize
     is_dense = (model.attention or DEFAULTS.get("cpu", "xla")) == "xla"
     scores = 4 * rows * model.num_heads * length**2 * is_dense
+    gaps = 4 * rows * length * config.gap_classes
     batch = f"{rows:,} rows of {length:,} slots"
-    return {f"features of {batch}": features, f"attention within {batch}": scores}
+    return {
+        f"features of {batch}": features,
+        f"attention within {batch}": scores,
+        f"gap distributions of {batch}": gaps,
+    }
 
 
 def _bytes_of(shapes) -> int:

@@ -1,5 +1,6 @@
 """Checkpoints of the paper's code: the same network, and nothing in them is ever run."""
 
+import dataclasses
 import functools
 import pathlib
 import sys
@@ -27,8 +28,11 @@ D, HEADS, LAYERS, COND, ROWS = 16, 2, 2, 8, 258
 PAD, MASK = 256, 257
 
 
-def random_state(seed=0):
-    """Returns weights under the names of the paper's code."""
+def random_state(seed=0, classes=0):
+    """Returns weights under the names of the paper's code.
+
+    With classes, its head of gaps is like the one of tokens.
+    """
     generator = torch.Generator().manual_seed(seed)
     draw = lambda *shape: 0.3 * torch.randn(*shape, generator=generator)  # noqa: E731
     state = {"vocab_embed.embedding": draw(ROWS, D), "rotary_emb.inv_freq": draw(4)}
@@ -50,10 +54,15 @@ def random_state(seed=0):
         state[f"{block}.norm2.weight"] = 1 + draw(D)
     linear("output_layer.adaLN_modulation", 2 * D, COND)
     linear("output_layer.linear", ROWS, D)
+    state["output_layer.norm_final.weight"] = 1 + draw(D)
+    if classes:
+        linear("len_pred.adaLN_modulation", 2 * D, COND)
+        linear("len_pred.linear", classes, D)
+        state["len_pred.norm_final.weight"] = 1 + draw(D)
+        return state
     linear("len_pred.adaLN", 2 * D, COND)
     linear("len_pred.proj1", D, D)
     linear("len_pred.proj2", 1, D)
-    state["output_layer.norm_final.weight"] = 1 + draw(D)
     state["len_pred.norm.weight"] = 1 + draw(D)
     return state
 
@@ -83,9 +92,15 @@ def forward(w, tokens, t):
         y = norm(f"{block}.norm2", x) * (1 + mlp_scale) + mlp_shift
         y = functional.gelu(linear(f"{block}.mlp.0", y), approximate="tanh")
         x = x + mlp_gate * linear(f"{block}.mlp.2", y)
-    shift, scale = linear("output_layer.adaLN_modulation", c).chunk(2)
-    out = norm("output_layer.norm_final", x) * (1 + scale) + shift
-    logits = linear("output_layer.linear", out)
+
+    def final_layer(name):
+        shift, scale = linear(f"{name}.adaLN_modulation", c).chunk(2)
+        return linear(f"{name}.linear", norm(f"{name}.norm_final", x) * (1 + scale) + shift)
+
+    logits = final_layer("output_layer")
+    if "len_pred.linear.weight" in w:
+        chances = torch.softmax(final_layer("len_pred"), -1)
+        return logits, chances @ torch.arange(chances.shape[-1], dtype=torch.float32)
     shift, scale = linear("len_pred.adaLN", c).chunk(2)
     y = norm("len_pred.norm", x) * (1 + scale) + shift
     y = linear("len_pred.proj2", functional.gelu(linear("len_pred.proj1", y)))
@@ -106,11 +121,20 @@ def read(path, _setup, shapes):
     return exchange_rows(params, {"mask": MASK, "end": PAD}, {"mask": 256, "end": 257})
 
 
-@pytest.mark.parametrize("prefix", ["model.", "model._orig_mod."])
-def test_an_imported_checkpoint_is_the_same_network(tmp_path, config, prefix):
+def with_distribution(config, classes=0):
+    model = dataclasses.replace(config.model, gap_head="distribution", gap_classes=classes)
+    return dataclasses.replace(config, model=model)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "classes"),
+    [("model.", 0), ("model._orig_mod.", tiny.LENGTH + 1)],
+)
+def test_an_imported_checkpoint_is_the_same_network(tmp_path, config, prefix, classes):
     """Its average is taken, and its pad row is our END; MASK changes places with it."""
-    averaged = random_state(1)
-    content = {"state_dict": wrapped(random_state(2), prefix)}
+    config = with_distribution(config) if classes else config
+    averaged = random_state(1, classes)
+    content = {"state_dict": wrapped(random_state(2, classes), prefix)}
     content["ema_params"] = wrapped(averaged, prefix)
     torch.save(content, tmp_path / "last.ckpt")
     import_run(
@@ -150,6 +174,19 @@ def omegaconf(monkeypatch):
 def shapes_of(config):
     setup = Setup.of(config, ByteTokenizer({}).vocabulary, make_mesh(config.mesh))
     return parameter_shapes(setup)[0]
+
+
+def test_the_other_head_of_gaps_is_named(tmp_path, config):
+    for classes in (0, 9):
+        torch.save({"state_dict": wrapped(random_state(0, classes))}, tmp_path / f"{classes}.ckpt")
+    with pytest.raises(UserError, match=r"gaps in 9 classes; set config.model.gap_head='distrib"):
+        read_flexmdm(tmp_path / "9.ckpt", shapes_of(config))
+    with pytest.raises(UserError, match=r"has means of gaps; set config.model.gap_head='mean'"):
+        read_flexmdm(tmp_path / "0.ckpt", shapes_of(with_distribution(config)))
+    with pytest.raises(UserError, match=r"len_pred.linear.weight \(9, 16\) instead of \(25, 16\)"):
+        read_flexmdm(tmp_path / "9.ckpt", shapes_of(with_distribution(config)))
+    params = read_flexmdm(tmp_path / "9.ckpt", shapes_of(with_distribution(config, 9)))
+    assert params["gap_head"]["proj"]["kernel"].shape == (D, 9)
 
 
 def test_a_config_of_another_library_beside_the_weights_is_passed_over(tmp_path, config, omegaconf):

@@ -33,9 +33,10 @@ def model(**kwargs):
 
 
 @functools.cache
-def parameters(insertion_head=True, mark_start=False):
+def parameters(insertion_head=True, mark_start=False, gap_classes=0):
     """Returns parameters drawn at random: at initialisation, whole layers are zero."""
-    init = jax.jit(model(insertion_head=insertion_head, mark_start=mark_start).init)
+    shape = {"insertion_head": insertion_head, "mark_start": mark_start, "gap_classes": gap_classes}
+    init = jax.jit(model(**shape).init)
     shapes = nn.unbox(jax.eval_shape(init, jax.random.key(0), TOKENS, SEGMENT_IDS, ALPHA))
     leaves, tree = jax.tree.flatten(shapes["params"])
     rng = np.random.default_rng(0)
@@ -58,7 +59,8 @@ def jitted(**kwargs):
 
 
 def forward(tokens=TOKENS, segment_ids=SEGMENT_IDS, alpha=ALPHA, keys=None, **kwargs):
-    params = parameters(mark_start=kwargs.get("mark_start", False))
+    shape = {name: kwargs[name] for name in ("mark_start", "gap_classes") if name in kwargs}
+    params = parameters(**shape)
     out = jitted(**kwargs)(params, tokens, segment_ids, alpha, keys)
     return tuple(np.asarray(x) for x in out)
 
@@ -131,7 +133,11 @@ def plain_dit(tokens, alpha, p):
         return plain_norm(x, p[norm]["norm"]["scale"]) * (1 + scale) + shift
 
     logits = plain_dense(modulated("final_norm", "final_modulation"), p["head"])
-    y = plain_dense(modulated("gap_norm", "gap_modulation"), p["gap_head"]["in_proj"])
+    y = modulated("gap_norm", "gap_modulation")
+    if "proj" in p["gap_head"]:
+        chances = special.softmax(plain_dense(y, p["gap_head"]["proj"]), axis=-1)
+        return chances @ np.arange(chances.shape[-1]), logits
+    y = plain_dense(y, p["gap_head"]["in_proj"])
     y = 0.5 * y * (1 + special.erf(y / np.sqrt(2)))
     raw = plain_dense(y, p["gap_head"]["out_proj"])[:, 0]
     return np.log1p(np.exp(raw)) * SIZES["max_length"], logits
@@ -145,11 +151,10 @@ def segments():
             yield row, slots, np.asarray(TOKENS[row])[slots], float(ALPHA[row, segment - 1])
 
 
-@pytest.mark.parametrize("mark_start", [False, True])
-def test_forward_pass_equals_numpy(mark_start):
-    params = parameters(mark_start=mark_start)
-    params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
-    gaps, logits = forward(mark_start=mark_start)
+@pytest.mark.parametrize("kwargs", [{}, {"mark_start": True}, {"gap_classes": 5}])
+def test_forward_pass_equals_numpy(kwargs):
+    params = jax.tree.map(lambda x: np.asarray(x, np.float64), parameters(**kwargs))
+    gaps, logits = forward(**kwargs)
     for row, slots, tokens, alpha in segments():
         expected_gaps, expected_logits = plain_dit(tokens, alpha, params)
         np.testing.assert_allclose(gaps[row, slots], expected_gaps, rtol=2e-4, atol=2e-4)
@@ -209,13 +214,16 @@ def test_time_changes_its_own_segment_only():
         assert np.abs(a[own] - b[own]).reshape(own.sum(), -1).max(axis=1).min() > 1e-6
 
 
-@pytest.mark.parametrize("insertion_head", [True, False])
-def test_gradient_reaches_every_parameter(insertion_head):
+HEADS = [{"insertion_head": True}, {"insertion_head": False}, {"gap_classes": 5}]
+
+
+@pytest.mark.parametrize("kwargs", HEADS)
+def test_gradient_reaches_every_parameter(kwargs):
     def loss(params):
-        gaps, logits = jitted(insertion_head=insertion_head)(params, TOKENS, SEGMENT_IDS, ALPHA)
+        gaps, logits = jitted(**kwargs)(params, TOKENS, SEGMENT_IDS, ALPHA)
         return jnp.sum(jnp.sin(gaps)) + jnp.sum(jnp.sin(logits))
 
-    grads = jax.grad(loss)(parameters(insertion_head))
+    grads = jax.grad(loss)(parameters(**kwargs))
     for name, grad in traverse_util.flatten_dict(grads, sep="/").items():
         assert np.isfinite(grad).all(), name
         # Of the embedding, only the rows of tokens that occur; elsewhere, layers count apart.
@@ -261,10 +269,14 @@ def test_logits_of_bfloat16_features_keep_float32_precision():
     assert np.any(logits != logits.astype(jnp.bfloat16).astype(jnp.float32))
 
 
-def test_a_fresh_network_is_uniform_and_expects_about_one_token_a_gap():
+@pytest.mark.parametrize("gap_classes", [0, 1025])
+def test_a_fresh_network_is_uniform_and_expects_about_one_token_a_gap(gap_classes):
     """adaLN-zero and the zero head: nothing of the tokens reaches the logits yet."""
-    variables = jax.jit(model().init)(jax.random.key(1), TOKENS, SEGMENT_IDS, ALPHA)
-    gaps, logits = jitted()(nn.unbox(variables["params"]), TOKENS, SEGMENT_IDS, ALPHA)
+    init = jax.jit(model(gap_classes=gap_classes).init)
+    variables = init(jax.random.key(1), TOKENS, SEGMENT_IDS, ALPHA)
+    gaps, logits = jitted(gap_classes=gap_classes)(
+        nn.unbox(variables["params"]), TOKENS, SEGMENT_IDS, ALPHA
+    )
     np.testing.assert_array_equal(logits, 0.0)
     real = np.asarray(SEGMENT_IDS) > 0
     assert 0.3 < float(gaps[real].mean()) < 3
@@ -336,19 +348,35 @@ def test_rotary_products_depend_on_distance_alone():
     np.testing.assert_allclose(np.linalg.norm(tile(q), axis=-1), np.linalg.norm(q), rtol=1e-5)
 
 
-@pytest.mark.parametrize("insertion_head", [True, False])
-def test_flops_counts_every_matrix_product_on_slots(insertion_head):
+def test_distributions_of_gaps_are_float32_and_their_mean_is_the_gap():
+    net = model(gap_classes=5, dtype=jnp.bfloat16)
+
+    @jax.jit
+    def encode(params):
+        encoding = make_denoiser(net, params).encode(TOKENS, SEGMENT_IDS, ALPHA)
+        return encoding.gaps, encoding.gap_logits
+
+    gaps, logits = encode(parameters(gap_classes=5))
+    assert logits.shape == (*TOKENS.shape, 5)
+    assert gaps.dtype == logits.dtype == jnp.float32
+    chances = special.softmax(np.asarray(logits, np.float64), axis=-1)
+    mean = np.where(SEGMENT_IDS > 0, chances @ np.arange(5), 0.0)
+    np.testing.assert_allclose(gaps, mean, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kwargs", HEADS)
+def test_flops_counts_every_matrix_product_on_slots(kwargs):
     """For full rows nothing is left out but the condition, which is computed once a sequence."""
     b, l = 3, 8
-    net = model(insertion_head=insertion_head)
+    net = model(**kwargs)
     full = jnp.ones((b, l), int)
     jaxpr = jax.make_jaxpr(lambda p: net.apply({"params": p}, full, full, jnp.zeros((b, 1))))(
-        parameters(insertion_head)
+        parameters(**kwargs)
     ).jaxpr
     d, c = net.hidden_size, net.condition_size
-    modulations = 6 * net.num_layers + 2 + 2 * insertion_head
+    modulations = 6 * net.num_layers + 2 + 2 * net.insertion_head
     condition = 2 * b * (256 * c + c * c + c * d * modulations)
-    # The last product of the insertion head has one column and is not worth counting.
-    column = 2 * b * l * d * insertion_head
+    # The last product of the mean's head has one column and is not worth counting.
+    column = 2 * b * l * d * (net.insertion_head and not net.gap_classes)
     counted = net.flops(num_slots=b * l, num_pairs=b * l * l, num_masks=b * l)
     assert counted == matmul_flops(jaxpr) - condition - column
