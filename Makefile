@@ -15,9 +15,9 @@ TEST := $(PLATFORM) $(VENV)/bin/python
 demo: install data/demo
 	$(RUN) -m flexmdm_jax.train --config=configs/demo.py --workdir=runs/demo
 	$(RUN) -m flexmdm_jax.train --config=configs/demo_mdm.py --workdir=runs/demo_mdm
-	$(RUN) -m flexmdm_jax.sample --workdir=runs/demo --num=64 --steps=128 --print=8 \
+	$(RUN) -m flexmdm_jax.sample --workdir=runs/demo --num=64 --print=8 \
 		--out=runs/demo/samples.jsonl --overwrite
-	$(RUN) -m flexmdm_jax.evaluate --workdir=runs/demo --workdir=runs/demo_mdm --steps=128 --overwrite
+	$(RUN) -m flexmdm_jax.evaluate --workdir=runs/demo --workdir=runs/demo_mdm --overwrite
 	@echo "pictures and metrics: runs/demo/lengths.png runs/demo/metrics.jsonl"
 
 data/demo: | install
@@ -57,7 +57,7 @@ brackets: install
 	$(RUN) -m flexmdm_jax.train --config=configs/brackets.py --workdir=runs/brackets
 	$(RUN) -m flexmdm_jax.train --config=configs/brackets_mdm.py --workdir=runs/brackets_mdm
 	$(RUN) -m flexmdm_jax.evaluate --workdir=runs/brackets --workdir=runs/brackets_mdm \
-		--grid=sine --steps=64 --steps=256 --num=1024 \
+		--steps=64 --steps=256 --num=1024 \
 		--temperature=1 --temperature=0.5 --temperature=0.25 --overwrite
 
 # A tiny LLaDA converted, retrofitted on GSM8K (the folder in FLEXMDM_DATA_DIR), merged, exported and
@@ -111,8 +111,9 @@ test: install-dev
 test-all: install-dev
 	FLEXMDM_THOROUGH=1 $(TEST) $(PYTEST) tests
 
-# The figures of docs/results.md on samplers and bounds, printed by the tests that check them.
+# The figures of docs/results.md on samplers and bounds: of a benchmark, and those that tests print.
 proofs: install-dev
+	$(TEST) -m benchmarks.samplers --plot=docs/sampler_calls.png
 	FLEXMDM_THOROUGH=1 $(TEST) -m pytest -q -rP tests/sampling/test_oracle_sampling.py \
 		tests/test_losses.py -k "follow or exact_posterior_is_the_entropy" \
 		| grep -E "^(___|{|[0-9.]+ ±)"

@@ -59,7 +59,8 @@ def _tokens(masks, vocabulary: Vocabulary):
 def draw(head, hidden, masks, process: Process):
     """Returns tokens, those at masks drawn by the sampler's last step."""
     segment_ids = jnp.ones(masks.shape, jnp.int32)
-    canvas = Canvas(_tokens(masks, process.vocabulary), segment_ids, closed=segment_ids > 0)
+    tokens, everywhere = _tokens(masks, process.vocabulary), segment_ids > 0
+    canvas = Canvas(tokens, segment_ids, closed=everywhere, fixed=~masks)
     keys = jax.random.split(jax.random.key(0), ROWS)
     return generate(keys, _denoiser(head, hidden), canvas, SamplerConfig(steps=1), process).tokens
 

@@ -8,6 +8,8 @@ from flexmdm_jax.config import load_config_file
 def get_config() -> ConfigDict:
     config = load_config_file(__file__, "demo.py")
     config.method = "mdm"
+    config.unmasking = "linear"
+    config.training.time_warp = 3.0
     # END fills every row and is predicted: a row holds one sequence.
     config.data.packing = False
     return config

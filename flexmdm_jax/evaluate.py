@@ -1,6 +1,7 @@
 """Evaluates runs: python -m flexmdm_jax.evaluate --workdir=runs/demo [--workdir=runs/demo_mdm]."""
 
 import contextlib
+import itertools
 import pathlib
 
 import jax
@@ -19,7 +20,7 @@ from flexmdm_jax.evaluation.text import evaluate_likelihood, evaluate_text
 from flexmdm_jax.files import check_writable, json_text, write_atomically
 from flexmdm_jax.model import Model, load
 from flexmdm_jax.partial import Figures, PartialResults
-from flexmdm_jax.ranges import Count, PositiveOrZero
+from flexmdm_jax.ranges import Count, Positive, PositiveOrZero
 from flexmdm_jax.training.workdir import check_dataset, load_experiment
 
 _WORKDIR = options.define_path(
@@ -31,10 +32,13 @@ _OUT = options.define_path("out", None, "Folder for results; unless told, the fi
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace results that are there.")
 _NUM = options.define_number("num", 512, "Samples: texts, strings, or prompts answered.", Count)
 _STEPS = options.define_number(
-    "steps", [256], "Steps of the sampler; several for tasks.", Count, several=True
+    "steps", [], "Calls of the network for each sample; several for tasks.", Count, several=True
+)
+_EVENTS = options.define_number(
+    "events_per_step", [], "Of adaptive steps; several for tasks.", Positive, several=True
 )
 _RULE = flags.DEFINE_multi_string(
-    "rule", ["exact_rate"], "As for sampling; several for tasks, such as adaptive."
+    "rule", [""], "As for sampling; several for tasks, such as adaptive."
 )
 _TEMPERATURE = options.define_number(
     "temperature",
@@ -70,6 +74,7 @@ def _request() -> Request:
     return Request(
         num=_NUM.value,
         steps=tuple(_STEPS.value),
+        events_per_step=tuple(_EVENTS.value),
         rules=tuple(_RULE.value),
         temperatures=tuple(_TEMPERATURE.value),
         num_sequences=_SEQUENCES.value,
@@ -77,11 +82,11 @@ def _request() -> Request:
         bin_width=_BIN.value,
         batch_size=_BATCH.value,
         seed=_SEED.value,
-        **_sampling(),
+        sampling=_sampling(),
     )
 
 
-def _load_models() -> dict[str, Model]:
+def _load_models(request: Request) -> dict[str, Model]:
     """Returns the models, labelled by their method where that tells them apart."""
     models = {}
     # Among several runs, those of a LLaDA take the base; where there are none, load() refuses it.
@@ -92,6 +97,8 @@ def _load_models() -> dict[str, Model]:
         label = {"flexmdm": "FlexMDM", "mdm": "MDM"}[model.experiment.config.method]
         models[label if label not in models else workdir] = model
     options.check_insertions(model.setup.process for model in models.values())
+    for model, way in itertools.product(models.values(), request.samplers()):
+        model.setup.check_sampler(way.sampler)
     return models
 
 
@@ -138,7 +145,7 @@ def main(_):
         _check_out(out)
     _join()
     hosts.check_agreement({"the command line": options.shared_flags()})
-    models = _load_models()
+    models = _load_models(request)
     first = next(iter(models.values()))
     source = first.experiment.config.data
     mixture = {} if _DATA.value else source.mixture

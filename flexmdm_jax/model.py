@@ -12,7 +12,7 @@ from flexmdm_jax.data.tokenizers import Tokenizer
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import json_text
 from flexmdm_jax.generation.engine import CanvasOf, Completions
-from flexmdm_jax.sampling import SamplerConfig, Samples, check_blocks, start_canvas
+from flexmdm_jax.sampling import SamplerConfig, Samples, check_canvas, start_canvas
 from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.training.checkpoints import Checkpoints
 from flexmdm_jax.training.checksums import array_checksums
@@ -66,6 +66,10 @@ class Model:
           num: Rows in all.
           batch_size: Rows at a time; rounded up to a multiple of the devices that share them.
           seed: Decides all noise.
+
+        Raises:
+          UserError: If the network does not give what the sampler needs.
+          ValueError: If blocks are asked for that cannot be filled.
         """
         check_sampling(self.experiment.config, min(batch_size, num))
         engine = self.setup.engine(sampler, min(batch_size, num))
@@ -82,7 +86,9 @@ class Model:
         suffix: str = "",
         first: int = 0,
     ) -> Iterator[dict[str, Any]]:
-        """Returns an iterator over num samples as {"text", "tokens", "length", "truncated"}.
+        """Returns an iterator over num samples: dicts of text, tokens, length, calls, and flags.
+
+        The flags are truncated and cut_short, see Samples.
 
         Args:
           sampler: How to sample.
@@ -95,7 +101,7 @@ class Model:
 
         Raises:
           UserError: At once, if nothing is asked for, prefix and suffix leave no room, or the
-            method cannot take a suffix or blocks.
+            method cannot take a suffix, blocks or the insertion rule.
         """
         process, encode = self.setup.process, self.tokenizer.encode
         if min(num, batch_size) < 1:
@@ -110,7 +116,7 @@ class Model:
                 prefix=tuple(encode(prefix)),
                 suffix=tuple(encode(suffix)),
             )
-            check_blocks(canvas, sampler, process)
+            check_canvas(canvas, sampler, process)
         except ValueError as error:
             raise UserError(str(error)) from None
         batches = engine.batches(self.params, lambda _: canvas, num=num, seed=seed, first=first)
@@ -118,13 +124,16 @@ class Model:
 
     def _records(self, batches: Iterator[Samples]) -> Iterator[dict[str, Any]]:
         for batch in batches:
-            for sequence, truncated in zip(batch.sequences(), batch.truncated, strict=True):
+            rows = (batch.sequences(), batch.calls, batch.truncated, batch.cut_short)
+            for sequence, calls, truncated, cut_short in zip(*rows, strict=True):
                 tokens = sequence.tolist()
                 yield {
                     "text": self.tokenizer.decode(tokens),
                     "tokens": tokens,
                     "length": len(tokens),
+                    "calls": int(calls),
                     "truncated": bool(truncated),
+                    "cut_short": bool(cut_short),
                 }
 
 

@@ -15,7 +15,15 @@ from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import check_local, json_text
 from flexmdm_jax.overrides import make_room, overridden_paths
 from flexmdm_jax.process import Process
-from flexmdm_jax.ranges import CountOrUnset, CountOrZero, Seconds, Seed, range_of
+from flexmdm_jax.ranges import (
+    CountOrUnset,
+    CountOrZero,
+    Seconds,
+    Seed,
+    ShareBelowOne,
+    range_of,
+)
+from flexmdm_jax.sampling.parsing import SAMPLERS
 
 # What define_…_flags() define belongs to the command that calls them, and to its --help.
 flags.disclaim_key_flags()
@@ -173,22 +181,47 @@ class _NumberParser(flags.ArgumentParser):
         return self._number.flag_type()
 
 
-def define_sampler_flags() -> Callable[[], dict[str, str]]:
+def define_sampler_flags() -> Callable[[], dict[str, Any]]:
     """Returns what gives the values {flag: value} of the flags it defines: how samples are drawn.
 
     They are parameters of parse_sampler(). Of rules, steps and temperatures some commands take
     several.
     """
+    text, number = flags.DEFINE_string, define_number
     holders = (
-        flags.DEFINE_string(
-            "insertions", "poisson", "poisson (the paper's), binomial or binomial:temperature=0."
+        flags.DEFINE_enum(
+            "sampler",
+            "",
+            ["", *SAMPLERS],
+            "adaptive: steps over which --events_per_step events are expected; grid: --steps of "
+            "them; exact: event by event; paper: equal --steps, tau_leaping, poisson. Unless told "
+            "grid if --steps is given, and adaptive if not.",
         ),
-        flags.DEFINE_string(
+        text(
+            "insertions",
+            "",
+            "binomial (unless told), binomial:temperature=0, poisson (the paper's), or exact_gaps "
+            "for a network with config.model.gap_head='distribution'.",
+        ),
+        text(
             "grid",
-            "linear",
-            "Times of the steps: linear, sine (closer together towards the end), cosine (at the "
-            "start) or polynomial:power=2.",
+            "",
+            "Times of --steps: power:power=2.5 (unless told) and sine lie closer together towards "
+            "the end, cosine at the start; linear or polynomial:power=2.",
         ),
+        text(
+            "corrector",
+            "",
+            "remask:size=0.1,every=0.25: goes back by size whenever every has been gained, both as "
+            "shares of the tokens; for mending by further calls.",
+        ),
+        number(
+            "finish_below",
+            0.0,
+            "A text without masks is finished when it is expected to miss fewer tokens than this.",
+            ShareBelowOne,
+        ),
+        number("max_calls", 0, "Calls of the network at most; 0 for no limit.", CountOrZero),
     )
     return lambda: {holder.name: holder.value for holder in holders}
 

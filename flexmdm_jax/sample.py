@@ -15,22 +15,30 @@ from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import new_file
 from flexmdm_jax.model import Model, load
 from flexmdm_jax.partial import PartialResults
-from flexmdm_jax.ranges import Count, CountOrZero, PositiveOrZero, PositiveShare
+from flexmdm_jax.ranges import Count, CountOrZero, Positive, PositiveOrZero, PositiveShare
 from flexmdm_jax.sampling import SamplerConfig, parse_sampler
 
 _WORKDIR = options.define_path("workdir", None, "A trained run.")
 _BASE = options.define_path("base", "", "A LLaDA's base folder, if not where the run had it.")
 _NUM = options.define_number("num", 64, "Samples.", Count)
-_STEPS = options.define_number("steps", 256, "Steps of the sampler.", Count)
+_STEPS = options.define_number(
+    "steps", 0, "So many calls of the network for each text; 0: adaptive.", CountOrZero
+)
+_EVENTS = options.define_number(
+    "events_per_step",
+    1.0,
+    "Insertions and unmaskings expected of an adaptive step: fewer are finer, and take longer.",
+    Positive,
+)
 _SEED = options.define_seed("Decides all noise.")
 _OUT = options.define_path("out", "samples.jsonl", "File to write; must not exist yet.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace --out if it exists.")
 _BATCH = options.define_number("batch_size", 64, "Samples at a time.", Count)
 _RULE = flags.DEFINE_string(
     "rule",
-    "exact_rate",
-    "exact_rate, tau_leaping (the paper's) or adaptive:confidence=top_prob,window_size=64 "
-    "(top_prob, margin, entropy, leftmost).",
+    "",
+    "exact_rate (unless told), tau_leaping, adaptive:confidence=top_prob,window_size=64 (top_prob, "
+    "margin, entropy, leftmost), threshold:threshold=0.9 or entropy_bound:bound=0.1.",
 )
 _TEMPERATURE = options.define_number(
     "temperature", 1.0, "Divides logits; 0 takes the likeliest.", PositiveOrZero
@@ -46,6 +54,15 @@ _BLOCK = options.define_number(
     0,
     "MDM only: fill blocks of this many slots, counted from the end of the prefix.",
     CountOrZero,
+)
+_LENGTH = options.define_number(
+    "length", 0, "FlexMDM only: exactly so many generated tokens.", CountOrZero
+)
+_MIN_LENGTH = options.define_number(
+    "min_length", 0, "FlexMDM only: generated tokens at least.", CountOrZero
+)
+_MAX_LENGTH = options.define_number(
+    "max_length", 0, "FlexMDM only: generated tokens at most; 0 for no limit.", CountOrZero
 )
 _PREFIX = flags.DEFINE_string("prefix", "", "Text to continue.")
 _SUFFIX = flags.DEFINE_string("suffix", "", "FlexMDM only: text to lead up to.")
@@ -71,14 +88,22 @@ def _show(records: list[dict]) -> None:
 
 
 def _sampler() -> SamplerConfig:
+    exactly = _LENGTH.value
+    if exactly and (_MIN_LENGTH.value or _MAX_LENGTH.value):
+        raise UserError("--length says it all; leave out --min_length and --max_length")
+    # The default is no wish: it may stand beside steps.
+    events = _EVENTS.value if flags.FLAGS["events_per_step"].present else 0
     return parse_sampler(
-        _RULE.value,
         **_sampling(),
+        rule=_RULE.value,
         steps=_STEPS.value,
+        events_per_step=events,
         temperature=_TEMPERATURE.value,
         top_k=_TOP_K.value,
         top_p=_TOP_P.value,
         block_length=_BLOCK.value,
+        min_length=exactly or _MIN_LENGTH.value,
+        max_length=exactly or _MAX_LENGTH.value,
     )
 
 
@@ -101,6 +126,9 @@ def main(_):
     _join()
     hosts.check_agreement({"the command line": options.shared_flags()})
     model = _load()
+    model.setup.check_sampler(sampler)
+    if sampler.exact and not model.setup.process.inserts and jax.process_index() == 0:
+        print("MDM inserts nothing: exact sampling unmasks one mask a call")
     jax.set_mesh(model.setup.mesh)
     digest = model.digest()
     results = hosts.first_process_first(lambda: _open(out, digest))

@@ -45,6 +45,10 @@ class Schedule(Protocol):
         """Returns 1 - a(t)."""
         ...
 
+    def inverse_survival(self, s: Times) -> Times:
+        """Returns the time t at which 1 - a(t) = s; near t = 1 more exact than inverse(1 - s)."""
+        ...
+
     def hazard(self, t: Times) -> Times:
         """Returns a'(t) / (1 - a(t)), the rate of events that have not happened; infinite at 1."""
         ...
@@ -85,6 +89,10 @@ class Linear(_Smooth):
         """Returns 1 - a(t)."""
         return 1.0 - t
 
+    def inverse_survival(self, s: Times) -> Times:
+        """Returns the time t at which 1 - a(t) = s."""
+        return 1.0 - s
+
     def derivative(self, t: Times) -> Times:
         """Returns a'(t)."""
         return _math(t).ones_like(t)
@@ -108,9 +116,43 @@ class Polynomial(_Smooth, Ranged):
         """Returns 1 - a(t)."""
         return -_math(t).expm1(self.power * _math(t).log(t))
 
+    def inverse_survival(self, s: Times) -> Times:
+        """Returns the time t at which 1 - a(t) = s."""
+        return _math(s).exp(_math(s).log1p(-s) / self.power)
+
     def derivative(self, t: Times) -> Times:
         """Returns a'(t)."""
         return self.power * t ** (self.power - 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Power(_Smooth, Ranged):
+    """1 - a(t) = (1 - t) ** power, with power >= 1: steeper early, flatter late than linear.
+
+    As a grid of steps it puts them closer together towards t = 1.
+    """
+
+    power: OneOrMore = 2.5
+
+    def at(self, t: Times) -> Times:
+        """Returns a(t)."""
+        return -_math(t).expm1(self.power * _math(t).log1p(-t))
+
+    def inverse(self, u: Times) -> Times:
+        """Returns the time t at which a(t) = u."""
+        return -_math(u).expm1(_math(u).log1p(-u) / self.power)
+
+    def survival(self, t: Times) -> Times:
+        """Returns 1 - a(t)."""
+        return (1.0 - t) ** self.power
+
+    def inverse_survival(self, s: Times) -> Times:
+        """Returns the time t at which 1 - a(t) = s."""
+        return 1.0 - s ** (1.0 / self.power)
+
+    def derivative(self, t: Times) -> Times:
+        """Returns a'(t)."""
+        return self.power * (1.0 - t) ** (self.power - 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +166,10 @@ class Sine(_Smooth):
     def survival(self, t: Times) -> Times:
         """Returns 1 - a(t)."""
         return 2.0 * _math(t).sin((1.0 - t) * (math.pi / 4.0)) ** 2
+
+    def inverse_survival(self, s: Times) -> Times:
+        """Returns the time t at which 1 - a(t) = s."""
+        return 1.0 - _math(s).asin(_math(s).sqrt(s / 2.0)) * (4.0 / math.pi)
 
     def derivative(self, t: Times) -> Times:
         """Returns a'(t)."""
@@ -145,6 +191,10 @@ class Cosine(_Smooth):
     def survival(self, t: Times) -> Times:
         """Returns 1 - a(t)."""
         return _math(t).sin((1.0 - t) * (math.pi / 2.0))
+
+    def inverse_survival(self, s: Times) -> Times:
+        """Returns the time t at which 1 - a(t) = s."""
+        return 1.0 - _math(s).asin(s) * (2.0 / math.pi)
 
     def derivative(self, t: Times) -> Times:
         """Returns a'(t)."""
@@ -184,10 +234,14 @@ class Geometric(_Smooth, Ranged):
 
     def inverse(self, u: Times) -> Times:
         """Returns the time t at which a(t) = u."""
-        excess = -_math(u).log1p(-(1.0 - u) * self._span)
-        # At u = 0 rounding may leave the excess infinite.
-        late = _math(u).log1p(excess / self.sigma_min) / self._log_ratio
-        return _math(u).maximum(1.0 - late, 0.0)
+        return self.inverse_survival(1.0 - u)
+
+    def inverse_survival(self, s: Times) -> Times:
+        """Returns the time t at which 1 - a(t) = s."""
+        excess = -_math(s).log1p(-s * self._span)
+        # At s = 1 rounding may leave the excess infinite.
+        late = _math(s).log1p(excess / self.sigma_min) / self._log_ratio
+        return _math(s).maximum(1.0 - late, 0.0)
 
     def survival(self, t: Times) -> Times:
         """Returns 1 - a(t)."""
@@ -222,6 +276,10 @@ class Immediate:
         """Returns 1 - a(t)."""
         return _math(t).zeros_like(t)
 
+    def inverse_survival(self, s: Times) -> Times:
+        """Returns the time t at which the event happens: 0."""
+        return _math(s).zeros_like(s)
+
     def hazard(self, t: Times) -> Times:
         """Returns 0: no event is left to happen."""
         return _math(t).zeros_like(t)
@@ -234,6 +292,7 @@ class Immediate:
 SCHEDULES = {
     "linear": Linear,
     "polynomial": Polynomial,
+    "power": Power,
     "sine": Sine,
     "cosine": Cosine,
     "geometric": Geometric,

@@ -275,6 +275,7 @@ def test_sampling_refuses(home, tmp_path):
     refuse("flex is a DiT and has no base", *sample, f"--base={home}/data")
     mdm = ("sample", f"--workdir={home}/mdm", sample[2])
     refuse("MDM inserts nothing", *mdm, "--insertions=poisson")
+    refuse("'exact_gaps': the run's network gives mean", *sample, "--insertions=exact_gaps")
     refuse("did you mean .*/flex", "sample", f"--workdir={home}/flx", sample[2])
     refuse("rows of 24 slots: .* GB.*; lower --batch_size", *sample, *HUGE)
     refuse("cannot place a suffix", *mdm, "--suffix=a")
@@ -442,6 +443,8 @@ def test_evaluation_refuses(home):
     refuse("/flex is given twice", "evaluate", f"--workdir={home}/flex", again)
     refuse("flex is a DiT", "evaluate", f"--workdir={home}/flex", f"--base={home}/data")
     refuse("MDM inserts", "evaluate", f"--workdir={home}/mdm", "--insertions=binomial")
+    exact = "--insertions=exact_gaps"
+    refuse("choose poisson or binomial", "evaluate", f"--workdir={home}/flex", exact)
     refuse("did you mean .*/data", "evaluate", f"--workdir={home}/flex", f"--data={home}/dta")
 
 

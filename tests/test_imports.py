@@ -16,7 +16,7 @@ LAYERS = [
     {"process"},
     {"interpolant", "posterior", "attention", "config"},
     {"losses", "sampling", "sharding", "overrides"},
-    {"data", "models"},
+    {"data", "models", "conformance"},
     {"generation", "conversion"},
     {"training"},
     {"model"},

@@ -1,14 +1,16 @@
 """The loss is the paper's sum over slots, its minimiser is the posterior, the bound is tight."""
 
+import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from effort import either
-from oracle import P1, VOCABULARY, flexmdm_oracle, mdm_oracle
 
+from flexmdm_jax.conformance import P1, VOCABULARY, flexmdm_oracle, mdm_oracle
 from flexmdm_jax.interpolant import Times, corrupt, stratified_times
 from flexmdm_jax.losses import nll_bound, training_loss
 from flexmdm_jax.process import Process
@@ -123,18 +125,22 @@ def test_fixed_tokens_cost_nothing():
 
 def stub(params):
     def encode(tokens, segment_ids, alpha):
-        return Encoding(hidden=params["hidden"], gaps=params["gaps"])
+        return Encoding(params["hidden"], params["gaps"], params.get("gap_logits"))
 
     return Denoiser(encode=encode, decode=lambda hidden: hidden @ params["head"])
 
 
-def random_params(shape, seed=0):
+def random_params(shape, classes=0, seed=0):
+    """Returns parameters for the stub, with distributions of gaps if there are classes."""
     rng = np.random.default_rng(seed)
-    return {
+    params = {
         "hidden": jnp.asarray(rng.normal(size=(*shape, 3)), jnp.float32),
         "gaps": jnp.asarray(rng.gamma(2.0, size=shape), jnp.float32),
         "head": jnp.asarray(rng.normal(size=(3, V.size)), jnp.float32),
     }
+    if classes:
+        params["gap_logits"] = jnp.asarray(rng.normal(size=(*shape, classes)), jnp.float32)
+    return params
 
 
 def padded_batch(mdm=False):
@@ -167,6 +173,8 @@ BATCHES = {
     "packed": (packed_batch, FLEXMDM),
     "mdm": (lambda: padded_batch(mdm=True), MDM),
 }
+# With the classes of gap distributions: none, or few enough for a gap to go beyond them.
+EVERY_HEAD = [*((batch, 0) for batch in BATCHES), ("padded", 2)]
 
 
 def loss_of(params, x, t, process, **kwargs):
@@ -182,7 +190,8 @@ def hazards(t, inserts):
 
 def loop_loss(params, x, t, inserts):
     """Returns (unmasking, insertion) losses and counts, slot by slot in float64."""
-    hidden, gaps, head = (np.asarray(params[k], np.float64) for k in ("hidden", "gaps", "head"))
+    params = {name: np.asarray(value, np.float64) for name, value in params.items()}
+    hidden, gaps, head = (params[name] for name in ("hidden", "gaps", "head"))
     unmasking = insertion = num_tokens = num_slots = num_masks = 0.0
     pairs = {}
     for row, slot in np.argwhere(np.asarray(x.segment_ids) > 0):
@@ -192,7 +201,12 @@ def loop_loss(params, x, t, inserts):
         pairs[row, segment] = pairs.get((row, segment), 0) + 1
         gap, target = float(x.gaps[row, slot]), int(x.targets[row, slot])
         num_tokens += gap + (target != V.end)
-        insertion += h_alpha * (gaps[row, slot] - gap * np.log(gaps[row, slot]))
+        if "gap_logits" in params:
+            chances = np.exp(params["gap_logits"][row, slot])
+            beyond = int(gap) >= len(chances)
+            insertion -= h_alpha * np.log(chances[-1 if beyond else int(gap)] / chances.sum())
+        else:
+            insertion += h_alpha * (gaps[row, slot] - gap * np.log(gaps[row, slot]))
         if x.tokens[row, slot] == V.mask:
             num_masks += 1
             logits = hidden[row, slot] @ head
@@ -209,11 +223,12 @@ def loop_loss(params, x, t, inserts):
     return unmasking / num_tokens, insertion / num_tokens, counts
 
 
-@pytest.mark.parametrize("batch", BATCHES)
-def test_training_loss_equals_a_loop_over_slots(batch):
+@pytest.mark.parametrize(("batch", "classes"), EVERY_HEAD)
+def test_training_loss_equals_a_loop_over_slots(batch, classes):
     make, process = BATCHES[batch]
     x, t = make()
-    params = random_params(x.tokens.shape)
+    params = random_params(x.tokens.shape, classes)
+    assert not classes or x.gaps.max() >= classes, "a gap that the last class stands for"
     loss, metrics = jax.jit(loss_of, static_argnums=3)(params, x, t, process)
     unmasking, inserting, counts = loop_loss(params, x, np.asarray(t), process.inserts)
     assert counts["num_masks"] > 2
@@ -223,13 +238,13 @@ def test_training_loss_equals_a_loop_over_slots(batch):
     assert {k: float(v) for k, v in metrics.items() if k.startswith("num_")} == counts
 
 
-@pytest.mark.parametrize("batch", BATCHES)
-def test_gradients_equal_finite_differences_of_the_loop(batch):
+@pytest.mark.parametrize(("batch", "classes"), EVERY_HEAD)
+def test_gradients_equal_finite_differences_of_the_loop(batch, classes):
     make, process = BATCHES[batch]
     x, t = make()
-    params = random_params(x.tokens.shape)
+    params = random_params(x.tokens.shape, classes)
     grads = jax.jit(jax.grad(lambda p: loss_of(p, x, t, process)[0]))(params)
-    direction = random_params(x.tokens.shape, seed=1)
+    direction = random_params(x.tokens.shape, classes, seed=1)
     step = 1e-5
     ends = [
         {k: np.asarray(params[k], np.float64) + s * np.asarray(direction[k]) for k in params}
@@ -240,30 +255,28 @@ def test_gradients_equal_finite_differences_of_the_loop(batch):
     np.testing.assert_allclose(slope, (high - low) / (2 * step), rtol=1e-4)
 
 
-@pytest.mark.parametrize("num_groups", [1, 3])
-@pytest.mark.parametrize("process", [FLEXMDM, MDM])
-def test_padding_has_no_part_in_loss_or_gradient(process, num_groups):
+@pytest.mark.parametrize(
+    ("process", "num_groups", "classes"),
+    [*itertools.product([FLEXMDM, MDM], [1, 3], [0]), (FLEXMDM, 1, 4)],
+)
+def test_padding_has_no_part_in_loss_or_gradient(process, num_groups, classes):
     """NaN at every padding slot, in a batch whose first row is empty, leaves no trace."""
     x, t = padded_batch()
     x = jax.tree.map(lambda a: jnp.roll(a, 1, axis=0), x)
     if not process.inserts:
         x = x.replace(gaps=jnp.zeros_like(x.gaps))
-    params = random_params(x.tokens.shape)
+    params = random_params(x.tokens.shape, classes)
     padding = x.segment_ids == 0
     assert padding[0].all()
-    poisoned = {
-        **params,
-        "hidden": jnp.where(padding[:, :, None], jnp.nan, params["hidden"]),
-        "gaps": jnp.where(padding, jnp.nan, params["gaps"]),
-    }
+    of_slots = [name for name in params if name != "head"]
+    poisoned = params | {name: params[name].at[padding].set(jnp.nan) for name in of_slots}
     run = jax.jit(jax.value_and_grad(lambda p: loss_of(p, x, t, process, num_groups=num_groups)[0]))
     loss, grads = run(params)
     poisoned_loss, poisoned_grads = run(poisoned)
     np.testing.assert_array_equal(loss, poisoned_loss)
     for name in grads:
         np.testing.assert_array_equal(grads[name], poisoned_grads[name])
-    assert not np.any(grads["hidden"][padding])
-    assert not np.any(grads["gaps"][padding])
+    assert not any(np.any(grads[name][padding]) for name in of_slots)
 
 
 def test_predictions_at_clean_slots_have_no_part_in_the_unmasking_loss():
@@ -296,11 +309,15 @@ def oracle_batch():
 
 
 def oracle_loss(perturbation, x, t):
+    """Returns the loss beside the exact posterior; of gaps' means, unless "laws" is perturbed."""
     exact = flexmdm_oracle(P1)
 
     def encode(*args):
         out = exact.encode(*args)
         # The oracle's NaN at padding would reach the shared perturbation, though not the loss.
+        if "laws" in perturbation:
+            logits = out.gap_logits + perturbation["laws"][None, None, :]
+            return out.replace(gap_logits=jnp.where(jnp.isnan(logits), 0.0, logits))
         gaps = jnp.nan_to_num(out.gaps) * jnp.exp(perturbation["gaps"])
         return Encoding(hidden=out.hidden, gaps=gaps)
 
@@ -329,3 +346,30 @@ def test_the_exact_posterior_minimises_the_loss(oracle_batch):
         assert higher > best + 0.05
         assert float(slope["gaps"]) * size > 2 * tolerance * abs(size)
         assert at({**zero, "logits": zero["logits"].at[0].set(2 * size)}, x, t)[0] > best + 0.02
+
+
+def test_the_exact_law_of_gaps_minimises_the_cross_entropy(oracle_batch):
+    """The gradient vanishes there; a law with more of one number costs more, whichever it is."""
+    x, t = oracle_batch
+    at = jax.jit(jax.value_and_grad(oracle_loss))
+    logits, laws = jnp.zeros(V.size), jnp.zeros(P1.max_length + 1)
+    best, grads = at({"laws": laws, "logits": logits}, x, t)
+    # Of each class, a row's gradient has a spread of about its slots times the hazard.
+    tolerance = 4 * 6 / MANY_ROWS**0.5
+    assert float(jnp.abs(grads["laws"]).max()) < tolerance
+    for number in range(3):
+        for size in (-1.0, 1.0):
+            other, slope = at({"laws": laws.at[number].set(size), "logits": logits}, x, t)
+            assert other > best + 0.01
+            assert float(slope["laws"][number]) * size > 0
+
+
+def test_the_bound_takes_the_mean_of_a_law_and_nothing_else():
+    """So bounds of networks with either head compare."""
+    _, batch = drawn_rows(64)
+    exact = flexmdm_oracle(P1)
+    told = bound(exact, batch)
+    without = dataclasses.replace(
+        exact, encode=lambda *x: exact.encode(*x).replace(gap_logits=None)
+    )
+    np.testing.assert_array_equal(bound(without, batch), told)

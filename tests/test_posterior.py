@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracle import VOCABULARY
 
 from benchmarks.tpu_compiler import tpu_mesh
 from flexmdm_jax.compilation.hlo import parse_program
+from flexmdm_jax.conformance import VOCABULARY
 from flexmdm_jax.posterior import (
     chunk_sizes,
     executed_slots,

@@ -17,7 +17,7 @@ from flexmdm_jax.data.tokenizers import make_tokenizer
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import check_local
 from flexmdm_jax.ranges import Count, Length, Positive, Ranged, Share, ShareBelowOne, range_of
-from flexmdm_jax.sampling import INSERTION_RULES, RULES, SamplerConfig
+from flexmdm_jax.sampling import CORRECTORS, INSERTION_RULES, RULES, SamplerConfig
 from flexmdm_jax.schedules import SCHEDULES
 
 NAN, INFINITY = float("nan"), float("inf")
@@ -79,7 +79,10 @@ def test_every_number_of_a_config_has_a_range(path, kind):
 
 
 # What a user writes as text, or passes to the library.
-STRATEGIES = [SamplerConfig, *RULES.values(), *INSERTION_RULES.values(), *SCHEDULES.values()]
+STRATEGIES = [
+    *(SamplerConfig, *RULES.values(), *INSERTION_RULES.values()),
+    *(*CORRECTORS.values(), *SCHEDULES.values()),
+]
 
 
 @pytest.mark.parametrize("kind", STRATEGIES, ids=lambda kind: kind.__name__)
@@ -131,7 +134,7 @@ def test_every_flag_that_is_a_number_has_a_range(flags_of, command):
 TEXTS = {
     *("source", "tokenizer", "split", "runner", "beam_option", "config", "profile", "coordinator"),
     *("compilation_cache", "prefix", "suffix", "rule", "insertions", "grid", "topology"),
-    "programs",
+    *("programs", "sampler", "corrector"),
 }
 ADDRESSES = ("gs://bucket/x", "s3://b", "https://host/a")
 
@@ -181,7 +184,9 @@ def test_sources_and_tokenizers_refuse_an_address(kind):
 def test_help_tells_the_range(flags_of, command):
     for flag in flags_of[command]:
         if is_number(flag):
-            assert re.search(", (in .*[])]|at least -?[0-9]+)$", flag.parser.syntactic_help), flag
+            assert re.search(
+                ", (in .*[])]|at least -?[0-9]+|positive)$", flag.parser.syntactic_help
+            ), flag
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from flexmdm_jax.schedules import (
     Immediate,
     Linear,
     Polynomial,
+    Power,
     Schedule,
     Sine,
 )
@@ -24,6 +25,8 @@ KINDS = [
     Polynomial(1.0),
     Polynomial(2.0),
     Polynomial(3.5),
+    Power(1.0),
+    Power(2.5),
     Sine(),
     Cosine(),
     Geometric(),
@@ -42,6 +45,8 @@ def survival(schedule, t):
             return 1 - t
         case Polynomial(power):
             return 1 - t ** np.longdouble(power)
+        case Power(power):
+            return (1 - t) ** np.longdouble(power)
         case Sine():
             # 1 - sin x = cos² x / (1 + sin x), without the cancellation near 1.
             return np.sin(HALF_PI * (1 - t)) ** 2 / (1 + np.sin(HALF_PI * t))
@@ -164,3 +169,17 @@ def test_every_kind_is_a_registered_frozen_schedule():
 def test_impossible_parameters_are_refused(fields):
     with pytest.raises(ValueError, match="schedule needs sigma_min < sigma_max"):
         Geometric(**fields)
+
+
+@all_kinds
+def test_times_near_the_end_come_back_from_what_survives(schedule):
+    """Where inverse(1 - s) could only tell times apart that are 1e-4 from each other."""
+    late = np.float32(10.0) ** np.linspace(-6, -0.3, 50, dtype=np.float32)
+    t = np.float32(1) - late
+    back = schedule.inverse_survival(jnp.asarray(survival(schedule, t), jnp.float32))
+    # Rounding of t itself, and of s.
+    np.testing.assert_allclose(1 - np.float64(back), 1 - np.float64(t), rtol=1e-5, atol=3e-7)
+
+
+def test_nothing_survives_an_immediate_schedule():
+    assert Immediate().inverse_survival(jnp.asarray([0.3, 1.0])).tolist() == [0.0, 0.0]

@@ -14,10 +14,10 @@ from flexmdm_jax.training.workdir import Experiment
 REQUEST = Request(
     num=5,
     steps=(2,),
+    events_per_step=(),
     rules=("exact_rate", "adaptive:confidence=margin"),
     temperatures=(0.5,),
-    insertions="binomial",
-    grid="sine",
+    sampling={"insertions": "binomial", "grid": "sine"},
     num_sequences=8,
     num_times=2,
     bin_width=4,

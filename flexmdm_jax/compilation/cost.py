@@ -92,17 +92,20 @@ def attention_kernels(share: float) -> Kernels:
 ATTENTION_KERNELS = attention_kernels(1.0)
 
 
-def program_cost(program: Program, kernels: Kernels = ATTENTION_KERNELS) -> Cost:
+def program_cost(
+    program: Program, kernels: Kernels = ATTENTION_KERNELS, open_turns: int | None = None
+) -> Cost:
     """Returns the cost of one run of a program on one chip.
 
     Args:
       program: From parse_program().
       kernels: Operations inside custom calls, by a part of the call's name.
+      open_turns: How often a loop runs that ends when its data say so: a sampler's.
 
     Raises:
       ValueError: If a loop's number of turns cannot be read, or a kernel is not known.
     """
-    counter = _Counter(program, kernels)
+    counter = _Counter(program, kernels, open_turns)
     total = counter.of(program.entry)
     collectives = {
         kind: Collectives(int(total[f"count {kind}"]), total[f"sent {kind}"])
@@ -119,9 +122,10 @@ def program_cost(program: Program, kernels: Kernels = ATTENTION_KERNELS) -> Cost
 class _Counter:
     """Costs of computations, each added up once."""
 
-    def __init__(self, program: Program, kernels: Kernels):
+    def __init__(self, program: Program, kernels: Kernels, open_turns: int | None):
         self._program = program
         self._kernels = kernels
+        self._open_turns = open_turns
         self._known: dict[str, collections.Counter] = {}
 
     def of(self, name: str) -> collections.Counter:
@@ -141,9 +145,11 @@ class _Counter:
                 return _times(body, trip_count(self._program, computation, x))
             except ValueError:
                 # Samplers of random numbers repeat until they accept: no products in there.
-                if body["flops"]:
+                if not body["flops"]:
+                    return body
+                if self._open_turns is None:
                     raise
-                return body
+                return _times(body, self._open_turns)
         if opcode == "conditional":
             branches = x.calls("branch_computations") or (
                 *x.calls("true_computation"),

@@ -138,11 +138,12 @@ def lower_sampling(experiment: Experiment):
 
     def make_rows():
         canvas = start_canvas(experiment.rows, experiment.length, setup.process)
-        return canvas, fold_in_rows(jax.random.key(0), jnp.arange(experiment.rows))
+        keys = fold_in_rows(jax.random.key(0), jnp.arange(experiment.rows))
+        return canvas, keys, sampler.settings(*canvas.tokens.shape)
 
-    canvas, keys = _batch_shapes(make_rows, setup.mesh)
+    rows = _batch_shapes(make_rows, setup.mesh)
     with jax.set_mesh(setup.mesh):
-        return engine.program.lower(experiment.averaged, canvas, keys)
+        return engine.program.lower(experiment.averaged, *rows)
 
 
 # Name -> what it lowers.

@@ -144,7 +144,9 @@ def report(
 
 def _report(experiment, program: str, topology: Topology, compiled: Compiled, dataset) -> Report:
     parsed = parse_program(compiled.text) if compiled.fits else None
-    cost = program_cost(parsed) if parsed else None
+    # The sampler ends when its rows do: at the latest after all steps.
+    turns = None if program == "train" else max(experiment.config.evaluation.num_steps, 1)
+    cost = program_cost(parsed, open_turns=turns) if parsed else None
     state, setup = experiment.state, experiment.setup
     training = program == "train"
     needed, of_6n = _analytic_flops(experiment, program)

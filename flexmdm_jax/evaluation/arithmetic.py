@@ -11,6 +11,7 @@ from flexmdm_jax.data.tasks.gsm8k import final_number
 from flexmdm_jax.evaluation.intervals import success_interval
 from flexmdm_jax.evaluation.request import Report, Request, announced
 from flexmdm_jax.evaluation.text import likelihood
+from flexmdm_jax.generation.engine import Completions
 from flexmdm_jax.model import Model
 from flexmdm_jax.partial import Figures
 from flexmdm_jax.process import Process
@@ -22,6 +23,7 @@ COLUMNS = {
     "success_high": "95% high",
     "answered": "answered",
     "answer_tokens": "tokens",
+    "calls": "calls",
     "truncated": "truncated",
     "nats_per_sequence": "nats/seq",
 }
@@ -43,8 +45,8 @@ def answer_questions(
     *,
     batch_size: int,
     seed: int,
-) -> tuple[list[Int[np.ndarray, "_"]], float]:
-    """Returns (token ids of the answers, share of them that the buffer was too small for).
+) -> tuple[list[Int[np.ndarray, "_"]], Completions]:
+    """Returns (token ids of the answers, the rows that hold questions and answers).
 
     Args:
       model: A trained model.
@@ -60,7 +62,7 @@ def answer_questions(
 
     rows = model.complete(canvas_of, sampler, num=len(questions), batch_size=batch_size, seed=seed)
     answers = [row[len(q) :] for row, q in zip(rows.tokens, questions, strict=True)]
-    return answers, float(np.mean(rows.truncated))
+    return answers, rows
 
 
 def judge_answers(answers: list[str], truth: list[str]) -> dict[str, float]:
@@ -98,10 +100,9 @@ def evaluate_gsm8k(
     for label, model in announced(models):
         score = figures.of(label, likelihood, model, dataset, request)
         nats = {"nats_per_sequence": score["nats_per_sequence"]}
-        for way, sampler in request.samplers():
-            name = f"{label}, {way}, {sampler.steps} steps"
-            found = figures.of(name, _success, model, sequences, sampler, request)
-            rows[name] = found | nats | {"steps": sampler.steps}
+        for way in request.samplers():
+            name = f"{label}, {way.name}"
+            rows[name] = figures.of(name, _success, model, sequences, way.sampler, request) | nats
     return Report(rows, COLUMNS, {})
 
 
@@ -111,11 +112,10 @@ def _success(
     questions = [s.tokens[s.fixed] for s in sequences]
     truth = [_text(model, s.tokens[:-1][~s.fixed[:-1]]) for s in sequences]
     batch_size, seed = request.batch_size, request.seed
-    answers, truncated = answer_questions(
-        model, questions, sampler, batch_size=batch_size, seed=seed
-    )
+    answers, rows = answer_questions(model, questions, sampler, batch_size=batch_size, seed=seed)
     return {
         **judge_answers([_text(model, answer) for answer in answers], truth),
         "answer_tokens": float(np.mean([len(answer) for answer in answers])),
-        "truncated": truncated,
+        "calls": float(np.mean(rows.calls)),
+        "truncated": float(np.mean(rows.truncated)),
     }

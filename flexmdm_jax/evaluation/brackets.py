@@ -24,6 +24,7 @@ COLUMNS = {
     "nats_per_sequence": "nats/seq",
     "excess_nats": "above law",
     "excess_nats_error": "+-",
+    "calls": "calls",
     "truncated": "truncated",
 }
 
@@ -44,10 +45,10 @@ def evaluate_brackets(
     lengths = {"law": LAW_LENGTHS}
     for label, model in announced(models):
         likelihood = figures.of(label, _likelihood, model, dataset, request)
-        for way, sampler in request.samplers():
-            name = f"{label}, {way}, {sampler.steps} steps"
-            found = figures.of(name, _validity, model, dataset, request, sampler)
-            rows[name] = found["figures"] | likelihood | {"steps": sampler.steps}
+        for way in request.samplers():
+            name = f"{label}, {way.name}"
+            found = figures.of(name, _validity, model, dataset, request, way.sampler)
+            rows[name] = found["figures"] | likelihood
             # The last way of sampling asked for is the one shown.
             lengths[label] = found["lengths"]
     return Report(rows, COLUMNS, {"lengths.png": length_histograms(lengths, request.bin_width)})
@@ -61,6 +62,7 @@ def _validity(
     figures = {
         **{name.replace("success", "validity"): x for name, x in balanced.items()},
         "length_tv": total_variation(generated.lengths, LAW_LENGTHS),
+        "calls": float(np.mean(generated.calls)),
         "truncated": float(np.mean(generated.truncated)),
     }
     return {"figures": figures, "lengths": generated.lengths.tolist()}

@@ -73,23 +73,22 @@ def draw_states(
 
 
 def success_curves(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:
-    """Returns a PNG of success by number of steps, one curve a label, with 95% intervals."""
+    """Returns a PNG of success by calls of the network, one curve a label, with 95% intervals."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.6, 3.6), layout="constrained")
     axes = figure.subplots()
     for label, points in curves.items():
-        points = sorted(points, key=lambda point: point["steps"])
-        steps, success, low, high = (
+        points = sorted(points, key=lambda point: point["calls"])
+        calls, success, low, high = (
             np.array([point[name] for point in points])
-            for name in ("steps", "success", "success_low", "success_high")
+            for name in ("calls", "success", "success_low", "success_high")
         )
         errors = np.maximum([success - low, high - success], 0)
-        axes.errorbar(steps, 100 * success, 100 * errors, label=label, marker="o", ms=4, capsize=2)
+        axes.errorbar(calls, 100 * success, 100 * errors, label=label, marker="o", ms=4, capsize=2)
     axes.set_xscale("log", base=2)
-    ticks = sorted({point["steps"] for points in curves.values() for point in points})
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
-    axes.set_xlabel("steps of the sampler")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel("calls of the network")
     axes.set_ylabel("success (%)")
     axes.set_ylim(0, 100)
     axes.spines[["top", "right"]].set_visible(False)

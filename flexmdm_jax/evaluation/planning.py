@@ -1,4 +1,4 @@
-"""Runs of the planning task compared: success at several numbers of steps, and pictures of it."""
+"""Runs of the planning task compared: success by calls of the network, and pictures of it."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -26,6 +26,7 @@ COLUMNS = {
     "visits": "in order",
     "arrives": "arrives",
     "cells": "cells",
+    "calls": "calls",
     "truncated": "truncated",
 }
 
@@ -94,13 +95,13 @@ def evaluate_maze(
     rows = {"data": {"cells": float(np.mean(held_out_lengths(dataset)))}}
     curves, successes = {}, {}
     for label, model in announced(models):
-        for way, sampler in request.samplers():
-            name = f"{label}, {way}, {sampler.steps} steps"
-            found = figures.of(name, _success, model, maze, prompts, sampler, request)
+        for way in request.samplers():
+            name = f"{label}, {way.name}"
+            found = figures.of(name, _success, model, maze, prompts, way.sampler, request)
             rows[name] = found
-            curves.setdefault(f"{label}, {way}", []).append(found)
+            curves.setdefault(f"{label}, {way.rule}", []).append(found)
             if model is pictured:
-                successes[sampler] = found["success"]
+                successes[way.sampler] = found["success"]
     best = max(successes, key=successes.get)
     pictures = _pictures(pictured, maze, prompts, best)
     return Report(rows, COLUMNS, {"success.png": success_curves(curves)} | pictures)
@@ -111,11 +112,13 @@ def _success(
 ) -> dict[str, float]:
     batch_size, seed = request.batch_size, request.seed
     solutions = solve(model, maze, prompts, sampler, batch_size=batch_size, seed=seed)
-    return judge(maze, prompts, solutions) | {"steps": sampler.steps}
+    return judge(maze, prompts, solutions) | {"calls": float(np.mean(solutions.calls))}
 
 
 def _pictures(model: Model, maze: Maze, prompts, sampler: SamplerConfig) -> dict[str, bytes]:
-    sampler = dataclasses.replace(sampler, trace=True)
+    # As many states as it took calls; the first prompt's row is the same alone.
+    found = solve(model, maze, prompts[:1], sampler, batch_size=1, seed=0)
+    sampler = dataclasses.replace(sampler, trace=int(found.calls[0]))
     solutions = solve(model, maze, prompts[:1], sampler, batch_size=1, seed=0)
     pictures = {"path.png": draw_path(maze, prompts[0], solutions.tokens[0])}
     process = model.setup.process

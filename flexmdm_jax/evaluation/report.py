@@ -17,6 +17,7 @@ COLUMNS = {
     "length_ks": "length KS",
     "length_mean": "mean length",
     "token_entropy": "token entropy",
+    "calls": "calls",
 }
 
 

@@ -3,11 +3,31 @@
 import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
 
 from flexmdm_jax.model import Model
 from flexmdm_jax.sampling import SamplerConfig, parse_sampler
+
+
+class Way(NamedTuple):
+    """A way of sampling.
+
+    Attributes:
+      rule: Its unmasking rule, with the temperature where that tells ways apart.
+      pace: How it spends its calls of the network, as `64 steps`.
+      sampler: It.
+    """
+
+    rule: str
+    pace: str
+    sampler: SamplerConfig
+
+    @property
+    def name(self) -> str:
+        """Returns what a table calls it."""
+        return f"{self.rule}, {self.pace}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,11 +36,12 @@ class Request:
 
     Attributes:
       num: Samples for each way of sampling.
-      steps: Steps of the sampler; each number is tried.
-      rules: Unmasking rules, written as for sampling; each is tried.
+      steps: Numbers of steps on a fixed grid; each is tried.
+      events_per_step: Of adaptive steps; each is tried. Without these and without steps, the
+        sampler's default is.
+      rules: Unmasking rules, written as for sampling; each is tried. An empty text is the default.
       temperatures: What divides the logits; each is tried. 0 takes the most likely token.
-      insertions: The insertion rule.
-      grid: The schedule that spaces the steps.
+      sampling: The other parameters of parse_sampler().
       num_sequences: Held-out sequences to score.
       num_times: Times per sequence in the likelihood bound.
       bin_width: Lengths to a bin.
@@ -28,15 +49,15 @@ class Request:
       seed: Decides all noise.
 
     Raises:
-      UserError: If a rule or the grid is unknown, or a temperature out of range.
+      UserError: If a kind is unknown, a number out of range, or settings contradict each other.
     """
 
     num: int
     steps: tuple[int, ...]
+    events_per_step: tuple[float, ...]
     rules: tuple[str, ...]
     temperatures: tuple[float, ...]
-    insertions: str
-    grid: str
+    sampling: Mapping[str, Any]
     num_sequences: int
     num_times: int
     bin_width: int
@@ -48,22 +69,18 @@ class Request:
         for _ in self.samplers():
             pass
 
-    def samplers(self) -> Iterator[tuple[str, SamplerConfig]]:
-        """Yields (way, sampler) for every temperature, rule and number of steps.
-
-        The way is the rule, with the temperature where that tells ways apart; not the steps.
-        """
-        choices = itertools.product(self.temperatures, self.rules, self.steps)
-        for temperature, rule, steps in choices:
-            sampler = parse_sampler(
-                rule,
-                self.insertions,
-                self.grid,
-                steps=steps,
-                temperature=temperature,
-            )
-            several = len(self.temperatures) > 1
-            yield f"{rule}, temperature {temperature:g}" if several else rule, sampler
+    def samplers(self) -> Iterator[Way]:
+        """Yields every temperature and rule at every pace."""
+        paces = [(f"{n} steps", {"steps": n}) for n in self.steps]
+        paces += [(f"{k:g} events a step", {"events_per_step": k}) for k in self.events_per_step]
+        paces = paces or [(self.sampling.get("sampler") or "adaptive", {})]
+        several = len(self.temperatures) > 1
+        for temperature, rule, (pace, numbers) in itertools.product(
+            self.temperatures, self.rules, paces
+        ):
+            sampler = parse_sampler(**self.sampling, rule=rule, temperature=temperature, **numbers)
+            rule = rule or self.sampling.get("sampler") or "exact_rate"
+            yield Way(f"{rule}, temperature {temperature:g}" if several else rule, pace, sampler)
 
 
 def announced(models: Mapping[str, Model]) -> Iterator[tuple[str, Model]]:

@@ -92,6 +92,7 @@ class Evaluator:
             **length_distances(generated.lengths, reference, bin_width),
             "length_mean": float(np.mean(generated.lengths)),
             "token_entropy": entropy_of_counts(counts),
+            "calls": float(np.mean(generated.calls)),
             "truncated": float(np.mean(generated.truncated)),
         }
         return figures, generated

@@ -22,7 +22,6 @@ def evaluator_of(
         num_sequences=request.num_sequences,
         num_times=request.num_times,
         num_samples=request.num,
-        num_steps=request.steps[0],
         batch_size=request.batch_size,
     )
     return Evaluator(model.setup, dataset, config, model.max_length, request.seed, sampler)
@@ -39,6 +38,16 @@ def evaluate_likelihood(
     return Report(rows, columns, {})
 
 
+def _only_way(request: Request) -> SamplerConfig:
+    ways = list(request.samplers())
+    if len(ways) != 1:
+        raise UserError(
+            "text is evaluated in one way of sampling at a time: one --steps or --events_per_step, "
+            "one --rule and one --temperature"
+        )
+    return ways[0].sampler
+
+
 def likelihood(model: Model, dataset: Dataset, request: Request) -> dict[str, float]:
     """Returns the likelihood bound of held-out sequences, as Score.summary() has it."""
     return evaluator_of(model, dataset, request).score(model.params).summary()
@@ -52,8 +61,7 @@ def evaluate_text(
     Raises:
       UserError: If more than one way of sampling is asked for.
     """
-    if any(len(x) != 1 for x in (request.steps, request.rules, request.temperatures)):
-        raise UserError("text is evaluated with one --steps, --rule and --temperature at a time")
+    _only_way(request)
     rows = data_figures(dataset, request.num_sequences, request.bin_width)
     lengths = {"held-out data": held_out_lengths(dataset)}
     for label, model in announced(models):
@@ -63,7 +71,6 @@ def evaluate_text(
 
 
 def _likelihood_and_lengths(model: Model, dataset: Dataset, request: Request) -> dict[str, Any]:
-    ((_, sampler),) = request.samplers()
-    evaluator = evaluator_of(model, dataset, request, sampler)
+    evaluator = evaluator_of(model, dataset, request, _only_way(request))
     figures, generated = evaluator.report(model.params, request.bin_width)
     return {"figures": figures, "lengths": generated.lengths.tolist()}

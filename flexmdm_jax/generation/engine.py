@@ -13,7 +13,14 @@ from jax.sharding import Mesh
 from jaxtyping import Bool, Int
 
 from flexmdm_jax.process import Process
-from flexmdm_jax.sampling import Canvas, SamplerConfig, Samples, check_blocks, generate
+from flexmdm_jax.sampling import (
+    Canvas,
+    SamplerConfig,
+    Samples,
+    Settings,
+    check_canvas,
+    generate,
+)
 from flexmdm_jax.sharding import num_batch_shards, spread_rows
 from flexmdm_jax.types import Denoiser, RowKeys, fold_in_rows
 
@@ -28,11 +35,13 @@ class Completions:
     Attributes:
       tokens: Token ids of each row, fixed ones among them, without END.
       truncated: Whether the buffer was too small for it.
-      states: Tokens of each row after every step, or None.
+      calls: Calls of the network that each row took.
+      states: Tokens of each row after every call, or None.
     """
 
     tokens: list[Int[np.ndarray, "_"]]
     truncated: Bool[np.ndarray, "n"]
+    calls: Int[np.ndarray, "n"]
     states: Int[np.ndarray, "s n l"] | None
 
     @property
@@ -67,22 +76,10 @@ class Engine:
         if self.rows < 1 or self.rows % devices:
             raise ValueError(f"rows = {self.rows}; they must be a multiple of {devices} devices")
 
-    @functools.cached_property
-    def program(self) -> Callable[[Any, Canvas, RowKeys], Samples]:
-        """Returns generate(), jitted, as a function of (parameters, canvas, keys)."""
-
-        def run(params, canvas: Canvas, keys: RowKeys) -> Samples:
-            buckets = self.sampler.length_buckets or default_buckets(canvas.tokens.shape[1])
-            return generate(
-                keys,
-                self.denoiser(params),
-                canvas,
-                dataclasses.replace(self.sampler, length_buckets=buckets),
-                self.process,
-                num_groups=num_batch_shards(self.mesh),
-            )
-
-        return spread_rows(self.mesh, run)
+    @property
+    def program(self) -> Callable[[Any, Canvas, RowKeys, Settings], Samples]:
+        """Returns generate(), jitted, as a function of (parameters, canvas, keys, settings)."""
+        return _program(self.denoiser, self.process, self.sampler.kinds, self.mesh)
 
     def batches(
         self, params: Any, canvas_of: CanvasOf, *, num: int, seed: int, first: int = 0
@@ -100,21 +97,19 @@ class Engine:
           first: Leave out the rows before this one.
 
         Raises:
-          ValueError: If blocks are asked for that cannot be filled, see check_blocks().
+          ValueError: If blocks are asked for that cannot be filled, see check_canvas().
         """
         for start in range(first // self.rows * self.rows, num, self.rows):
             numbers = np.arange(start, start + self.rows)
             canvas = canvas_of(np.where(numbers < num, numbers, start))
-            check_blocks(canvas, self.sampler, self.process)
+            check_canvas(canvas, self.sampler, self.process)
             keys = fold_in_rows(jax.random.key(seed), jnp.asarray(numbers))
-            samples = jax.device_get(self.program(params, canvas, keys))
+            settings = self.sampler.settings(*canvas.tokens.shape)
+            samples = jax.device_get(self.program(params, canvas, keys, settings))
             real = slice(max(first - start, 0), num - start)
-            yield Samples(
-                tokens=samples.tokens[real],
-                lengths=samples.lengths[real],
-                truncated=samples.truncated[real],
-                trace=None if samples.trace is None else samples.trace[:, real],
-            )
+            trace = None if samples.trace is None else samples.trace[:, real]
+            rows = jax.tree.map(lambda x, real=real: x[real], samples.replace(trace=None))
+            yield rows.replace(trace=trace)
 
     def complete(self, params: Any, canvas_of: CanvasOf, *, num: int, seed: int) -> Completions:
         """Returns the rows of batches() together.
@@ -129,8 +124,28 @@ class Engine:
         return Completions(
             tokens=[tokens for batch in batches for tokens in batch.sequences()],
             truncated=np.concatenate([batch.truncated for batch in batches]),
+            calls=np.concatenate([batch.calls for batch in batches]),
             states=np.concatenate([batch.trace for batch in batches], 1) if traced else None,
         )
+
+
+@functools.lru_cache(maxsize=32)
+def _program(denoiser, process: Process, kinds: SamplerConfig, mesh: Mesh) -> Callable:
+    """Returns Engine.program; samplers that differ in numbers alone share it."""
+
+    def run(params, canvas: Canvas, keys: RowKeys, settings: Settings) -> Samples:
+        buckets = kinds.length_buckets or default_buckets(canvas.tokens.shape[1])
+        return generate(
+            keys,
+            denoiser(params),
+            canvas,
+            dataclasses.replace(kinds, length_buckets=buckets),
+            process,
+            settings=settings,
+            num_groups=num_batch_shards(mesh),
+        )
+
+    return spread_rows(mesh, run)
 
 
 def default_buckets(length: int, smallest: int = 32) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Samplers: the canvas they write on, one leap in time, and the loop over a time grid."""
+"""Samplers: the canvas they write on, what happens after a call of the network, and the loop."""
 
 from flexmdm_jax.sampling.canvas import (
     Canvas,
@@ -7,26 +7,49 @@ from flexmdm_jax.sampling.canvas import (
     masked_canvas,
     prefix_canvas,
     protect,
+    remove,
     start_canvas,
 )
-from flexmdm_jax.sampling.insertions import INSERTION_RULES, Binomial, Poisson
-from flexmdm_jax.sampling.loop import SamplerConfig, Samples, check_blocks, generate
+from flexmdm_jax.sampling.correctors import CORRECTORS, Remask
+from flexmdm_jax.sampling.events import EventByEvent
+from flexmdm_jax.sampling.insertions import INSERTION_RULES, Binomial, ExactGaps, Poisson
+from flexmdm_jax.sampling.leaps import EventsPerStep, Grid
+from flexmdm_jax.sampling.loop import Samples, check_canvas, generate
 from flexmdm_jax.sampling.parsing import parse_sampler
-from flexmdm_jax.sampling.steps import CONFIDENCES, RULES, Adaptive, ExactRate, TauLeaping
+from flexmdm_jax.sampling.settings import SamplerConfig
+from flexmdm_jax.sampling.state import Settings
+from flexmdm_jax.sampling.steps import (
+    CONFIDENCES,
+    RULES,
+    Adaptive,
+    EntropyBound,
+    ExactRate,
+    TauLeaping,
+    Threshold,
+)
 
 __all__ = [
     "CONFIDENCES",
+    "CORRECTORS",
     "INSERTION_RULES",
     "RULES",
     "Adaptive",
     "Binomial",
     "Canvas",
+    "EntropyBound",
+    "EventByEvent",
+    "EventsPerStep",
+    "ExactGaps",
     "ExactRate",
+    "Grid",
     "Poisson",
+    "Remask",
     "SamplerConfig",
     "Samples",
+    "Settings",
     "TauLeaping",
-    "check_blocks",
+    "Threshold",
+    "check_canvas",
     "empty_canvas",
     "generate",
     "insert_masks",
@@ -34,5 +57,6 @@ __all__ = [
     "parse_sampler",
     "prefix_canvas",
     "protect",
+    "remove",
     "start_canvas",
 ]

@@ -16,11 +16,32 @@ class Canvas:
       tokens: Clean tokens and MASK, then END; END again at padding.
       segment_ids: 1 at the sequence's slots, 0 at padding.
       closed: True where the gap immediately before the slot never receives an insertion.
+      fixed: True where a token stays as it is: it was there before the first step.
     """
 
     tokens: Int[Array, "b l"]
     segment_ids: Int[Array, "b l"]
     closed: Bool[Array, "b l"]
+    fixed: Bool[Array, "b l"]
+
+    @property
+    def real(self) -> Bool[Array, "b l"]:
+        """Returns where the sequences' slots are."""
+        return self.segment_ids > 0
+
+    @property
+    def open(self) -> Bool[Array, "b l"]:
+        """Returns the slots whose gap may receive insertions."""
+        return self.real & ~self.closed
+
+    @property
+    def room(self) -> Int[Array, "b"]:
+        """Returns how many slots are left."""
+        return self.tokens.shape[1] - jnp.sum(self.real, axis=1)
+
+    def masks(self, vocabulary: Vocabulary) -> Bool[Array, "b l"]:
+        """Returns where MASK stands."""
+        return self.real & (self.tokens == vocabulary.mask)
 
 
 def _padded(
@@ -50,8 +71,13 @@ def empty_canvas(
       ValueError: If the fixed tokens leave no room for END.
     """
     tokens, slots = _padded(fixed, lengths, length, vocabulary)
-    segment_ids = (slots <= lengths[:, None]).astype(jnp.int32)
-    return Canvas(tokens=tokens, segment_ids=segment_ids, closed=jnp.zeros(tokens.shape, bool))
+    real = slots <= lengths[:, None]
+    return Canvas(
+        tokens=tokens,
+        segment_ids=real.astype(jnp.int32),
+        closed=jnp.zeros(tokens.shape, bool),
+        fixed=real,
+    )
 
 
 def masked_canvas(
@@ -63,10 +89,12 @@ def masked_canvas(
       ValueError: If the prompt leaves no room.
     """
     tokens, slots = _padded(prompt, lengths, length, vocabulary)
+    given = slots < lengths[:, None]
     return Canvas(
-        tokens=jnp.where(slots < lengths[:, None], tokens, vocabulary.mask),
+        tokens=jnp.where(given, tokens, vocabulary.mask),
         segment_ids=jnp.ones(tokens.shape, jnp.int32),
         closed=jnp.ones(tokens.shape, bool),
+        fixed=given,
     )
 
 
@@ -140,16 +168,30 @@ def insert_masks(canvas: Canvas, counts: Int[Array, "b l"], vocabulary: Vocabula
     The counts must be zero at padding and must fit the buffer.
     """
     length = canvas.tokens.shape[1]
-    real = canvas.segment_ids > 0
-    new_length = jnp.sum(real, axis=1) + jnp.sum(counts, axis=1)
     target = jnp.arange(length)[None, :] + jnp.cumsum(counts, axis=1)
-    target = jnp.where(real, target, length)
+    new_length = jnp.sum(canvas.real, axis=1) + jnp.sum(counts, axis=1)
+    return _moved(canvas, jnp.where(canvas.real, target, length), new_length, vocabulary)
+
+
+def remove(canvas: Canvas, gone: Bool[Array, "b l"], vocabulary: Vocabulary) -> Canvas:
+    """Returns the canvas without some of its tokens, which are not fixed.
+
+    The gap that a token leaves joins the one behind it, which is as open as it was.
+    """
+    kept = canvas.real & ~gone
+    target = jnp.where(kept, jnp.cumsum(kept, axis=1) - 1, canvas.tokens.shape[1])
+    return _moved(canvas, target, jnp.sum(kept, axis=1), vocabulary)
+
+
+def _moved(canvas: Canvas, target: Int[Array, "b l"], new_length: Int[Array, "b"], vocabulary):
+    """Returns the canvas with its slots at their targets, masks between them, then padding."""
     rows = jnp.arange(canvas.tokens.shape[0])[:, None]
-    inside = jnp.arange(length)[None, :] < new_length[:, None]
+    inside = jnp.arange(canvas.tokens.shape[1])[None, :] < new_length[:, None]
     blank = jnp.where(inside, vocabulary.mask, vocabulary.end).astype(canvas.tokens.dtype)
-    closed = jnp.zeros_like(canvas.closed).at[rows, target].set(canvas.closed, mode="drop")
+    move = lambda start, x: start.at[rows, target].set(x, mode="drop")  # noqa: E731
     return Canvas(
-        tokens=blank.at[rows, target].set(canvas.tokens, mode="drop"),
+        tokens=move(blank, canvas.tokens),
         segment_ids=inside.astype(jnp.int32),
-        closed=closed,
+        closed=move(jnp.zeros_like(canvas.closed), canvas.closed),
+        fixed=move(jnp.zeros_like(canvas.fixed), canvas.fixed),
     )

@@ -1,27 +1,21 @@
-"""Batch sampling: the time grid, length buckets, and the loop over leaps (paper, Algorithm 1)."""
-
-import dataclasses
-from typing import NamedTuple
+"""Batch sampling: the loop over calls of the network, each row at a pace of its own."""
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
-from flexmdm_jax.chips import current_platform
-from flexmdm_jax.posterior import chunk_sizes, map_slots, posterior_logits
 from flexmdm_jax.process import Process
-from flexmdm_jax.ranges import Count, CountOrZero, PositiveOrZero, PositiveShare, Ranged
 from flexmdm_jax.sampling.canvas import Canvas, insert_masks
-from flexmdm_jax.sampling.insertions import InsertionRule, Poisson
-from flexmdm_jax.sampling.steps import (
-    CONFIDENCES,
-    Draw,
-    ExactRate,
-    UnmaskingRule,
-)
-from flexmdm_jax.schedules import LAST_TIME, Linear, Schedule
+from flexmdm_jax.sampling.drawing import drawing
+from flexmdm_jax.sampling.insertions import Limits, place_one
+from flexmdm_jax.sampling.leaps import Grid
+from flexmdm_jax.sampling.lengths import scaled_gaps, still_missing
+from flexmdm_jax.sampling.settings import SamplerConfig
+from flexmdm_jax.sampling.state import Keys, Look, Move, Settings, State
+from flexmdm_jax.sampling.steps import Span
+from flexmdm_jax.schedules import LAST_TIME
 from flexmdm_jax.types import (
     Denoiser,
     Encoding,
@@ -32,39 +26,6 @@ from flexmdm_jax.types import (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class SamplerConfig(Ranged):
-    """How to sample.
-
-    Attributes:
-      steps: Calls of the network.
-      grid: Maps equal parts of [0, 1] to the times of the steps, which lie closest where it is
-        flattest: at the end for sine, at the start for cosine.
-      rule: Which masks each step unmasks.
-      insertions: How many masks each step inserts.
-      temperature: Divides the logits; 0, or next to nothing, takes the most likely token.
-      top_k: Draw among the k most likely tokens only; 0 for all.
-      top_p: Draw among the most likely tokens that together reach this probability.
-      block_length: MDM only: fill blocks of this many slots from left to right, each over its share
-        of the steps (semi-autoregressive sampling, LLaDA); 0 for no blocks. Blocks are counted in
-        each row from the end of its own prompt, and the last may be shorter.
-      length_buckets: Buffer lengths at which the network may run; a step uses the smallest that
-        holds every row. The buffer's own length is always among them.
-      trace: Keep the tokens after every step.
-    """
-
-    steps: Count = 256
-    grid: Schedule = Linear()
-    rule: UnmaskingRule = ExactRate()
-    insertions: InsertionRule = Poisson()
-    temperature: PositiveOrZero = 1.0
-    top_k: CountOrZero = 0
-    top_p: PositiveShare = 1.0
-    block_length: CountOrZero = 0
-    length_buckets: tuple[Count, ...] = ()
-    trace: bool = False
-
-
 @flax.struct.dataclass
 class Samples:
     """Finished sequences.
@@ -73,52 +34,26 @@ class Samples:
       tokens: Fixed and generated tokens, then END up to the end of the row.
       lengths: Tokens before END.
       truncated: True where the buffer was too small for an insertion.
-      trace: Tokens after every step, or None.
+      cut_short: True where the calls ran out, and all masks left were unmasked at once.
+      calls: Calls of the network that the row took.
+      inserted: Insertions.
+      broken: Of them those whose rate was above its bound; 0 but for exact sampling, and there
+        unless the network contradicts itself.
+      trace: Tokens after every call, or None.
     """
 
     tokens: Int[HostOrDevice, "b l"]
     lengths: Int[HostOrDevice, "b"]
     truncated: Bool[HostOrDevice, "b"]
+    cut_short: Bool[HostOrDevice, "b"]
+    calls: Int[HostOrDevice, "b"]
+    inserted: Int[HostOrDevice, "b"]
+    broken: Int[HostOrDevice, "b"]
     trace: Int[HostOrDevice, "n b l"] | None
 
     def sequences(self) -> list[Int[np.ndarray, "_"]]:
         """Returns the tokens of each row without END, of samples that are on the host."""
         return [row[:count] for row, count in zip(self.tokens, self.lengths, strict=True)]
-
-
-# Slots that a CPU draws at once, at most. Noise takes it as long per slot in small chunks as in
-# large ones, and its compiler about a second for every size of a chunk.
-LARGEST_DRAW_ON_CPU = 28
-# Below it the likeliest token is drawn all but surely, and logits may overflow when divided.
-_COLDEST = 1e-6
-
-
-class _Now(NamedTuple):
-    """What a step needs to know, row by row."""
-
-    t: Float[Array, "b"]
-    t_next: Float[Array, "b"]
-    finish: Bool[Array, "b"]
-    block: Int[Array, "b"]
-
-
-def _times_of_step(
-    number: Int[Array, ""], steps: int, num_blocks: Int[Array, "b"], grid: Schedule
-) -> _Now:
-    """Returns times that run from 0 to 1 once per block of a row; its first get the odd steps."""
-    size, odd = jnp.divmod(steps, num_blocks)
-    # The first `odd` blocks take size + 1 steps each, the others size.
-    longer = (size + 1) * odd
-    block = jnp.where(number < longer, number // (size + 1), odd + (number - longer) // size)
-    step = number - block * size - jnp.minimum(block, odd)
-    size = size + (block < odd)
-    return _Now(
-        # A grid flat at its end may round to 1 too early, where no leap starts.
-        t=jnp.clip(grid.at((step / size).astype(jnp.float32)), 0.0, LAST_TIME),
-        t_next=grid.at(((step + 1) / size).astype(jnp.float32)),
-        finish=step + 1 == size,
-        block=block,
-    )
 
 
 def generate(
@@ -128,14 +63,14 @@ def generate(
     sampler: SamplerConfig,
     process: Process,
     *,
+    settings: Settings | None = None,
     num_groups: int = 1,
 ) -> Samples:
     """Returns sequences grown from the canvas by inserting masks and unmasking them (Algorithm 1).
 
-    Each step calls the network once and applies both kinds of event to the same state; the last
-    inserts nothing and unmasks every mask left. A row's result depends on its own key and content,
-    not on the rows beside it. Where blocks outnumber the steps, which check_blocks() refuses, the
-    last step fills all that is left.
+    Each call of the network is followed by events of both kinds on the same state; the sampler's
+    pace says how far in time they go, row by row, and the loop ends when every row is done. A
+    row's result depends on its own key, numbers and content, not on the rows beside it.
 
     Args:
       keys: One key per row.
@@ -143,45 +78,160 @@ def generate(
       canvas: Fixed tokens and open gaps (FlexMDM) or prompt and masks (MDM).
       sampler: How to sample.
       process: What the network was trained on.
+      settings: Numbers in place of the sampler's own, row by row. Whether it restricts f at all,
+        by top_k or top_p, the sampler says.
       num_groups: See map_slots.
 
     Raises:
-      ValueError: If there is not one key for each row, or blocks are asked for while the length is
-        learned.
+      ValueError: If there is not one key for each row, or the sampler asks for what the process
+        cannot do.
     """
-    check_row_keys(keys, canvas.tokens.shape[0])
-    insertion, vocabulary = process.insertion, process.vocabulary
-    block_of_slot = jnp.minimum(_block_of_slot(canvas, sampler, process), sampler.steps - 1)
+    num_rows, length = canvas.tokens.shape
+    check_row_keys(keys, num_rows)
+    sampler.check(process)
+    settings = settings or sampler.settings(num_rows, length)
+    state = State.start(canvas, sampler.pace.start(canvas, process))
+    trace = jnp.zeros((sampler.trace, num_rows, length), canvas.tokens.dtype)
 
-    def step(state: tuple[Canvas, Bool[Array, "b"]], number: Int[Array, ""]):
-        canvas, truncated = state
-        now = _times_of_step(number, sampler.steps, block_of_slot[:, -1] + 1, sampler.grid)
-        step_keys = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, number), 3))
-        choice_keys, draw_keys, insert_keys = jnp.moveaxis(step_keys(keys), 1, 0)
-        alpha = insertion.at(now.t)[:, None]
-        encoding = _encode(denoiser, canvas, alpha, sampler.length_buckets)
-        masked = (canvas.tokens == vocabulary.mask) & (canvas.segment_ids > 0)
-        choice = sampler.rule.choose(
-            choice_keys,
-            masked & (block_of_slot == now.block[:, None]),
-            _drawing(draw_keys, denoiser, encoding.hidden, sampler, num_groups, process),
-            process.unmasking,
-            now.t,
-            now.t_next,
-            now.finish,
-        )
-        canvas = canvas.replace(tokens=jnp.where(choice.slots, choice.tokens, canvas.tokens))
-        if process.inserts:
-            leap = jnp.where(now.finish, 0.0, insertion.leap(now.t, now.t_next))
-            inserted = sampler.insertions.draw(insert_keys, canvas, encoding.gaps, leap)
-            canvas = insert_masks(canvas, inserted.counts, vocabulary)
-            truncated |= inserted.overflow
-        return (canvas, truncated), canvas.tokens if sampler.trace else None
+    def call(carry):
+        number, state, trace = carry
+        following = _step(keys, denoiser, state, sampler, settings, process, num_groups)
+        state = _where(state.done, state, following)
+        if sampler.trace:
+            trace = jax.lax.dynamic_update_index_in_dim(trace, state.canvas.tokens, number, 0)
+        return number + 1, state, trace
 
-    start = (canvas, jnp.zeros(canvas.tokens.shape[0], bool))
-    (canvas, truncated), trace = jax.lax.scan(step, start, jnp.arange(sampler.steps))
-    tokens, lengths = _cut_at_end(canvas.tokens, vocabulary)
-    return Samples(tokens=tokens, lengths=lengths, truncated=truncated, trace=trace)
+    going = lambda carry: jnp.any(~carry[1].done)  # noqa: E731
+    number, state, trace = jax.lax.while_loop(going, call, (jnp.int32(0), state, trace))
+    tokens, lengths = _cut_at_end(state.canvas.tokens, process.vocabulary)
+    if sampler.trace:
+        happened = jnp.arange(sampler.trace)[:, None, None] < number
+        trace = jnp.where(happened, trace, state.canvas.tokens[None])
+    return Samples(
+        tokens=tokens,
+        lengths=lengths,
+        truncated=state.truncated,
+        cut_short=state.cut_short,
+        calls=state.calls,
+        inserted=state.inserted,
+        broken=state.broken,
+        trace=trace if sampler.trace else None,
+    )
+
+
+def _step(keys, denoiser, state: State, sampler, settings, process, num_groups) -> State:
+    """Returns the state after one more call of the network, as if no row were done."""
+    noise = Keys.of_call(keys, state.calls)
+    alpha = process.insertion.at(state.t)[:, None]
+    encoding = _encode(denoiser, state, alpha, sampler.length_buckets)
+    look = _look(state, encoding, settings, process)
+    until = jnp.full_like(state.t, jnp.inf)
+    if sampler.corrector:
+        until = sampler.corrector.due(state.corrected, process)
+    move = sampler.pace.move(noise.clock, state, look, until, settings, sampler.rule, process)
+    state, move = _cut_short(state, move, look, settings, process)
+    draw = drawing(
+        noise.draw,
+        denoiser,
+        encoding.hidden,
+        settings,
+        process,
+        confidence=sampler.rule.confidence,
+        restricts=sampler.restricts,
+        num_groups=num_groups,
+    )
+    span = Span(state.t, move.t_next, all=move.unmask_all, one=move.unmask_one)
+    choice = sampler.rule.choose(noise.choice, move.eligible, draw, process.unmasking, span)
+    canvas = state.canvas
+    canvas = canvas.replace(tokens=jnp.where(choice.slots, choice.tokens, canvas.tokens))
+    state = state.replace(canvas=canvas, calls=state.calls + 1, t=move.after, clock=move.clock)
+    if process.inserts:
+        state = _insert(noise.insert, state, look, move, sampler, process)
+    done = move.ends | _settled(state, look, move, settings, process)
+    state = state.replace(done=done | (state.calls >= settings.max_calls))
+    if sampler.corrector:
+        due = (until <= 1.0) & (jnp.minimum(until, LAST_TIME) <= state.t)
+        state = _correct(noise.correct, state, due, sampler, settings, process)
+    return state
+
+
+def _look(state: State, encoding: Encoding, settings: Settings, process: Process) -> Look:
+    """Returns what a call shows of the rows that are not done."""
+    canvas, going = state.canvas, ~state.done[:, None]
+    gaps = jnp.where(canvas.open & going, encoding.gaps.astype(jnp.float32), 0.0)
+    least, most = still_missing(canvas, settings)
+    return Look(
+        encoding=encoding,
+        gaps=scaled_gaps(gaps, canvas.open & going, least, most),
+        least=least,
+        most=most,
+        masked=canvas.masks(process.vocabulary) & going,
+    )
+
+
+def _cut_short(state: State, move: Move, look: Look, settings: Settings, process: Process):
+    """Returns (state, move), changed where calls run out: all is inserted, then all unmasked."""
+    last = state.calls + 1 >= settings.max_calls
+    early = (state.calls + 2 >= settings.max_calls) & ~last & ~move.ends & process.inserts
+    # A grid's own last steps cut nothing short.
+    forced = (early & (move.insert < 1.0)) | (last & ~move.unmask_all & ~move.ends)
+    move = move.replace(
+        unmask_all=move.unmask_all | last,
+        eligible=jnp.where(last[:, None], look.masked, move.eligible),
+        insert=jnp.where(last, 0.0, jnp.where(early, 1.0, move.insert)),
+        insert_one=move.insert_one & ~(last | early),
+        after=jnp.where(early, LAST_TIME, move.after),
+    )
+    return state.replace(cut_short=state.cut_short | forced), move
+
+
+def _insert(keys, state: State, look: Look, move: Move, sampler, process) -> State:
+    """Returns the state with a step's insertions."""
+    limits = Limits(room=state.canvas.room, least=look.least, most=look.most)
+    one = place_one(keys, look.gaps, move.insert_one & (limits.room > 0))
+    # An exact sampler inserts several at once only if it runs out of calls.
+    drawn = sampler.insertions.draw(keys, look.encoding, look.gaps, move.insert, limits)
+    counts = jnp.where(move.insert_one[:, None], one, drawn.counts)
+    overflow = jnp.where(move.insert_one, limits.room <= 0, drawn.overflow)
+    return state.replace(
+        canvas=insert_masks(state.canvas, counts, process.vocabulary),
+        truncated=state.truncated | overflow,
+        inserted=state.inserted + jnp.sum(counts, axis=1),
+        broken=state.broken + move.broken,
+    )
+
+
+def _settled(state: State, look: Look, move: Move, settings: Settings, process: Process):
+    """Returns the rows in which nothing is left to happen, or next to nothing."""
+    unmasked = ~jnp.any(state.canvas.masks(process.vocabulary), axis=1)
+    # Whatever was missing has been inserted, or nothing could be.
+    complete = (move.insert >= 1.0) | (state.t >= LAST_TIME)
+    complete |= ~jnp.any(state.canvas.open, axis=1)
+    expected = (look.num_masks == 0) & (look.missing < settings.finish_below)
+    return (unmasked & complete) | expected
+
+
+def _correct(keys, state: State, due, sampler, settings, process: Process) -> State:
+    """Returns the state with the rows taken back that are due for it."""
+    corrector = sampler.corrector
+    due &= ~state.cut_short & sampler.pace.may_go_back(state, settings)
+    s = corrector.earlier(state.t, process)
+    keeps_split = sampler.rule.keeps_split
+    canvas = corrector.go_back(keys, state.canvas, state.t, s, process, keeps_split=keeps_split)
+    back = state.replace(
+        canvas=canvas,
+        t=s,
+        done=jnp.zeros_like(state.done),
+        corrected=state.corrected + 1,
+        clock=sampler.pace.start(canvas, process),
+    )
+    return _where(due, back, state)
+
+
+def _where(rows: Bool[Array, "b"], first, second):
+    """Returns the first's rows where true, the second's elsewhere; all arrays start with rows."""
+    pick = lambda x, y: jnp.where(rows.reshape(-1, *(1,) * (x.ndim - 1)), x, y)  # noqa: E731
+    return jax.tree.map(pick, first, second)
 
 
 def _cut_at_end(
@@ -194,85 +244,44 @@ def _cut_at_end(
     return jnp.where(after_end, vocabulary.end, tokens), lengths
 
 
-def check_blocks(canvas: Canvas, sampler: SamplerConfig, process: Process) -> None:
-    """Raises ValueError if blocks are asked for where lengths are learned, or outnumber the steps.
+def check_canvas(canvas: Canvas, sampler: SamplerConfig, process: Process) -> None:
+    """Raises ValueError if a canvas or a process does not give what a sampler asks for.
 
-    It looks at the tokens, so jax.jit cannot trace it; generate() can be traced.
+    That is room for the least length, and steps for all blocks. It looks at the tokens, so jax.jit
+    cannot trace it; generate() can be traced.
     """
-    if not sampler.block_length:
+    sampler.check(process)
+    room = canvas.tokens.shape[1] - int(jnp.max(jnp.sum(canvas.fixed, axis=1)))
+    if sampler.min_length > room:
+        raise ValueError(
+            f"{sampler.min_length} generated tokens do not fit: rows have {canvas.tokens.shape[1]} "
+            f"slots, of which {canvas.tokens.shape[1] - room} are given or END"
+        )
+    if sampler.min_length and not bool(jnp.all(jnp.any(canvas.open, axis=1))):
+        raise ValueError(f"{sampler.min_length} generated tokens fit nowhere: no gap is open")
+    pace = sampler.pace
+    if not isinstance(pace, Grid) or not pace.block_length:
         return
-    num_blocks = int(jnp.max(_block_of_slot(canvas, sampler, process))) + 1
+    num_blocks = int(jnp.max(pace.block_of_slot(canvas, process))) + 1
     if sampler.steps < num_blocks:
         raise ValueError(
-            f"steps = {sampler.steps} cannot fill {num_blocks} blocks of {sampler.block_length} "
+            f"steps = {sampler.steps} cannot fill {num_blocks} blocks of {pace.block_length} "
             "slots; use more steps or larger blocks"
         )
 
 
-def _block_of_slot(canvas: Canvas, sampler: SamplerConfig, process: Process) -> Int[Array, "b l"]:
-    """Returns the block each slot belongs to, counted from its row's first mask."""
-    if not sampler.block_length:
-        return jnp.zeros(canvas.tokens.shape, jnp.int32)
-    if process.inserts:
-        raise ValueError("block_length needs slots that do not move: it is for MDM only")
-    first = jnp.argmax(canvas.tokens == process.vocabulary.mask, axis=1, keepdims=True)
-    return (jnp.arange(canvas.tokens.shape[1])[None, :] - first) // sampler.block_length
-
-
-def _encode(denoiser, canvas, alpha, length_buckets) -> Encoding:
+def _encode(denoiser, state: State, alpha, length_buckets) -> Encoding:
     """Returns the network's encoding, computed in the shortest bucket that holds every row."""
+    canvas = state.canvas
     length = canvas.tokens.shape[1]
     buckets = sorted({n for n in length_buckets if n < length} | {length})
 
     def run(size: int):
         encoding = denoiser.encode(canvas.tokens[:, :size], canvas.segment_ids[:, :size], alpha)
         pad = ((0, 0), (0, length - size))
-        return Encoding(jnp.pad(encoding.hidden, (*pad, (0, 0))), jnp.pad(encoding.gaps, pad))
+        return jax.tree.map(lambda x: jnp.pad(x, (*pad, *[(0, 0)] * (x.ndim - 2))), encoding)
 
-    longest = jnp.max(jnp.sum(canvas.segment_ids > 0, axis=1))
+    # Rows that are done are not looked at: what does not fit of them may be cut off.
+    longest = jnp.max(jnp.where(state.done, 0, length - canvas.room))
     branch = jnp.searchsorted(jnp.asarray(buckets), longest)
     return jax.lax.switch(branch, [lambda size=size: run(size) for size in buckets])
-
-
-def _drawing(keys, denoiser, hidden, sampler, num_groups, process):
-    """Returns a function that draws tokens from f at given slots; each slot has its own noise."""
-    slots = jnp.arange(hidden.shape[1])
-    slot_keys = jax.vmap(lambda key: jax.vmap(lambda s: jax.random.fold_in(key, s))(slots))(keys)
-    confidence = CONFIDENCES.get(sampler.rule.confidence)
-    sizes = chunk_sizes(current_platform(), LARGEST_DRAW_ON_CPU)
-
-    def draw_chunk(chunk):
-        hidden, key_data = chunk
-        logits = posterior_logits(denoiser, hidden, process)
-        slot_keys = jax.random.wrap_key_data(key_data, impl=jax.random.key_impl(keys))
-        surety = confidence(jax.nn.log_softmax(logits)) if confidence else None
-        return _sample(slot_keys, logits, sampler), surety
-
-    def draw(slots: Bool[Array, "b l"]) -> Draw:
-        arrays = (hidden, jax.random.key_data(slot_keys))
-        tokens, surety = map_slots(draw_chunk, slots, arrays, sizes=sizes, num_groups=num_groups)
-        return Draw(tokens=tokens, confidence=surety)
-
-    return draw
-
-
-def _sample(keys, logits: Float[Array, "*slots v"], sampler) -> Int[Array, "*slots"]:
-    """Returns tokens drawn exactly from softmax(logits) after temperature, top_k and top_p."""
-    if sampler.temperature < _COLDEST:
-        return jnp.argmax(logits, axis=-1)
-    logits = logits / sampler.temperature
-    if sampler.top_k:
-        smallest = jax.lax.top_k(logits, min(sampler.top_k, logits.shape[-1]))[0][..., -1:]
-        logits = jnp.where(logits < smallest, -jnp.inf, logits)
-    if sampler.top_p < 1:
-        ordered = -jnp.sort(-logits, axis=-1)
-        probs = jax.nn.softmax(ordered, axis=-1)
-        # A token stays while the probability of those before it is still below top_p.
-        kept = jnp.cumsum(probs, axis=-1) - probs < sampler.top_p
-        smallest = jnp.min(jnp.where(kept, ordered, jnp.inf), axis=-1, keepdims=True)
-        logits = jnp.where(logits < smallest, -jnp.inf, logits)
-    # The default mode draws 23-bit noise and loses tokens with probability below about 1e-7.
-    draw = lambda key, logits: jax.random.categorical(key, logits, mode="high")  # noqa: E731
-    for _ in range(keys.ndim):
-        draw = jax.vmap(draw)
-    return draw(keys, logits)

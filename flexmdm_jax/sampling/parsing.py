@@ -3,31 +3,59 @@
 from typing import Any
 
 from flexmdm_jax.errors import UserError
-from flexmdm_jax.fields import parse_strategy
+from flexmdm_jax.fields import nearest, parse_strategy
+from flexmdm_jax.sampling.correctors import CORRECTORS
 from flexmdm_jax.sampling.insertions import INSERTION_RULES
-from flexmdm_jax.sampling.loop import SamplerConfig
+from flexmdm_jax.sampling.settings import SamplerConfig
 from flexmdm_jax.sampling.steps import RULES
 from flexmdm_jax.schedules import SCHEDULES
 
+# How a sampler spends its calls of the network, by the name that users give it.
+SAMPLERS = ("adaptive", "grid", "exact", "paper")
+# Setting -> the kinds that its texts name, and the word for them.
+_KINDS = {
+    "rule": (RULES, "rule"),
+    "insertions": (INSERTION_RULES, "insertion rule"),
+    "grid": (SCHEDULES, "grid"),
+    "corrector": (CORRECTORS, "corrector"),
+}
 
-def parse_sampler(rule: str, insertions: str, grid: str, **settings: Any) -> SamplerConfig:
-    """Returns the sampler with the rules and the time grid of these names.
+
+def parse_sampler(sampler: str = "", **settings: Any) -> SamplerConfig:
+    """Returns the sampler of these settings; what is empty or 0 has its default.
 
     Args:
-      rule: The unmasking rule, as parse_strategy() takes it: `adaptive:confidence=margin`.
-      insertions: The insertion rule, the same way.
-      grid: The schedule that spaces the steps, the same way.
-      **settings: The other attributes of SamplerConfig.
+      sampler: One of SAMPLERS; empty for a grid if steps are given, and adaptive steps if not.
+      **settings: Attributes of SamplerConfig. Rule, insertions, grid and corrector are texts, as
+        parse_strategy() takes them: `adaptive:confidence=margin`.
 
     Raises:
-      UserError: If a rule or grid is unknown or a setting out of range.
+      UserError: If a kind is unknown, a number out of range, or settings contradict each other.
     """
+    steps = settings.get("steps", 0)
+    sampler = sampler or ("grid" if steps else "adaptive")
+    if sampler not in SAMPLERS:
+        raise UserError(f"unknown sampler {sampler!r}{nearest(sampler, SAMPLERS)}")
+    if sampler in ("grid", "paper") and not steps:
+        raise UserError(f"sampler {sampler!r} needs a number of steps")
+    if sampler in ("adaptive", "exact") and steps:
+        raise UserError(f"sampler {sampler!r} takes no steps; leave out steps = {steps}")
+    if sampler != "adaptive" and settings.get("events_per_step"):
+        raise UserError("events_per_step is for adaptive steps; leave out steps and sampler")
+    own = ("rule", "insertions", "grid") if sampler == "paper" else ()
+    own = own if sampler in ("grid", "paper") else ("grid",)
+    for name in own:
+        if settings.get(name):
+            raise UserError(f"sampler {sampler!r} takes no {_KINDS[name][1]} {settings[name]!r}")
+    given = {}
+    for name, value in settings.items():
+        if name in _KINDS and value:
+            value = parse_strategy(value, *_KINDS[name])
+        if value or name == "temperature":
+            given[name] = value
     try:
-        return SamplerConfig(
-            rule=parse_strategy(rule, RULES, "rule"),
-            insertions=parse_strategy(insertions, INSERTION_RULES, "insertion rule"),
-            grid=parse_strategy(grid, SCHEDULES, "grid"),
-            **settings,
-        )
+        if sampler == "paper":
+            return SamplerConfig.paper(**given)
+        return SamplerConfig(exact=sampler == "exact", **given)
     except ValueError as error:
         raise UserError(str(error)) from None

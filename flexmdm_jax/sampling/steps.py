@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from flexmdm_jax.ranges import CountOrZero, OneOrMore, Ranged
+from flexmdm_jax.ranges import CountOrZero, OneOrMore, PositiveOrZero, PositiveShare, Ranged
 from flexmdm_jax.rows import map_rows
 from flexmdm_jax.schedules import Schedule
 from flexmdm_jax.types import RowKeys
@@ -67,23 +67,41 @@ def entropy(log_f: Float[Array, "*slots v"]) -> Float[Array, "*slots"]:
 CONFIDENCES = {"top_prob": top_prob, "margin": margin, "entropy": entropy, "leftmost": None}
 
 
+@flax.struct.dataclass
+class Span:
+    """A leap in time, row by row, and what else a step is to do.
+
+    Attributes:
+      t: Where it begins.
+      t_next: Where it ends.
+      all: Unmask every mask, whatever the leap.
+      one: Unmask one mask, and no more.
+    """
+
+    t: Rows
+    t_next: Rows
+    all: Bool[Array, "b"]
+    one: Bool[Array, "b"]
+
+
 @runtime_checkable
 class UnmaskingRule(Protocol):
-    """Chooses the masks to unmask in one step. Strategies are frozen dataclasses."""
+    """Chooses the masks to unmask in one step. Strategies are frozen dataclasses.
+
+    Attributes:
+      confidence: One of CONFIDENCES, if choosing needs how sure f is.
+      follows_time: Whether the leap decides how many are unmasked.
+      keeps_split: Whether masks and clean tokens stay split as the interpolant splits them.
+    """
 
     confidence: str | None
+    follows_time: ClassVar[bool]
+    keeps_split: ClassVar[bool]
 
     def choose(
-        self,
-        keys: RowKeys,
-        masked: Slots,
-        draw: DrawFn,
-        unmasking: Schedule,
-        t: Rows,
-        t_next: Rows,
-        finish: Bool[Array, "b"],
+        self, keys: RowKeys, masked: Slots, draw: DrawFn, unmasking: Schedule, span: Span
     ) -> Choice:
-        """Returns the masks to unmask among the masked slots; in rows that finish, all of them."""
+        """Returns the masks to unmask among the masked slots."""
         ...
 
 
@@ -95,11 +113,14 @@ class _Independent:
     """Each mask decides for itself; the decision needs no logits, so it comes before decoding."""
 
     confidence: ClassVar[None] = None
+    follows_time: ClassVar[bool] = True
 
-    def choose(self, keys, masked, draw, unmasking, t, t_next, finish) -> Choice:
-        """Returns the masks to unmask among the masked slots; in rows that finish, all of them."""
-        chance = jnp.where(finish, 1.0, self.chance(unmasking, t, t_next))
-        chosen = masked & (_uniform_by_slot(keys, masked.shape[1]) < chance[:, None])
+    def choose(self, keys, masked, draw, unmasking, span) -> Choice:
+        """Returns the masks to unmask among the masked slots; of those, one at random if asked."""
+        chance = jnp.where(span.all, 1.0, self.chance(unmasking, span.t, span.t_next))
+        noise = jnp.where(masked, _uniform_by_slot(keys, masked.shape[1]), 2.0)
+        first = jnp.arange(masked.shape[1])[None, :] == jnp.argmin(noise, axis=1)[:, None]
+        chosen = masked & jnp.where(span.one[:, None], first, noise < chance[:, None])
         return Choice(slots=chosen, tokens=draw(chosen).tokens)
 
 
@@ -111,6 +132,8 @@ class TauLeaping(_Independent):
     probability r · exp(-r), and the token is then distributed as f.
     """
 
+    keeps_split: ClassVar[bool] = False
+
     def chance(self, unmasking: Schedule, t: Rows, t_next: Rows) -> Rows:
         """Returns the chance that a mask is unmasked between t and t_next."""
         rate = unmasking.hazard(t) * (t_next - t)
@@ -121,13 +144,42 @@ class TauLeaping(_Independent):
 class ExactRate(_Independent):
     """Unmask with exactly the probability the schedule gives the step."""
 
+    keeps_split: ClassVar[bool] = True
+
     def chance(self, unmasking: Schedule, t: Rows, t_next: Rows) -> Rows:
         """Returns the chance that a mask is unmasked between t and t_next."""
         return unmasking.leap(t, t_next)
 
 
+class _ByConfidence(Ranged):
+    """Draws a token at every eligible mask and keeps those it is surest of."""
+
+    keeps_split: ClassVar[bool] = False
+
+    def choose(self, keys, masked, draw, unmasking, span) -> Choice:
+        """Returns the surest masks among the masked slots; of those, one if asked."""
+        num_masks = jnp.sum(masked, axis=1)
+        count = self._count(keys, num_masks, unmasking, span)
+        eligible = masked & (jnp.cumsum(masked, axis=1) <= self._window(count, num_masks, span))
+        drawn = draw(eligible)
+        if drawn.confidence is None:
+            return Choice(slots=eligible, tokens=drawn.tokens)
+        score = jnp.where(eligible, drawn.confidence, -jnp.inf)
+        rank = jnp.argsort(jnp.argsort(-score, axis=1, stable=True), axis=1)
+        sure = (rank < count[:, None]) | (self._sure(score, rank) & ~span.one[:, None])
+        return Choice(slots=eligible & sure, tokens=drawn.tokens)
+
+    def _window(self, count, num_masks, span) -> Int[Array, "b 1"]:
+        """Returns how many masks, counted from the left, may be unmasked."""
+        return num_masks[:, None]
+
+    def _sure(self, score, rank) -> Slots:
+        """Returns the masks that are unmasked however many are asked for."""
+        return jnp.zeros(score.shape, bool)
+
+
 @dataclasses.dataclass(frozen=True)
-class Adaptive(Ranged):
+class Adaptive(_ByConfidence):
     """Unmask the most confident masks first (paper, Appendix E.1).
 
     Their number K is Poisson with the mean the schedule gives, but no more than are eligible.
@@ -137,6 +189,8 @@ class Adaptive(Ranged):
       window_factor: γ₁; with window_size, only the leftmost min(⌊γ₁K⌋, γ₂) masks are eligible.
       window_size: γ₂, or 0 for no sliding window.
     """
+
+    follows_time: ClassVar[bool] = True
 
     confidence: str = "top_prob"
     window_factor: OneOrMore = 5.0
@@ -149,30 +203,85 @@ class Adaptive(Ranged):
                 f"unknown confidence {self.confidence!r}; choose one of {', '.join(CONFIDENCES)}"
             )
 
-    def choose(self, keys, masked, draw, unmasking, t, t_next, finish) -> Choice:
-        """Returns the masks to unmask among the masked slots; in rows that finish, all of them."""
-        num_masks = jnp.sum(masked, axis=1)
-        mean = unmasking.leap(t, t_next) * num_masks
-        count = jnp.where(finish, num_masks, map_rows(jax.random.poisson, keys, mean))
-        eligible = masked & (jnp.cumsum(masked, axis=1) <= self._window(count, num_masks, finish))
-        drawn = draw(eligible)
-        if self.confidence == "leftmost":
-            return Choice(slots=eligible, tokens=drawn.tokens)
-        score = jnp.where(eligible, drawn.confidence, -jnp.inf)
-        rank = jnp.argsort(jnp.argsort(-score, axis=1, stable=True), axis=1)
-        return Choice(slots=eligible & (rank < count[:, None]), tokens=drawn.tokens)
+    def _count(self, keys, num_masks, unmasking, span) -> Int[Array, "b"]:
+        mean = unmasking.leap(span.t, span.t_next) * num_masks
+        count = jnp.where(span.all, num_masks, map_rows(jax.random.poisson, keys, mean))
+        return jnp.where(span.one, 1, count)
 
-    def _window(self, count, num_masks, finish) -> Int[Array, "b 1"]:
+    def _window(self, count, num_masks, span) -> Int[Array, "b 1"]:
         """Returns how many masks, counted from the left, may be unmasked."""
         window = num_masks
         if self.window_size:
             # Cut to the masks that there are while it is a float, which any factor fits.
             scaled = jnp.minimum(jnp.floor(self.window_factor * count), num_masks)
             limit = jnp.minimum(scaled.astype(jnp.int32), self.window_size)
-            window = jnp.where(finish, num_masks, limit)
+            window = jnp.where(span.all, num_masks, limit)
         if self.confidence == "leftmost":
             window = jnp.minimum(window, count)
         return window[:, None]
 
 
-RULES = {"exact_rate": ExactRate, "tau_leaping": TauLeaping, "adaptive": Adaptive}
+class _Simultaneous(_ByConfidence):
+    """Unmasks whatever is sure enough, and one mask at least, at every step; time plays no part.
+
+    Tokens that are unmasked together are drawn independently of each other, so this does not
+    converge to the data's law, however small the steps are.
+    """
+
+    follows_time: ClassVar[bool] = False
+
+    def _count(self, keys, num_masks, unmasking, span) -> Int[Array, "b"]:
+        return jnp.where(span.all, num_masks, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Threshold(_Simultaneous):
+    """Unmask every mask whose confidence exceeds a threshold, at least one a step.
+
+    As fixed-length samplers do (Wu et al. 2025, Fast-dLLM); here insertions go on beside it.
+
+    Attributes:
+      threshold: Confidence to exceed; at 1 a step unmasks one mask.
+      confidence: top_prob or margin.
+    """
+
+    threshold: PositiveShare = 0.9
+    confidence: str = "top_prob"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.confidence not in (known := ("top_prob", "margin")):
+            raise ValueError(f"confidence {self.confidence!r}; choose {' or '.join(known)}")
+
+    def _sure(self, score, rank) -> Slots:
+        return score > self.threshold
+
+
+@dataclasses.dataclass(frozen=True)
+class EntropyBound(_Simultaneous):
+    """Unmask as many masks, most certain first, as keep their entropies' sum within a bound.
+
+    At least one a step (Ben-Hamu et al. 2025, EB-Sampler, whose bound leaves the largest out).
+
+    Attributes:
+      bound: γ, in nats; at 0 a step unmasks one mask, and those that are certain.
+    """
+
+    confidence: ClassVar[str] = "entropy"
+
+    bound: PositiveOrZero = 0.1
+
+    def _sure(self, score, rank) -> Slots:
+        ordered = -jnp.sort(-score, axis=1)
+        # Slots that are not eligible come last, with an infinite entropy.
+        within = jnp.cumsum(-ordered, axis=1) <= self.bound
+        return jnp.take_along_axis(within, rank, axis=1)
+
+
+RULES = {
+    "exact_rate": ExactRate,
+    "tau_leaping": TauLeaping,
+    "adaptive": Adaptive,
+    "threshold": Threshold,
+    "entropy_bound": EntropyBound,
+}

@@ -18,7 +18,7 @@ from flexmdm_jax.models.dit import DiT, make_denoiser
 from flexmdm_jax.models.llada import LLaDA
 from flexmdm_jax.models.lora import Lora, join_base, split_base
 from flexmdm_jax.process import Process
-from flexmdm_jax.sampling import SamplerConfig
+from flexmdm_jax.sampling import ExactGaps, SamplerConfig
 from flexmdm_jax.sharding import num_batch_shards, state_shardings
 from flexmdm_jax.types import Denoiser, SegmentKeys, Vocabulary
 
@@ -100,8 +100,23 @@ class Setup:
         """Returns the network with its parameters, as losses and samplers take it."""
         return make_denoiser(self.model, params, dropout_keys)
 
+    def check_sampler(self, sampler: SamplerConfig) -> None:
+        """Raises UserError if the sampler needs distributions of gaps, the network giving means."""
+        has_distributions = isinstance(self.model, DiT) and self.model.gap_classes > 0
+        needed = self.process.inserts and isinstance(sampler.insertions, ExactGaps)
+        if needed and not has_distributions:
+            raise UserError(
+                "insertions 'exact_gaps': the run's network gives mean gaps only; choose poisson "
+                "or binomial, or train one with config.model.gap_head='distribution'"
+            )
+
     def engine(self, sampler: SamplerConfig, batch_size: int) -> Engine:
-        """Returns what draws samples, about batch_size rows at a time."""
+        """Returns what draws samples, about batch_size rows at a time.
+
+        Raises:
+          UserError: If the network does not give what the sampler needs.
+        """
+        self.check_sampler(sampler)
         rows = self.round_up(batch_size)
         return Engine(self.denoiser, self.process, sampler, self.mesh, rows)
 
@@ -111,6 +126,7 @@ def _dit(config: Config, process: Process) -> DiT:
         vocabulary_size=process.vocabulary.size,
         condition_size=config.model.condition_size,
         insertion_head=process.inserts,
+        gap_classes=config.gap_classes,
         mark_start=config.model.mark_start,
         dropout_rate=config.model.dropout_rate,
         **_common(config),

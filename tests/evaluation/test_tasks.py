@@ -39,13 +39,13 @@ def test_true_paths_solve_every_prompt(tmp_path):
     sequences = list(read_sequences(dataset, VALIDATION))
     prompts = np.stack([sequence.tokens[sequence.fixed] for sequence in sequences])
     paths = [sequence.tokens[:-1] for sequence in sequences]
-    truncated = np.zeros(len(paths), bool)
-    figures = judge(Maze.of(dataset.task), prompts, Completions(paths, truncated, None))
+    truncated, calls = np.zeros(len(paths), bool), np.ones(len(paths), int)
+    figures = judge(Maze.of(dataset.task), prompts, Completions(paths, truncated, calls, None))
     assert figures["success"] == figures["valid"] == 1
     assert figures["connected"] == figures["visits"] == figures["arrives"] == 1
     assert figures["cells"] == np.mean([len(path) for path in paths])
     # Each prompt with the path of the next: valid cells that join something else.
-    other = Completions(paths[1:] + paths[:1], truncated, None)
+    other = Completions(paths[1:] + paths[:1], truncated, calls, None)
     figures = judge(Maze.of(dataset.task), prompts, other)
     assert figures["valid"] == figures["connected"] == 1
     assert figures["visits"] == figures["success"]
@@ -108,7 +108,7 @@ def test_brackets_evaluation_knows_the_law(tmp_path):
 )
 def test_text_takes_one_way_of_sampling(tiny_dataset, name, values):
     request = dataclasses.replace(REQUEST, **({"rules": ("exact_rate",)} | {name: values}))
-    with pytest.raises(UserError, match="one --steps, --rule and --temperature at a time"):
+    with pytest.raises(UserError, match="in one way of sampling at a time"):
         evaluate_text({}, tiny_dataset, request, Figures())
 
 

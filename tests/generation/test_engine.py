@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracle import P1, VOCABULARY, flexmdm_oracle
 
 from flexmdm_jax.config import MeshConfig
+from flexmdm_jax.conformance import P1, VOCABULARY, flexmdm_oracle
 from flexmdm_jax.generation.engine import Engine, default_buckets
 from flexmdm_jax.process import Process
 from flexmdm_jax.sampling import SamplerConfig, generate, prefix_canvas
@@ -17,7 +17,7 @@ from flexmdm_jax.sharding import make_mesh
 
 LENGTH, NUM, SEED = 7, 5, 3
 PROCESS = Process(VOCABULARY)
-SAMPLER = SamplerConfig(steps=8, trace=True)
+SAMPLER = SamplerConfig(steps=8, trace=8)
 # Row i continues the i-th of these.
 PREFIXES = np.array([[0, 2], [4, 0], [0, 0], [2, 2], [4, 4]], np.int32)
 LENGTHS = np.array([2, 1, 0, 1, 2], np.int32)

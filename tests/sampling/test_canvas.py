@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexmdm_jax.sampling import Canvas, empty_canvas, insert_masks, masked_canvas, protect
+from flexmdm_jax.sampling import (
+    Canvas,
+    empty_canvas,
+    insert_masks,
+    masked_canvas,
+    protect,
+    remove,
+)
 from flexmdm_jax.types import Vocabulary
 
 V = Vocabulary(size=9, mask=2, end=5)
@@ -74,7 +81,9 @@ def test_insert_masks_equals_insertion_into_lists(rows):
         )
 
     real = jnp.asarray([[i < len(row[0]) for i in range(LENGTH)] for row in rows], jnp.int32)
-    canvas = Canvas(tokens=fill(0, V.end, jnp.int32), segment_ids=real, closed=fill(1, False, bool))
+    closed = fill(1, False, bool)
+    # What is fixed moves like what is closed.
+    canvas = Canvas(fill(0, V.end, jnp.int32), real, closed=closed, fixed=~closed & (real > 0))
     out = _insert(canvas, fill(2, 0, jnp.int32))
     for row, (tokens, closed, counts) in enumerate(rows):
         expected, expected_closed = [], []
@@ -85,6 +94,37 @@ def test_insert_masks_equals_insertion_into_lists(rows):
         np.testing.assert_array_equal(out.tokens[row], expected + [V.end] * rest)
         np.testing.assert_array_equal(out.segment_ids[row], [1] * len(expected) + [0] * rest)
         np.testing.assert_array_equal(out.closed[row], expected_closed + [False] * rest)
+        old = [out.fixed[row, i] for i in np.flatnonzero(_places(counts, LENGTH))]
+        assert old == [not shut for shut in closed]
+        assert int(out.fixed[row].sum()) == closed.count(False)
+
+
+def _places(counts, length):
+    """Returns where the slots of a row go that had so many masks inserted before each."""
+    places = np.zeros(length, bool)
+    places[np.arange(len(counts)) + np.cumsum(counts)] = True
+    return places
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_remove_equals_removal_from_lists(data):
+    tokens, closed, gone = [], [], []
+    for _ in range(data.draw(st.integers(0, LENGTH - 1))):
+        tokens.append(data.draw(st.integers(0, V.size - 1).filter(lambda v: v != V.end)))
+        closed.append(data.draw(st.booleans()))
+        gone.append(data.draw(st.booleans()))
+    tokens, closed, gone = [*tokens, V.end], [*closed, True], [*gone, False]
+    pad = lambda x, value: jnp.asarray([[*x, *[value] * (LENGTH - len(x))]])  # noqa: E731
+    real = pad([1] * len(tokens), 0)
+    canvas = Canvas(pad(tokens, V.end), real, closed=pad(closed, False), fixed=~pad(gone, True))
+    out = jax.jit(lambda canvas, gone: remove(canvas, gone, V))(canvas, pad(gone, False))
+    kept = [i for i, x in enumerate(gone) if not x]
+    rest = LENGTH - len(kept)
+    np.testing.assert_array_equal(out.tokens[0], [tokens[i] for i in kept] + [V.end] * rest)
+    np.testing.assert_array_equal(out.segment_ids[0], [1] * len(kept) + [0] * rest)
+    np.testing.assert_array_equal(out.closed[0], [closed[i] for i in kept] + [False] * rest)
+    np.testing.assert_array_equal(out.fixed[0], [True] * len(kept) + [False] * rest)
 
 
 @jax.jit

@@ -7,24 +7,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracle import P1, VOCABULARY, flexmdm_oracle
 from scipy import special, stats
 
+from flexmdm_jax.conformance import P1, VOCABULARY, flexmdm_oracle
 from flexmdm_jax.process import Process
 from flexmdm_jax.sampling import (
     Adaptive,
     ExactRate,
+    Poisson,
     SamplerConfig,
     TauLeaping,
-    check_blocks,
+    check_canvas,
     empty_canvas,
     generate,
     masked_canvas,
     protect,
     start_canvas,
 )
-from flexmdm_jax.sampling.loop import _sample, _times_of_step
-from flexmdm_jax.schedules import SCHEDULES, Cosine, Immediate, Linear, Sine
+from flexmdm_jax.sampling.drawing import _restrict, _sample
+from flexmdm_jax.sampling.leaps import Grid
+from flexmdm_jax.schedules import LAST_TIME, SCHEDULES, Cosine, Immediate, Linear, Sine
 from flexmdm_jax.types import Denoiser, Encoding, Vocabulary
 
 V = Vocabulary(size=12, mask=4, end=9)
@@ -76,15 +78,17 @@ class Case:
 
 def case(**kwargs):
     own = {k: kwargs.pop(k) for k in ("gap_scale", "length", "mdm") if k in kwargs}
-    return Case(SamplerConfig(steps=STEPS, trace=True, **kwargs), **own)
+    kinds = {"steps": STEPS, "trace": STEPS, "grid": Linear(), "insertions": Poisson()}
+    return Case(SamplerConfig(**kinds | kwargs), **own)
 
 
 CASES = {
     "exact_rate": case(),
+    "nothing in the last step": case(insert_rest=False),
     "overflow": case(gap_scale=3.0),
     "tau_leaping, top_k": case(rule=TauLeaping(), temperature=0.8, top_k=3),
     "top_prob, top_p": case(rule=Adaptive("top_prob"), temperature=1.5, top_p=0.7),
-    "cosine grid": case(grid=Cosine()),
+    "cosine grid": case(grid=Cosine(), gap_scale=0.2),
     "margin, window": case(rule=Adaptive("margin", 1.5, 2)),
     "entropy, argmax": case(rule=Adaptive("entropy"), temperature=0.0),
     "leftmost, window": case(rule=Adaptive("leftmost", 2.0, 1), top_k=4, top_p=0.8),
@@ -167,7 +171,11 @@ class PlainRow:
         return logits, np.array(gaps[0], np.float64)[: len(self.tokens)]
 
     def step(self, number, t, t_next, finish, block):
-        choice_key, draw_key, insert_key = jax.random.split(jax.random.fold_in(self.key, number), 3)
+        choice_key, draw_key, insert_key, *_ = jax.random.split(
+            jax.random.fold_in(self.key, number), 5
+        )
+        if finish and self.this.sampler.insert_rest:
+            t = LAST_TIME
         logits, gaps = self.logits(1.0 if self.this.mdm else 1 - survival_sine(t))
         masks = [i for i, v in enumerate(self.tokens) if v == V.mask]
         size = self.this.sampler.block_length
@@ -177,7 +185,8 @@ class PlainRow:
         for slot in chosen:
             self.tokens[slot] = self.draw(jax.random.fold_in(draw_key, slot), logits[slot])
         if not finish and not self.this.mdm:
-            self.insert(insert_key, gaps, leap(survival_sine, t, t_next))
+            rest = number == STEPS - 2 and self.this.sampler.insert_rest
+            self.insert(insert_key, gaps, 1.0 if rest else leap(survival_sine, t, t_next))
 
     def choose(self, key, masks, logits, t, t_next, finish):
         if finish:
@@ -274,7 +283,9 @@ def time_grid(steps, num_blocks, grid):
 
 def times_of_steps(steps, num_blocks, grid):
     """Returns the times of all steps, in rows of so many blocks."""
-    times = lambda number: _times_of_step(number, steps, jnp.asarray(num_blocks), grid)  # noqa: E731
+    num_blocks = jnp.asarray(num_blocks)
+    full = lambda x: jnp.full(num_blocks.shape, x)  # noqa: E731
+    times = lambda number: Grid(grid).times_of_step(full(number), full(steps), num_blocks)  # noqa: E731
     return jax.vmap(times)(jnp.arange(steps))
 
 
@@ -383,7 +394,7 @@ def test_the_network_runs_in_the_smallest_bucket_that_holds_every_row():
         keys_of(4),
         Denoiser(encode=encode, decode=lambda hidden: hidden),
         empty_canvas(jnp.zeros((4, 0), jnp.int32), jnp.zeros(4, jnp.int32), 12, vocabulary),
-        SamplerConfig(steps=16, trace=True, length_buckets=(2, 4, 8)),
+        SamplerConfig(steps=16, trace=16, length_buckets=(2, 4, 8)),
         Process(vocabulary),
     )
     trace = np.asarray(out.trace)
@@ -404,7 +415,7 @@ def test_truncated_names_exactly_the_rows_that_outgrow_the_buffer():
 
     def run(length):
         canvas = start_canvas(num, length, process)
-        sampler = SamplerConfig(steps=32, trace=True)
+        sampler = SamplerConfig(steps=32, trace=32)
         return jax.jit(lambda keys: generate(keys, flexmdm_oracle(P1), canvas, sampler, process))(
             keys_of(num)
         )
@@ -474,20 +485,28 @@ def test_impossible_samplers_are_refused():
     with pytest.raises(ValueError, match="for MDM only"):
         generate(keys_of(), random_denoiser(1.0), start(LENGTH), sampler, Process(V))
     with pytest.raises(ValueError, match="for MDM only"):
-        check_blocks(start(LENGTH), sampler, Process(V))
+        check_canvas(start(LENGTH), sampler, Process(V))
     canvas = start(LENGTH, mdm=True)
     with pytest.raises(ValueError, match="steps = 4 cannot fill 5 blocks of 2"):
-        check_blocks(canvas, sampler, Process.mdm(V))
+        check_canvas(canvas, sampler, Process.mdm(V))
     behind_a_prompt = jax.tree.map(lambda leaf: leaf[3:4], canvas)
-    check_blocks(behind_a_prompt, sampler, Process.mdm(V))
+    check_canvas(behind_a_prompt, sampler, Process.mdm(V))
+
+
+def sample(keys, logits, temperature=1.0, top_k=0, top_p=1.0):
+    """Returns a token for each row of logits."""
+    full = lambda x: jnp.full(len(logits), x)  # noqa: E731
+    warm = jnp.maximum(full(temperature), 1e-6)
+    if top_k or top_p < 1:
+        logits = _restrict(logits, warm, full(top_k), full(top_p))
+    return _sample(keys, logits, full(temperature), jnp.asarray(temperature == 0))
 
 
 @pytest.mark.parametrize("temperature", [1e-7, 1e-30, 1e-45])
 def test_a_temperature_next_to_nothing_takes_the_likeliest_token(temperature):
     logits = jnp.asarray([[3.0, 90.0, -jnp.inf, 89.0], [-1e30, -2e30, -jnp.inf, -3e30]])
     keys = jax.random.split(jax.random.key(0), 2)
-    tokens = _sample(keys, logits, SamplerConfig(temperature=temperature))
-    assert tokens.tolist() == [1, 0]
+    assert sample(keys, logits, temperature).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(
@@ -498,20 +517,72 @@ def test_tokens_are_drawn_from_the_restricted_law(temperature, top_k, top_p):
     num = 20_000
     logits = np.random.default_rng(2).normal(size=V.size) * 1.5
     logits[V.mask] = -np.inf
-    sampler = SamplerConfig(temperature=temperature, top_k=top_k, top_p=top_p)
     rows = jnp.broadcast_to(jnp.asarray(logits, jnp.float32)[None, :], (num, V.size))
-    drawn = jax.jit(lambda keys, rows: _sample(keys, rows, sampler))(keys_of(num), rows)
-    seen = np.bincount(drawn, minlength=V.size)
+    run = jax.jit(lambda keys, rows: sample(keys, rows, temperature, top_k, top_p))
+    seen = np.bincount(run(keys_of(num), rows), minlength=V.size)
     law = special.softmax(restricted(logits / temperature, top_k, top_p))
     assert not seen[law == 0].any()
     error = 4.5 * np.sqrt(law * (1 - law) / num)
     assert (np.abs(seen / num - law) <= error + 1e-9).all()
 
 
+def test_what_stays_of_f_is_what_sorting_says():
+    """Rows with numbers of their own, and logits of all sizes and signs."""
+    rng = np.random.default_rng(5)
+    num = 300
+    logits = rng.normal(size=(num, V.size)) * rng.choice([1e-3, 1.0, 30.0], (num, 1))
+    logits[:, V.mask] = -np.inf
+    logits[:, V.end] = 0.0
+    temperature = rng.uniform(0.5, 2, num)
+    top_k, top_p = rng.integers(0, V.size + 2, num), rng.choice([1e-6, 0.3, 0.9, 1.0], num)
+    kept = jax.jit(_restrict)(
+        jnp.asarray(logits, jnp.float32),
+        jnp.asarray(temperature, jnp.float32),
+        jnp.asarray(top_k, jnp.int32),
+        jnp.asarray(top_p, jnp.float32),
+    )
+    for i in range(num):
+        expected = restricted(np.float32(logits[i]) / temperature[i], int(top_k[i]), top_p[i])
+        np.testing.assert_array_equal(np.isfinite(kept[i]), np.isfinite(expected))
+
+
 def test_temperature_zero_takes_the_most_likely_token():
     logits = jnp.asarray(np.random.default_rng(3).normal(size=(50, V.size)), jnp.float32)
-    drawn = _sample(keys_of(50), logits, SamplerConfig(temperature=0.0))
-    np.testing.assert_array_equal(drawn, np.argmax(logits, axis=-1))
+    np.testing.assert_array_equal(sample(keys_of(50), logits, 0.0), np.argmax(logits, axis=-1))
+
+
+def test_rows_may_differ_in_their_numbers_and_are_what_they_would_be_alone():
+    """Temperature, restrictions and steps are data: a batch of all cases is the cases."""
+    this = CASES["exact_rate"]
+    numbers = [
+        {"temperature": 0.0},
+        {"top_k": 2},
+        {"top_p": 0.5, "temperature": 1.5},
+        {"steps": 5},
+        {"max_calls": 4},
+        {"max_length": 3},
+        {"finish_below": 0.9},
+        {},
+    ]
+    samplers = [dataclasses.replace(this.sampler, **x, trace=0) for x in numbers]
+    canvas = start(this.length)
+    each = [sampler.settings(1, this.length) for sampler in samplers]
+    mixed = jax.tree.map(lambda *x: jnp.concatenate(x), *each)
+    kinds = dataclasses.replace(this.sampler, top_k=1, trace=0)
+    run = jax.jit(
+        lambda keys, canvas, settings: generate(
+            keys, random_denoiser(this.gap_scale), canvas, kinds, this.process, settings=settings
+        )
+    )
+    together = run(keys_of(), canvas, mixed)
+    for i, sampler in enumerate(samplers):
+        row = jax.tree.map(lambda x, i=i: x[i : i + 1], canvas)
+        alone = runner(dataclasses.replace(this, sampler=sampler))(keys_of()[i : i + 1], canvas=row)
+        np.testing.assert_array_equal(together.tokens[i], alone.tokens[0])
+        assert together.calls[i] == alone.calls[0]
+    assert together.calls[3] <= 5
+    assert together.calls[4] == 4
+    assert together.cut_short.tolist() == [i == 4 for i in range(ROWS)]
 
 
 def test_rules_default_to_the_exact_rate():

@@ -8,11 +8,21 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from flexmdm_jax.sampling import CONFIDENCES, Adaptive, ExactRate, TauLeaping, empty_canvas, protect
-from flexmdm_jax.sampling.insertions import Binomial, Poisson
-from flexmdm_jax.sampling.steps import Draw, UnmaskingRule
+from flexmdm_jax.sampling import (
+    CONFIDENCES,
+    Adaptive,
+    EntropyBound,
+    ExactRate,
+    TauLeaping,
+    Threshold,
+    empty_canvas,
+    protect,
+)
+from flexmdm_jax.sampling.insertions import Binomial, ExactGaps, Limits, Poisson, place_one
+from flexmdm_jax.sampling.lengths import NO_LIMIT
+from flexmdm_jax.sampling.steps import Draw, Span, UnmaskingRule
 from flexmdm_jax.schedules import Linear, Polynomial
-from flexmdm_jax.types import Vocabulary
+from flexmdm_jax.types import Encoding, Vocabulary
 
 V = Vocabulary(size=6, mask=0, end=1)
 NUM_ROWS = 20_000
@@ -29,13 +39,23 @@ def canvas_of(length, num=NUM_ROWS):
     return empty_canvas(jnp.full((num, 3), 4), jnp.full(num, 3), length, V)
 
 
-def insertions(canvas, leap=LEAP, gaps=GAPS, rule=Poisson()):  # noqa: B008
+def insertions(canvas, leap=LEAP, gaps=GAPS, rule=Poisson(), laws=None):  # noqa: B008
+    """Returns what a rule draws where each gap has the given mean, or the given law."""
     num, length = canvas.tokens.shape
-    # NaN at padding: nobody may look at it.
-    row = np.full(length, np.nan)
+    # Nothing at padding, where the loop puts zeros.
+    row = np.zeros(length)
     row[: len(gaps)] = gaps
     gaps = jnp.broadcast_to(jnp.asarray(row, jnp.float32)[None, :], (num, length))
-    return jax.jit(rule.draw)(keys_of(num), canvas, gaps, jnp.full(num, leap))
+    gaps = jnp.where(canvas.open, gaps, 0.0)
+    no_limit = jnp.full(num, NO_LIMIT)
+    limits = Limits(room=canvas.room, least=jnp.zeros_like(no_limit), most=no_limit)
+    encoding = Encoding(hidden=jnp.zeros((num, length, 1)), gaps=gaps)
+    if laws is not None:
+        logits = np.zeros((length, laws.shape[1]))
+        logits[: len(laws)] = np.log(laws, out=np.full(laws.shape, -np.inf), where=laws > 0)
+        logits = jnp.broadcast_to(jnp.asarray(logits, jnp.float32)[None], (num, *logits.shape))
+        encoding = encoding.replace(gap_logits=logits)
+    return jax.jit(rule.draw)(keys_of(num), encoding, gaps, jnp.full(num, leap), limits)
 
 
 def chi_square(counts, chances, total):
@@ -130,6 +150,72 @@ def test_binomial_overflow_keeps_a_uniformly_random_subset():
     assert chi_square(seen, [law.pmf(state) for state in states], NUM_ROWS) > 1e-4
 
 
+# Laws of gaps: of three and of two values, certain, and of a mean that tells little.
+LAWS = np.array(
+    [
+        [0.5, 0.0, 0.3, 0.2, 0.0, 0.0],
+        [0.1, 0.9, 0.0, 0.0, 0.0, 0.0],
+        [0.0, 0.0, 0.0, 1.0, 0.0, 0.0],
+        [0.6, 0.0, 0.0, 0.0, 0.0, 0.4],
+    ]
+)
+
+
+def thinned(law, leap):
+    """Returns the law of the number of tokens inserted: a mixture of binomials."""
+    counts = np.arange(len(law))
+    return sum(p * stats.binom.pmf(counts, m, leap) for m, p in enumerate(law))
+
+
+@pytest.mark.parametrize("leap", [LEAP, 1.0])
+def test_exact_gaps_are_mixtures_of_binomials(leap):
+    drawn = insertions(canvas_of(16), leap=leap, rule=ExactGaps(), laws=LAWS)
+    counts = np.asarray(drawn.counts)
+    assert not drawn.overflow.any()
+    assert not np.any(counts[:, 4:])
+    expected = [thinned(law, leap) for law in LAWS]
+    for gap, law in enumerate(expected):
+        seen = np.bincount(counts[:, gap], minlength=len(law))
+        # Rounding in the binomial's powers leaves about 1e-17 of what cannot be.
+        assert not seen[law < 1e-12].any()
+        if law.max() < 1:
+            assert chi_square(seen, law, NUM_ROWS) > 1e-4
+    pair = np.bincount(counts[:, 0] * 6 + counts[:, 3], minlength=36)
+    law = np.outer(expected[0], expected[3]).ravel()
+    assert chi_square(pair, law, NUM_ROWS) > 1e-4
+
+
+def test_exact_gaps_leave_closed_gaps_alone_and_keep_what_fits():
+    """With two of four gaps closed, three or eight tokens are proposed and two fit."""
+    canvas = protect(canvas_of(6), jnp.full(NUM_ROWS, 0), jnp.full(NUM_ROWS, 2))
+    drawn = insertions(canvas, leap=1.0, rule=ExactGaps(), laws=LAWS)
+    counts = np.asarray(drawn.counts)
+    assert drawn.overflow.all()
+    assert not counts[:, :2].any()
+    assert (counts.sum(axis=1) == 2).all()
+    law = np.zeros(3)
+    for chance, missing in ((0.6, 0), (0.4, 5)):
+        law += chance * stats.hypergeom.pmf(np.arange(3), 3 + missing, missing, 2)
+    assert chi_square(np.bincount(counts[:, 3], minlength=3), law, NUM_ROWS) > 1e-4
+
+
+def test_more_missing_tokens_than_a_row_can_hold_neglect_no_gap():
+    """Independent gaps may come to miss more than twice the buffer together."""
+    gaps = np.array([2, 5, 12, 6])
+    num, leap = NUM_ROWS // 4, 0.02
+    for rule in (ExactGaps(), Binomial()):
+        drawn = insertions(canvas_of(9, num), leap, gaps, rule=rule, laws=np.eye(13)[gaps])
+        # Hardly ever do more than five come together.
+        assert drawn.overflow.mean() < 1e-3
+        means = np.asarray(drawn.counts)[:, :4].mean(axis=0)
+        np.testing.assert_array_less(np.abs(means - leap * gaps), 4.5 * np.sqrt(leap * gaps / num))
+
+
+def test_exact_gaps_need_distributions():
+    with pytest.raises(ValueError, match="exact_gaps needs distributions of gaps"):
+        insertions(canvas_of(6, 2), rule=ExactGaps())
+
+
 @pytest.mark.parametrize("room", [1, 2])
 def test_overflow_keeps_a_uniformly_random_subset(room):
     """Each kept proposal lies in a gap with probability proportional to the gap's rate."""
@@ -196,7 +282,9 @@ def test_certainty_is_the_largest_confidence(name):
     assert float(CONFIDENCES[name](certain)[0]) >= float(values.max())
 
 
-def choose(rule, masked, confidence=None, *, t=0.5, t_next=0.6, finish=False, unmasking=None):
+def choose(
+    rule, masked, confidence=None, *, t=0.5, t_next=0.6, finish=False, one=False, unmasking=None
+):
     """Returns the chosen slots, and the slots for which tokens were asked."""
     asked = []
 
@@ -209,7 +297,7 @@ def choose(rule, masked, confidence=None, *, t=0.5, t_next=0.6, finish=False, un
         masked,
         draw,
         unmasking or Linear(),
-        *(jnp.full(masked.shape[0], x) for x in (t, t_next, finish)),
+        Span(*(jnp.full(masked.shape[0], x) for x in (t, t_next, finish, one))),
     )
     return np.asarray(choice.slots), np.asarray(asked[0])
 
@@ -303,7 +391,80 @@ def test_finish_unmasks_everything(rule):
     np.testing.assert_array_equal(slots, masked)
 
 
+EVERY_RULE = [
+    ExactRate(),
+    *map(Adaptive, CONFIDENCES),
+    Adaptive("margin", 1.0, 1),
+    Threshold(1e-3),
+    EntropyBound(100.0),
+]
+
+
+@pytest.mark.parametrize("rule", EVERY_RULE)
+def test_one_mask_is_one_mask(rule):
+    masked = random_masks(50)
+    confidence = jnp.asarray(np.random.default_rng(1).normal(size=masked.shape), jnp.float32)
+    slots, _ = choose(rule, masked, confidence, one=True)
+    some = np.asarray(masked).any(axis=1)
+    np.testing.assert_array_equal(slots.sum(axis=1), some)
+    assert not slots[~np.asarray(masked)].any()
+    # Of the masks that are eligible, the surest: the leftmost, if the window is no wider.
+    narrow = getattr(rule, "window_size", 0) == 1 or rule.confidence == "leftmost"
+    if rule.confidence:
+        score = np.where(masked, 0.0 if narrow else confidence, -np.inf)
+        np.testing.assert_array_equal(slots.argmax(axis=1)[some], score.argmax(axis=1)[some])
+
+
+def test_one_mask_of_an_independent_rule_is_any_of_them():
+    masked = jnp.ones((NUM_ROWS, 4), bool).at[:, 1].set(False)
+    slots, _ = choose(ExactRate(), masked, one=True)
+    seen = np.bincount(slots.argmax(axis=1), minlength=4)
+    assert chi_square(seen[[0, 2, 3]], np.full(3, 1 / 3), NUM_ROWS) > 1e-4
+
+
+def test_a_threshold_unmasks_what_exceeds_it_and_one_mask_at_least():
+    masked = random_masks(300)
+    confidence = np.random.default_rng(1).random(masked.shape).astype(np.float32)
+    slots, asked = choose(Threshold(0.8), masked, jnp.asarray(confidence))
+    masked = np.asarray(masked)
+    np.testing.assert_array_equal(asked, masked)
+    for row in range(300):
+        sure = masked[row] & (confidence[row] > 0.8)
+        if not sure.any() and masked[row].any():
+            sure[np.argmax(np.where(masked[row], confidence[row], -1))] = True
+        np.testing.assert_array_equal(slots[row], sure)
+
+
+@pytest.mark.parametrize("bound", [0.0, 0.3, 2.0])
+def test_an_entropy_bound_holds_for_the_sum(bound):
+    masked = random_masks(300)
+    entropies = np.random.default_rng(1).exponential(0.3, masked.shape).astype(np.float32)
+    slots, _ = choose(EntropyBound(bound), masked, -jnp.asarray(entropies))
+    for row, mask in enumerate(np.asarray(masked)):
+        taken, total = [], 0.0
+        for i in sorted(np.flatnonzero(mask), key=lambda i: entropies[row, i]):
+            total += entropies[row, i]
+            if taken and total > bound:
+                break
+            taken.append(i)
+            if total > bound:
+                break
+        assert np.flatnonzero(slots[row]).tolist() == sorted(taken)
+
+
+def test_one_insertion_goes_where_tokens_are_missing():
+    wanted = jnp.arange(NUM_ROWS) % 2 == 0
+    gaps = jnp.broadcast_to(jnp.asarray([0.0, 3.0, 1.0, 0.0])[None, :], (NUM_ROWS, 4))
+    counts = np.asarray(place_one(keys_of(NUM_ROWS), gaps, wanted))
+    np.testing.assert_array_equal(counts.sum(axis=1), wanted)
+    seen = counts.sum(axis=0)
+    assert seen[[0, 3]].tolist() == [0, 0]
+    assert chi_square(seen[1:3], [0.75, 0.25], seen.sum()) > 1e-4
+
+
 def test_unknown_settings_are_refused():
+    with pytest.raises(ValueError, match="confidence 'entropy'; choose top_prob or margin"):
+        Threshold(confidence="entropy")
     with pytest.raises(ValueError, match="unknown confidence 'sure'; choose one of top_prob"):
         Adaptive("sure")
     with pytest.raises(ValueError, match="window_factor"):
