@@ -144,7 +144,8 @@ class EventsPerStep:
         over = (state.t >= LAST_TIME) | state.truncated
         missing = jnp.where(over, 0.0, look.missing)
         waiting = look.num_masks.astype(jnp.float32) if rule.follows_time else 0.0 * missing
-        rest = (missing + waiting <= settings.events_per_step) & (until >= 1.0)
+        few = missing + waiting <= settings.events_per_step
+        rest = (few | (state.t >= LAST_TIME)) & (until >= 1.0)
         t_next = jnp.where(rest, 1.0, _reach(state.t, missing, waiting, settings, process))
         t_next = jnp.minimum(t_next, until)
         leap = process.insertion.leap(state.t, t_next)

@@ -98,7 +98,7 @@ def generate(
         following = _step(keys, denoiser, state, sampler, settings, process, num_groups)
         state = _where(state.done, state, following)
         if sampler.trace:
-            trace = jax.lax.dynamic_update_index_in_dim(trace, state.canvas.tokens, number, 0)
+            trace = trace.at[number].set(state.canvas.tokens, mode="drop")
         return number + 1, state, trace
 
     going = lambda carry: jnp.any(~carry[1].done)  # noqa: E731
@@ -208,7 +208,7 @@ def _settled(state: State, look: Look, move: Move, settings: Settings, process: 
     complete = (move.insert >= 1.0) | (state.t >= LAST_TIME)
     complete |= ~jnp.any(state.canvas.open, axis=1)
     expected = (look.num_masks == 0) & (look.missing < settings.finish_below)
-    return (unmasked & complete) | expected
+    return unmasked & (complete | expected)
 
 
 def _correct(keys, state: State, due, sampler, settings, process: Process) -> State:

@@ -113,7 +113,14 @@ def test_law_statistics_tell_right_from_wrong():
     assert P1.total_variation(tokens[:1], lengths[:1]) == pytest.approx(1 - P1.probs[choice[0]])
 
 
-@pytest.mark.parametrize("rule", RULES)
+# A program takes longer to compile than to run: quick tests have those that differ most.
+SOME_RULES = either(("exact_rate", "tau_leaping", "top_prob_window"), tuple(RULES))
+MDM_RULES = either(
+    ("exact_rate", "top_prob"), ("exact_rate", "tau_leaping", "top_prob", "top_prob_window")
+)
+
+
+@pytest.mark.parametrize("rule", SOME_RULES)
 def test_unconditional_samples_follow_the_data(rule):
     oracle = ORACLE
     check_converges(
@@ -172,7 +179,7 @@ def test_infilling_follows_the_conditional_law():
     check_converges(law, lambda n: draw(oracle, canvas, steps=n, rule=RULES["margin"]))
 
 
-@pytest.mark.parametrize("rule", ["exact_rate", "tau_leaping", "top_prob", "top_prob_window"])
+@pytest.mark.parametrize("rule", MDM_RULES)
 def test_mdm_samples_follow_the_data(rule):
     check_converges(
         P1,
@@ -215,7 +222,7 @@ def test_other_schedules_lead_to_the_same_law(sine_samples):
     check_converges(P1, lambda _: sine_samples)
 
 
-@pytest.mark.parametrize("grid", [Sine(), Cosine()])
+@pytest.mark.parametrize("grid", either([Cosine()], [Sine(), Cosine()]))
 def test_every_grid_of_times_leads_to_the_same_law(grid):
     oracle, process = ORACLE, Process(VOCABULARY, Sine(), Sine())
     check_converges(
