@@ -191,3 +191,16 @@ class Preemption:
     def due(self, step: int) -> bool:
         """Returns whether to stop after this step; every process has to ask after every step."""
         return self._told or multihost_utils.reached_preemption_sync_point(step)
+
+
+def check_workers(name: str, number: int) -> None:
+    """Raises UserError if so many worker processes would bring this machine down.
+
+    Args:
+      name: What the user calls them.
+      number: How many are asked for.
+    """
+    cpus = os.cpu_count() or 1
+    most = max(16, 4 * cpus)
+    if number > most:
+        raise UserError(f"{name} = {number}: a machine of {cpus} CPUs takes {most} at most")

@@ -11,7 +11,7 @@ import time
 
 from absl import flags, logging
 
-from flexmdm_jax import cli, options
+from flexmdm_jax import cli, hosts, options
 from flexmdm_jax.data.preparation import runners
 from flexmdm_jax.data.preparation.units import Plan, prepare_dataset
 from flexmdm_jax.data.sources.corpora import SOURCES
@@ -61,6 +61,7 @@ def prepare() -> Dataset:
     for flag in (_SOURCE, _OUT):
         if not flag.value:
             raise UserError(f"--{flag.name} must have a value, unless there is --inspect=DIR")
+    hosts.check_workers("--workers", _WORKERS.value)
     tokenizer_dir = pathlib.Path(_TOKENIZER_DIR.value) if _TOKENIZER_DIR.value else None
     kind = _SOURCE.value.partition(":")[0]
     if kind in TASKS:

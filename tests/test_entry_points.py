@@ -192,6 +192,7 @@ def test_training_refuses(home, tmp_path):
     refuse("unknown schedule 'cosin'; did you mean", *train, flex, "--config.insertion=cosin")
     refuse("make it with: make data/demo", *train, "--config=configs/demo.py", cwd=_bare(tmp_path))
     refuse("invalid literal", *train, flex, "--config.model.num_layers=x")
+    refuse("data.workers = 4000: a machine of", *train, flex, "--config.data.workers=4000")
     refuse("unexpected argument 'extra'", *train, flex, "extra")
     refuse("does not take an argument", *train, flex, "--noconfig.model.mark_start=true")
     refuse(
@@ -295,6 +296,7 @@ def test_preparation_refuses(home, tmp_path):
     refuse("split empty", *prepare, f"--source=text:{tmp_path}/empty.txt")
     refuse("no file matches", *prepare, f"--source=text:{tmp_path}/nothing/*")
     refuse("--max_length=0", *prepare, "--source=stdlib", "--max_length=0")
+    refuse("--workers = 4000: a machine of", *prepare, "--source=stdlib", "--workers=4000")
     refuse("needs data: gsm8k:data=…", *prepare, "--source=gsm8k")
     refuse(
         "--skip_bad: a task takes arguments behind its name instead: size, .*num_subgoals",

@@ -17,6 +17,7 @@ from flexmdm_jax.data.batches.rows import Arrange, Row, clean_rows
 from flexmdm_jax.data.storage.records import METADATA, VALIDATION, Dataset, Sequence
 from flexmdm_jax.data.storage.shards import RecordReader
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.hosts import check_workers
 from flexmdm_jax.process import Process
 from flexmdm_jax.types import Batch
 
@@ -188,7 +189,12 @@ def configured_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> TrainBatches:
-    """Returns the training batches of an experiment; see train_batches()."""
+    """Returns the training batches of an experiment; see train_batches().
+
+    Raises:
+      UserError: If data.workers are more than this machine takes, too.
+    """
+    check_workers("config.data.workers", config.data.workers)
     return train_batches(
         dataset,
         process,
