@@ -86,9 +86,9 @@ class Model:
         suffix: str = "",
         first: int = 0,
     ) -> Iterator[dict[str, Any]]:
-        """Returns an iterator over num samples: dicts of text, tokens, length, calls, and flags.
+        """Returns an iterator over num samples: dicts of text, tokens, length, and figures.
 
-        The flags are truncated and cut_short, see Samples.
+        The figures are calls, inserted, broken, truncated and cut_short, see Samples.
 
         Args:
           sampler: How to sample.
@@ -124,16 +124,17 @@ class Model:
 
     def _records(self, batches: Iterator[Samples]) -> Iterator[dict[str, Any]]:
         for batch in batches:
-            rows = (batch.sequences(), batch.calls, batch.truncated, batch.cut_short)
-            for sequence, calls, truncated, cut_short in zip(*rows, strict=True):
+            for i, sequence in enumerate(batch.sequences()):
                 tokens = sequence.tolist()
                 yield {
                     "text": self.tokenizer.decode(tokens),
                     "tokens": tokens,
                     "length": len(tokens),
-                    "calls": int(calls),
-                    "truncated": bool(truncated),
-                    "cut_short": bool(cut_short),
+                    "calls": int(batch.calls[i]),
+                    "inserted": int(batch.inserted[i]),
+                    "broken": int(batch.broken[i]),
+                    "truncated": bool(batch.truncated[i]),
+                    "cut_short": bool(batch.cut_short[i]),
                 }
 
 

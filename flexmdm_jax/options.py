@@ -221,7 +221,12 @@ def define_sampler_flags() -> Callable[[], dict[str, Any]]:
             "A text without masks is finished when it is expected to miss fewer tokens than this.",
             ShareBelowOne,
         ),
-        number("max_calls", 0, "Calls of the network at most; 0 for no limit.", CountOrZero),
+        number(
+            "max_calls",
+            0,
+            "Calls of the network at most; 0: what only a broken network takes.",
+            CountOrZero,
+        ),
     )
     return lambda: {holder.name: holder.value for holder in holders}
 

@@ -118,4 +118,5 @@ def _success(
         "answer_tokens": float(np.mean([len(answer) for answer in answers])),
         "calls": float(np.mean(rows.calls)),
         "truncated": float(np.mean(rows.truncated)),
+        "cut_short": float(np.mean(rows.cut_short)),
     }

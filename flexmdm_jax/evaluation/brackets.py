@@ -64,6 +64,7 @@ def _validity(
         "length_tv": total_variation(generated.lengths, LAW_LENGTHS),
         "calls": float(np.mean(generated.calls)),
         "truncated": float(np.mean(generated.truncated)),
+        "cut_short": float(np.mean(generated.cut_short)),
     }
     return {"figures": figures, "lengths": generated.lengths.tolist()}
 

@@ -76,6 +76,7 @@ def judge(maze: Maze, prompts: np.ndarray, solutions: Completions) -> dict[str, 
         "arrives": [maze.arrives(path, subgoals) for path, subgoals in pairs],
         "cells": [len(path) for path, _ in pairs],
         "truncated": solutions.truncated,
+        "cut_short": solutions.cut_short,
     }
     means = {name: float(np.mean(values)) for name, values in figures.items()}
     return success_interval(solved) | means

@@ -73,13 +73,18 @@ class Request:
         """Yields every temperature and rule at every pace."""
         paces = [(f"{n} steps", {"steps": n}) for n in self.steps]
         paces += [(f"{k:g} events a step", {"events_per_step": k}) for k in self.events_per_step]
-        paces = paces or [(self.sampling.get("sampler") or "adaptive", {})]
+        default = "event by event" if self.sampling.get("sampler") == "exact" else "adaptive steps"
+        paces = paces or [(default, {})]
         several = len(self.temperatures) > 1
         for temperature, rule, (pace, numbers) in itertools.product(
             self.temperatures, self.rules, paces
         ):
-            sampler = parse_sampler(**self.sampling, rule=rule, temperature=temperature, **numbers)
-            rule = rule or self.sampling.get("sampler") or "exact_rate"
+            sampling = dict(self.sampling)
+            if "events_per_step" in numbers and self.steps:
+                # Those of the steps that are tried beside it.
+                sampling |= {"grid": "", "sampler": ""}
+            sampler = parse_sampler(**sampling, rule=rule, temperature=temperature, **numbers)
+            rule = rule or ("paper" if sampling.get("sampler") == "paper" else "exact_rate")
             yield Way(f"{rule}, temperature {temperature:g}" if several else rule, pace, sampler)
 
 

@@ -94,6 +94,7 @@ class Evaluator:
             "token_entropy": entropy_of_counts(counts),
             "calls": float(np.mean(generated.calls)),
             "truncated": float(np.mean(generated.truncated)),
+            "cut_short": float(np.mean(generated.cut_short)),
         }
         return figures, generated
 

@@ -35,12 +35,14 @@ class Completions:
     Attributes:
       tokens: Token ids of each row, fixed ones among them, without END.
       truncated: Whether the buffer was too small for it.
+      cut_short: Whether calls ran out.
       calls: Calls of the network that each row took.
       states: Tokens of each row after every call, or None.
     """
 
     tokens: list[Int[np.ndarray, "_"]]
     truncated: Bool[np.ndarray, "n"]
+    cut_short: Bool[np.ndarray, "n"]
     calls: Int[np.ndarray, "n"]
     states: Int[np.ndarray, "s n l"] | None
 
@@ -124,6 +126,7 @@ class Engine:
         return Completions(
             tokens=[tokens for batch in batches for tokens in batch.sequences()],
             truncated=np.concatenate([batch.truncated for batch in batches]),
+            cut_short=np.concatenate([batch.cut_short for batch in batches]),
             calls=np.concatenate([batch.calls for batch in batches]),
             states=np.concatenate([batch.trace for batch in batches], 1) if traced else None,
         )

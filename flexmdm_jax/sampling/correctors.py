@@ -24,6 +24,7 @@ class Remask(Ranged):
     Attributes:
       size: How far it goes back, in α, the share of tokens inserted; for MDM in β.
       every: It does so whenever so much has been gone forward in all; at 1, once, at the end.
+        On a fixed grid rows go back only while three steps are left.
     """
 
     size: PositiveShare = 0.1
@@ -95,9 +96,13 @@ def _interpolants_split(t, s, process: Process):
 def _any_split(t, s, process: Process):
     """Returns chances under which any token is as likely to be there at s, given it is at t.
 
-    Of the clean tokens that stay, as many turn MASK as the interpolant has among what is there.
+    Of the clean tokens that stay, as many turn MASK as the interpolant has among what is there;
+    for MDM, where all are there, as many as it turns.
     """
     ratio = lambda a, b: a / jnp.maximum(b, 1e-30)  # noqa: E731
+    if not process.inserts:
+        clean = ratio(process.clean(s), process.clean(t))
+        return clean, 1.0 - clean, jnp.ones_like(clean)
     there = ratio(process.insertion.at(s), process.insertion.at(t))
     masked = jnp.clip(ratio(process.masked(s), process.insertion.at(s)), 0.0, 1.0)
     return there * (1.0 - masked), there * masked, there

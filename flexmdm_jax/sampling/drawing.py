@@ -15,7 +15,7 @@ from flexmdm_jax.types import Denoiser, RowKeys
 # large ones, and its compiler about a second for every size of a chunk.
 LARGEST_DRAW_ON_CPU = 28
 # Below it the likeliest token is drawn all but surely, and logits may overflow when divided.
-_COLDEST = 1e-6
+COLDEST = 1e-6
 
 
 def drawing(
@@ -27,6 +27,7 @@ def drawing(
     *,
     confidence: str | None,
     restricts: bool,
+    greedy: Bool[Array, ""],
     num_groups: int,
 ) -> DrawFn:
     """Returns a function that draws tokens from f at given slots; each slot has its own noise.
@@ -39,6 +40,7 @@ def drawing(
       process: What the network was trained on.
       confidence: One of CONFIDENCES to report, or None.
       restricts: Whether any row has a top_k or top_p.
+      greedy: Whether all rows take the likeliest token.
       num_groups: See map_slots.
     """
     slots = jnp.arange(hidden.shape[1])
@@ -47,15 +49,13 @@ def drawing(
     sizes = chunk_sizes(current_platform(), LARGEST_DRAW_ON_CPU)
     spread = lambda x: jnp.broadcast_to(x[:, None], hidden.shape[:2])  # noqa: E731
     numbers = [spread(x) for x in (settings.temperature, settings.top_k, settings.top_p)]
-    # Noise is most of what a draw costs.
-    greedy = jnp.all(settings.temperature < _COLDEST)
 
     def draw_chunk(chunk):
         hidden, key_data, (temperature, top_k, top_p) = chunk
         logits = posterior_logits(denoiser, hidden, process)
         slot_keys = jax.random.wrap_key_data(key_data, impl=jax.random.key_impl(keys))
         sure = surety(jax.nn.log_softmax(logits)) if surety else None
-        warm = jnp.where(temperature < _COLDEST, 1.0, temperature)
+        warm = jnp.where(temperature < COLDEST, 1.0, temperature)
         if restricts:
             logits = _restrict(logits, warm, top_k, top_p)
         tokens = _sample(slot_keys, logits, temperature, greedy)
@@ -87,9 +87,10 @@ def _sample(
     draw = lambda key, logits: jax.random.categorical(key, logits, mode="high")  # noqa: E731
     for _ in range(keys.ndim):
         draw = jax.vmap(draw)
-    cold = temperature < _COLDEST
+    cold = temperature < COLDEST
     warm = logits / jnp.where(cold, 1.0, temperature)[..., None]
     likeliest = jnp.argmax(logits, axis=-1)
+    # Noise is most of what a draw costs.
     drawn = jax.lax.cond(greedy, lambda: likeliest, lambda: draw(keys, warm))
     return jnp.where(cold, likeliest, drawn)
 

@@ -61,7 +61,7 @@ class EventByEvent:
         """Returns the event that was proposed for this time, or the time of the next proposal."""
         proposed = state.clock
         noise = jax.vmap(lambda key: jax.random.uniform(key, (3,)))(keys)
-        missing = jnp.where(state.truncated, 0.0, look.missing)
+        missing = jnp.where(state.truncated & (state.canvas.room <= 0), 0.0, look.missing)
         accepted = proposed.insertion & (noise[:, 0] * proposed.bound < missing)
         unmasked = proposed.unmasking
         # What is left behind an unmasking is known where nothing is ever inserted.

@@ -88,7 +88,7 @@ class Grid:
         self, keys, state: State, look: Look, until, settings: Settings, rule, process
     ) -> Move:
         """Returns the leap to the grid's next time."""
-        steps, blocks = settings.steps, state.clock
+        steps, blocks = jnp.maximum(settings.steps, 1), state.clock
         # Where blocks outnumber the steps, the last step fills all that is left.
         blocks = jnp.minimum(blocks, steps[:, None] - 1)
         num_blocks = blocks[:, -1] + 1
@@ -141,7 +141,7 @@ class EventsPerStep:
     ) -> Move:
         """Returns the leap over which settings.events_per_step events are expected."""
         # Once the rest is inserted, or no room is left, only masks count.
-        over = (state.t >= LAST_TIME) | state.truncated
+        over = (state.t >= LAST_TIME) | (state.truncated & (state.canvas.room <= 0))
         missing = jnp.where(over, 0.0, look.missing)
         waiting = look.num_masks.astype(jnp.float32) if rule.follows_time else 0.0 * missing
         few = missing + waiting <= settings.events_per_step

@@ -42,4 +42,4 @@ def scaled_gaps(
     wanted = jnp.clip(total, least[:, None], most[:, None])
     total = jnp.where(total > 0, total, jnp.maximum(jnp.sum(is_open, axis=1, keepdims=True), 1))
     # Rows within the limits keep their gaps to the last bit.
-    return gaps * jnp.where(wanted == total, 1.0, wanted / total)
+    return jnp.where(wanted == total, gaps, gaps / total * wanted)

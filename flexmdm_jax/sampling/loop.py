@@ -8,8 +8,8 @@ from jaxtyping import Array, Bool, Int
 
 from flexmdm_jax.process import Process
 from flexmdm_jax.sampling.canvas import Canvas, insert_masks
-from flexmdm_jax.sampling.drawing import drawing
-from flexmdm_jax.sampling.insertions import Limits, place_one
+from flexmdm_jax.sampling.drawing import COLDEST, drawing
+from flexmdm_jax.sampling.insertions import Insertions, Limits, place_one
 from flexmdm_jax.sampling.leaps import Grid
 from flexmdm_jax.sampling.lengths import scaled_gaps, still_missing
 from flexmdm_jax.sampling.settings import SamplerConfig
@@ -91,11 +91,13 @@ def generate(
     sampler.check(process)
     settings = settings or sampler.settings(num_rows, length)
     state = State.start(canvas, sampler.pace.start(canvas, process))
+    # Asked once for all rows, not at every call.
+    greedy = jnp.all(settings.temperature < COLDEST)
     trace = jnp.zeros((sampler.trace, num_rows, length), canvas.tokens.dtype)
 
     def call(carry):
         number, state, trace = carry
-        following = _step(keys, denoiser, state, sampler, settings, process, num_groups)
+        following = _step(keys, denoiser, state, sampler, settings, process, greedy, num_groups)
         state = _where(state.done, state, following)
         if sampler.trace:
             trace = trace.at[number].set(state.canvas.tokens, mode="drop")
@@ -119,7 +121,7 @@ def generate(
     )
 
 
-def _step(keys, denoiser, state: State, sampler, settings, process, num_groups) -> State:
+def _step(keys, denoiser, state: State, sampler, settings, process, greedy, num_groups) -> State:
     """Returns the state after one more call of the network, as if no row were done."""
     noise = Keys.of_call(keys, state.calls)
     alpha = process.insertion.at(state.t)[:, None]
@@ -138,6 +140,7 @@ def _step(keys, denoiser, state: State, sampler, settings, process, num_groups) 
         process,
         confidence=sampler.rule.confidence,
         restricts=sampler.restricts,
+        greedy=greedy,
         num_groups=num_groups,
     )
     span = Span(state.t, move.t_next, all=move.unmask_all, one=move.unmask_one)
@@ -149,10 +152,7 @@ def _step(keys, denoiser, state: State, sampler, settings, process, num_groups) 
         state = _insert(noise.insert, state, look, move, sampler, process)
     done = move.ends | _settled(state, look, move, settings, process)
     state = state.replace(done=done | (state.calls >= settings.max_calls))
-    if sampler.corrector:
-        due = (until <= 1.0) & (jnp.minimum(until, LAST_TIME) <= state.t)
-        state = _correct(noise.correct, state, due, sampler, settings, process)
-    return state
+    return _correct(noise.correct, state, until, sampler, settings, process)
 
 
 def _look(state: State, encoding: Encoding, settings: Settings, process: Process) -> Look:
@@ -179,7 +179,9 @@ def _cut_short(state: State, move: Move, look: Look, settings: Settings, process
         unmask_all=move.unmask_all | last,
         eligible=jnp.where(last[:, None], look.masked, move.eligible),
         insert=jnp.where(last, 0.0, jnp.where(early, 1.0, move.insert)),
+        unmask_one=move.unmask_one & ~(last | early),
         insert_one=move.insert_one & ~(last | early),
+        broken=move.broken & ~(last | early),
         after=jnp.where(early, LAST_TIME, move.after),
     )
     return state.replace(cut_short=state.cut_short | forced), move
@@ -189,8 +191,15 @@ def _insert(keys, state: State, look: Look, move: Move, sampler, process) -> Sta
     """Returns the state with a step's insertions."""
     limits = Limits(room=state.canvas.room, least=look.least, most=look.most)
     one = place_one(keys, look.gaps, move.insert_one & (limits.room > 0))
-    # An exact sampler inserts several at once only if it runs out of calls.
-    drawn = sampler.insertions.draw(keys, look.encoding, look.gaps, move.insert, limits)
+    draw = lambda: sampler.insertions.draw(  # noqa: E731
+        keys, look.encoding, look.gaps, move.insert, limits
+    )
+    if sampler.pace.leaps:
+        drawn = draw()
+    else:
+        # Event by event, several are inserted at once only where calls run out.
+        none = Insertions(counts=jnp.zeros_like(one), overflow=jnp.zeros_like(state.done))
+        drawn = jax.lax.cond(jnp.any(move.insert > 0), draw, lambda: none)
     counts = jnp.where(move.insert_one[:, None], one, drawn.counts)
     overflow = jnp.where(move.insert_one, limits.room <= 0, drawn.overflow)
     return state.replace(
@@ -211,10 +220,18 @@ def _settled(state: State, look: Look, move: Move, settings: Settings, process: 
     return unmasked & (complete | expected)
 
 
-def _correct(keys, state: State, due, sampler, settings, process: Process) -> State:
-    """Returns the state with the rows taken back that are due for it."""
+def _correct(keys, state: State, until, sampler, settings, process: Process) -> State:
+    """Returns the state with the rows taken back for which it is time; others may have to wait."""
     corrector = sampler.corrector
-    due &= ~state.cut_short & sampler.pace.may_go_back(state, settings)
+    if not corrector:
+        return state
+    possible = (until <= 1.0) & ~state.cut_short & sampler.pace.may_go_back(state, settings)
+    # What is removed takes two calls to come back.
+    possible &= state.calls + 2 < settings.max_calls
+    # Masks of the last insertions are not split as those of time 1, where there are none.
+    whole = ~jnp.any(state.canvas.masks(process.vocabulary), axis=1)
+    due = possible & jnp.where(until < 1.0, state.t >= until, whole & (state.t >= LAST_TIME))
+    state = state.replace(done=state.done & ~possible)
     s = corrector.earlier(state.t, process)
     keeps_split = sampler.rule.keeps_split
     canvas = corrector.go_back(keys, state.canvas, state.t, s, process, keeps_split=keeps_split)

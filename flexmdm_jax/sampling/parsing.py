@@ -19,6 +19,13 @@ _KINDS = {
     "grid": (SCHEDULES, "grid"),
     "corrector": (CORRECTORS, "corrector"),
 }
+# What a sampler decides itself, or has no use for.
+_REFUSED = {
+    "adaptive": ("grid",),
+    "grid": (),
+    "exact": ("grid", "insertions"),
+    "paper": ("rule", "insertions", "grid"),
+}
 
 
 def parse_sampler(sampler: str = "", **settings: Any) -> SamplerConfig:
@@ -42,16 +49,16 @@ def parse_sampler(sampler: str = "", **settings: Any) -> SamplerConfig:
         raise UserError(f"sampler {sampler!r} takes no steps; leave out steps = {steps}")
     if sampler != "adaptive" and settings.get("events_per_step"):
         raise UserError("events_per_step is for adaptive steps; leave out steps and sampler")
-    own = ("rule", "insertions", "grid") if sampler == "paper" else ()
-    own = own if sampler in ("grid", "paper") else ("grid",)
-    for name in own:
+    for name in _REFUSED[sampler]:
         if settings.get(name):
-            raise UserError(f"sampler {sampler!r} takes no {_KINDS[name][1]} {settings[name]!r}")
+            hint = "; give it steps" if sampler == "adaptive" else ""
+            what = f"{_KINDS[name][1]} {settings[name]!r}"
+            raise UserError(f"sampler {sampler!r} takes no {what}{hint}")
     given = {}
     for name, value in settings.items():
         if name in _KINDS and value:
             value = parse_strategy(value, *_KINDS[name])
-        if value or name == "temperature":
+        if value or name not in (*_KINDS, "events_per_step"):
             given[name] = value
     try:
         if sampler == "paper":

@@ -90,6 +90,12 @@ class SamplerConfig(Ranged):
             raise ValueError(f"exact sampling takes no steps; leave out steps = {self.steps}")
         if self.exact and isinstance(self.rule, TauLeaping):
             raise ValueError("exact sampling draws single events; tau_leaping needs steps")
+        if self.exact and not self.rule.follows_time:
+            raise ValueError("exact sampling draws single events; thresholds and bounds need steps")
+        if self.corrector and self.corrector.every == 1 and self.steps:
+            raise ValueError("a grid has no steps left at its end; choose every < 1, or no steps")
+        if self.min_length and 1 in (self.steps, self.max_calls):
+            raise ValueError(f"min_length = {self.min_length} takes two calls of the network")
         if self.block_length and not self.steps:
             raise ValueError(f"block_length = {self.block_length} needs a number of steps")
         if self.block_length and self.corrector:
@@ -100,7 +106,8 @@ class SamplerConfig(Ranged):
             )
         if self.min_length and not self._keeps_lengths:
             raise ValueError(
-                f"min_length = {self.min_length} needs binomial insertions and insert_rest"
+                f"min_length = {self.min_length}: neither Poisson insertions nor the paper's "
+                "sampler can promise a length"
             )
 
     @property
@@ -149,7 +156,11 @@ class SamplerConfig(Ranged):
           length: Slots of the buffer.
         """
         calls = _CALLS_PER_SLOT * (length + 4) * max(1.0, 1.0 / self.events_per_step)
-        calls = int(min(calls, NO_LIMIT))
+        if self.corrector:
+            calls *= 1.0 + self.corrector.size / self.corrector.every
+        calls = int(min(max(calls, 4 * self.steps), NO_LIMIT))
+        # A grid ends by itself.
+        asked = 0 if self.max_calls >= self.steps > 0 else self.max_calls
         whole = lambda x: jnp.full(num_rows, x, jnp.int32)  # noqa: E731
         real = lambda x: jnp.full(num_rows, x, jnp.float32)  # noqa: E731
         return Settings(
@@ -158,7 +169,7 @@ class SamplerConfig(Ranged):
             top_p=real(self.top_p),
             steps=whole(self.steps),
             events_per_step=real(self.events_per_step),
-            max_calls=whole(self.max_calls or max(calls, self.steps + 1)),
+            max_calls=whole(asked or calls),
             finish_below=real(self.finish_below),
             min_length=whole(self.min_length),
             max_length=whole(self.max_length or NO_LIMIT),
@@ -172,6 +183,10 @@ class SamplerConfig(Ranged):
             return
         if self.min_length or self.max_length:
             raise ValueError("MDM inserts nothing: a least or largest length is for FlexMDM only")
+        if self.corrector and not self.rule.follows_time:
+            raise ValueError(
+                "MDM with thresholds and bounds knows no time for a corrector to go back in"
+            )
 
 
 # What Settings holds; steps and top_k too, but whether there are any is a kind.

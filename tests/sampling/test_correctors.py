@@ -123,6 +123,8 @@ def test_fixed_tokens_and_closed_gaps_stay():
 SAMPLERS = {
     "exact": SamplerConfig(exact=True, corrector=Remask(0.3, 0.4)),
     "exact, at the end": SamplerConfig(exact=True, corrector=Remask(0.5, 1.0)),
+    "exact, default": SamplerConfig(exact=True, corrector=Remask()),
+    "adaptive steps, to the end": SamplerConfig(events_per_step=0.3, corrector=Remask(0.3, 0.5)),
     "adaptive steps": SamplerConfig(events_per_step=0.25, corrector=Remask(0.3, 0.4)),
     "grid": SamplerConfig(steps=64, corrector=Remask(0.1, 0.3)),
     "exact, by confidence": SamplerConfig(
@@ -131,7 +133,9 @@ SAMPLERS = {
 }
 
 
-@pytest.mark.parametrize("name", either(("exact", "adaptive steps"), tuple(SAMPLERS)))
+@pytest.mark.parametrize(
+    "name", either(("exact, default", "adaptive steps, to the end"), tuple(SAMPLERS))
+)
 def test_samples_that_went_back_still_follow_the_law(name):
     sampler, oracle = SAMPLERS[name], flexmdm_oracle(P1)
     canvas = start_canvas(ROWS, LENGTH, PROCESS)
@@ -142,6 +146,15 @@ def test_samples_that_went_back_still_follow_the_law(name):
     assert not samples.cut_short.any()
     # Some rows did go back: what was inserted is more than what is there.
     assert samples.inserted.sum() > samples.lengths.sum()
+
+
+def test_rows_that_run_out_of_calls_are_not_taken_back_any_more():
+    sampler = SamplerConfig(exact=True, corrector=Remask(), max_calls=14)
+    canvas, oracle = start_canvas(ROWS, LENGTH, PROCESS), flexmdm_oracle(P1)
+    samples = jax.jit(lambda keys: generate(keys, oracle, canvas, sampler, PROCESS))(keys_of(0))
+    assert (samples.calls <= 14).all()
+    assert 0 < samples.cut_short.mean() < 1
+    assert not (np.asarray(samples.tokens) == VOCABULARY.mask).any()
 
 
 def test_mdm_goes_back_too():

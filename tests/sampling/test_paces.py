@@ -195,13 +195,31 @@ def test_a_row_that_runs_out_of_calls_is_marked_and_finished():
     assert samples.lengths.mean() == pytest.approx(mean, abs=0.2)
 
 
+@pytest.mark.parametrize("mdm", [False, True])
+def test_event_by_event_rows_that_run_out_of_calls_are_finished_too(mdm):
+    length = P1.max_length + 1 if mdm else LENGTH
+    denoiser, process = (mdm_oracle(P1, length), MDM) if mdm else (ORACLE, PROCESS)
+    samples = draw(SamplerConfig(exact=True, max_calls=4), denoiser, process, length)
+    assert (samples.calls <= 4).all()
+    assert samples.cut_short.mean() > 0
+    assert not (np.asarray(samples.tokens) == VOCABULARY.mask).any()
+
+
+def test_a_grid_with_calls_enough_is_cut_short_nowhere():
+    whole, bounded = (draw(SamplerConfig.paper(8, max_calls=x)) for x in (0, 8))
+    assert not bounded.cut_short.any()
+    np.testing.assert_array_equal(whole.tokens, bounded.tokens)
+
+
 def test_early_finishes_change_the_law_by_less_than_epsilon():
-    whole, early = (draw(SamplerConfig(exact=True, finish_below=x)) for x in (0.0, 0.5))
-    assert early.calls.mean() < whole.calls.mean()
-    assert distance(early) <= LIMIT + 0.5
+    whole, little, early = (
+        draw(SamplerConfig(exact=True, finish_below=x)) for x in (0.0, 0.05, 0.5)
+    )
+    assert early.calls.mean() < little.calls.mean() < whole.calls.mean()
+    assert distance(little) <= LIMIT + 0.05
     assert not (np.asarray(early.tokens) == VOCABULARY.mask).any()
-    # It does stop short: a row that could still grow is left as it is.
-    assert distance(early) > LIMIT
+    # It does stop short: rows that could still grow are left as they are.
+    assert early.lengths.mean() < little.lengths.mean() <= whole.lengths.mean()
 
 
 def test_a_network_that_says_nothing_sensible_ends_all_the_same():
@@ -223,7 +241,7 @@ CONTRADICTIONS = {
     "exact sampling takes no steps": {"exact": True, "steps": 4},
     "block_length = 2 needs a number of steps": {"block_length": 2},
     "min_length = 5 is more than max_length = 4": {"min_length": 5, "max_length": 4},
-    "min_length = 5 needs binomial": {"min_length": 5, "insertions": Poisson()},
+    "min_length = 5: neither Poisson": {"min_length": 5, "insertions": Poisson()},
 }
 
 

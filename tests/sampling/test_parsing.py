@@ -74,8 +74,13 @@ WRONG = [
     ({"rule": "threshold:threshold=0"}, "threshold = 0.0; it must lie in (0, 1]"),
     ({"rule": "entropy_bound:bound=-1"}, "bound = -1.0; it must be at least 0"),
     ({"min_length": 9, "max_length": 8}, "min_length = 9 is more than max_length = 8"),
-    ({"min_length": 9, "insertions": "poisson"}, "min_length = 9 needs binomial insertions"),
+    ({"min_length": 9, "insertions": "poisson"}, "min_length = 9: neither Poisson insertions nor"),
     ({"block_length": 4}, "block_length = 4 needs a number of steps"),
+    ({"sampler": "exact", "insertions": "poisson"}, "sampler 'exact' takes no insertion rule"),
+    ({"sampler": "exact", "rule": "threshold"}, "thresholds and bounds need steps"),
+    ({"steps": 8, "corrector": "remask:every=1"}, "a grid has no steps left at its end"),
+    ({"steps": 1, "min_length": 2}, "min_length = 2 takes two calls of the network"),
+    ({"top_p": 0.0}, "top_p = 0.0; it must lie in (0, 1]"),
 ]
 
 
