@@ -12,7 +12,7 @@ from flexmdm_jax.config import MeshConfig
 from flexmdm_jax.conformance import P1, VOCABULARY, flexmdm_oracle
 from flexmdm_jax.generation.engine import Engine, default_buckets
 from flexmdm_jax.process import Process
-from flexmdm_jax.sampling import SamplerConfig, generate, prefix_canvas
+from flexmdm_jax.sampling import Remask, SamplerConfig, generate, prefix_canvas
 from flexmdm_jax.sharding import make_mesh
 
 LENGTH, NUM, SEED = 7, 5, 3
@@ -89,3 +89,27 @@ def test_buckets_are_powers_of_two_and_the_length():
     assert default_buckets(100) == (32, 64, 100)
     assert default_buckets(64) == (32, 64)
     assert default_buckets(7) == (7,)
+
+
+def test_eight_devices_draw_what_one_does_whatever_the_pace():
+    """Event by event and with a corrector, rows end at calls of their own."""
+    sampler = SamplerConfig(exact=True, corrector=Remask(0.2, 0.5))
+    found = []
+    for devices in (1, 8):
+        mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
+        with jax.set_mesh(mesh):
+            own = Engine(engine(1).denoiser, PROCESS, sampler, mesh, 8)
+            found.append(own.complete(jnp.float32(0), canvas_of, num=NUM, seed=SEED))
+    alone, together = found
+    assert [x.tolist() for x in alone.tokens] == [x.tolist() for x in together.tokens]
+    np.testing.assert_array_equal(alone.calls, together.calls)
+    assert len(set(alone.calls.tolist())) > 1
+
+
+def test_samplers_that_differ_in_numbers_share_a_program():
+    one, other = (
+        dataclasses.replace(engine(2), sampler=SamplerConfig(temperature=x, max_calls=n))
+        for x, n in ((1.0, 0), (0.2, 9))
+    )
+    assert one.program is other.program
+    assert dataclasses.replace(one, sampler=SamplerConfig(exact=True)).program is not one.program
