@@ -7,6 +7,7 @@ total variation to the law, beside the floor that as many exact draws show.
 """
 
 import dataclasses
+import functools
 import pathlib
 
 import jax
@@ -77,12 +78,22 @@ class Point:
         return "" if self.sampler.exact else f"κ = {self.sampler.events_per_step:g}"
 
 
+@functools.cache
+def _program(kinds: SamplerConfig, denoiser, process):
+    """Returns generate(), jitted; samplers that differ in numbers alone share it."""
+    return jax.jit(
+        lambda keys, canvas, settings: generate(
+            keys, denoiser, canvas, kinds, process, settings=settings
+        )
+    )
+
+
 def measure(sampler: SamplerConfig, problem: Problem, rows: int) -> Point:
     """Returns how far a sampler's rows are from a problem's law."""
 
     def sample(keys, denoiser, canvas, process):
-        run = jax.jit(lambda keys, canvas: generate(keys, denoiser, canvas, sampler, process))
-        found = run(keys, canvas)
+        run = _program(sampler.kinds, denoiser, process)
+        found = run(keys, canvas, sampler.settings(*canvas.tokens.shape))
         return found.tokens, found.lengths, found.calls
 
     return Point(sampler, judge(sample, problem, num_samples=rows))
