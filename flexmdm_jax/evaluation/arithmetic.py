@@ -116,7 +116,5 @@ def _success(
     return {
         **judge_answers([_text(model, answer) for answer in answers], truth),
         "answer_tokens": float(np.mean([len(answer) for answer in answers])),
-        "calls": float(np.mean(rows.calls)),
-        "truncated": float(np.mean(rows.truncated)),
-        "cut_short": float(np.mean(rows.cut_short)),
+        **rows.figures(),
     }

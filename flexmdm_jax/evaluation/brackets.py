@@ -62,9 +62,7 @@ def _validity(
     figures = {
         **{name.replace("success", "validity"): x for name, x in balanced.items()},
         "length_tv": total_variation(generated.lengths, LAW_LENGTHS),
-        "calls": float(np.mean(generated.calls)),
-        "truncated": float(np.mean(generated.truncated)),
-        "cut_short": float(np.mean(generated.cut_short)),
+        **generated.figures(),
     }
     return {"figures": figures, "lengths": generated.lengths.tolist()}
 

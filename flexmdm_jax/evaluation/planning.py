@@ -75,11 +75,9 @@ def judge(maze: Maze, prompts: np.ndarray, solutions: Completions) -> dict[str, 
         "visits": [maze.visits(path, subgoals) for path, subgoals in pairs],
         "arrives": [maze.arrives(path, subgoals) for path, subgoals in pairs],
         "cells": [len(path) for path, _ in pairs],
-        "truncated": solutions.truncated,
-        "cut_short": solutions.cut_short,
     }
     means = {name: float(np.mean(values)) for name, values in figures.items()}
-    return success_interval(solved) | means
+    return success_interval(solved) | means | solutions.figures()
 
 
 def evaluate_maze(
@@ -113,7 +111,7 @@ def _success(
 ) -> dict[str, float]:
     batch_size, seed = request.batch_size, request.seed
     solutions = solve(model, maze, prompts, sampler, batch_size=batch_size, seed=seed)
-    return judge(maze, prompts, solutions) | {"calls": float(np.mean(solutions.calls))}
+    return judge(maze, prompts, solutions)
 
 
 def _pictures(model: Model, maze: Maze, prompts, sampler: SamplerConfig) -> dict[str, bytes]:

@@ -92,9 +92,7 @@ class Evaluator:
             **length_distances(generated.lengths, reference, bin_width),
             "length_mean": float(np.mean(generated.lengths)),
             "token_entropy": entropy_of_counts(counts),
-            "calls": float(np.mean(generated.calls)),
-            "truncated": float(np.mean(generated.truncated)),
-            "cut_short": float(np.mean(generated.cut_short)),
+            **generated.figures(),
         }
         return figures, generated
 

@@ -51,6 +51,11 @@ class Completions:
         """Returns the tokens of each row, END not counted."""
         return np.array([len(tokens) for tokens in self.tokens])
 
+    def figures(self) -> dict[str, float]:
+        """Returns the mean calls of a row, and the shares of rows truncated and cut short."""
+        rows = {"calls": self.calls, "truncated": self.truncated, "cut_short": self.cut_short}
+        return {name: float(np.mean(values)) for name, values in rows.items()}
+
 
 @dataclasses.dataclass(frozen=True)
 class Engine:

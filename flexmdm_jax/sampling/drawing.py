@@ -48,25 +48,29 @@ def drawing(
     surety = CONFIDENCES.get(confidence)
     sizes = chunk_sizes(current_platform(), LARGEST_DRAW_ON_CPU)
     spread = lambda x: jnp.broadcast_to(x[:, None], hidden.shape[:2])  # noqa: E731
-    numbers = [spread(x) for x in (settings.temperature, settings.top_k, settings.top_p)]
+    temperatures = spread(settings.temperature)
+    restrictions = (spread(settings.top_k), spread(settings.top_p)) if restricts else ()
 
     def draw_chunk(chunk):
-        hidden, key_data, (temperature, top_k, top_p) = chunk
+        hidden, key_data, temperature, restrictions = chunk
         logits = posterior_logits(denoiser, hidden, process)
         slot_keys = jax.random.wrap_key_data(key_data, impl=jax.random.key_impl(keys))
         sure = surety(jax.nn.log_softmax(logits)) if surety else None
-        warm = jnp.where(temperature < COLDEST, 1.0, temperature)
-        if restricts:
-            logits = _restrict(logits, warm, top_k, top_p)
-        tokens = _sample(slot_keys, logits, temperature, greedy)
-        return tokens, sure
+        if restrictions:
+            logits = _restrict(logits, _warm(temperature), *restrictions)
+        return _sample(slot_keys, logits, temperature, greedy), sure
 
     def draw(chosen: Bool[Array, "b l"]) -> Draw:
-        arrays = (hidden, jax.random.key_data(slot_keys), numbers)
+        arrays = (hidden, jax.random.key_data(slot_keys), temperatures, restrictions)
         tokens, sure = map_slots(draw_chunk, chosen, arrays, sizes=sizes, num_groups=num_groups)
         return Draw(tokens=tokens, confidence=sure)
 
     return draw
+
+
+def _warm(temperature: Float[Array, "*slots"]) -> Float[Array, "*slots"]:
+    """Returns the temperatures, and 1 for those that take the likeliest token."""
+    return jnp.where(temperature < COLDEST, 1.0, temperature)
 
 
 def _sample(
@@ -87,12 +91,11 @@ def _sample(
     draw = lambda key, logits: jax.random.categorical(key, logits, mode="high")  # noqa: E731
     for _ in range(keys.ndim):
         draw = jax.vmap(draw)
-    cold = temperature < COLDEST
-    warm = logits / jnp.where(cold, 1.0, temperature)[..., None]
+    warm = logits / _warm(temperature)[..., None]
     likeliest = jnp.argmax(logits, axis=-1)
     # Noise is most of what a draw costs.
     drawn = jax.lax.cond(greedy, lambda: likeliest, lambda: draw(keys, warm))
-    return jnp.where(cold, likeliest, drawn)
+    return jnp.where(temperature < COLDEST, likeliest, drawn)
 
 
 def _restrict(

@@ -81,8 +81,7 @@ class Poisson:
 
     def draw(self, keys, encoding, gaps, leap, limits) -> Insertions:
         """Returns the insertions of one step."""
-        counts, overflow = map_rows(self._draw_row, keys, gaps, leap, limits)
-        return _checked(counts, gaps, overflow)
+        return _each_row(self._draw_row, keys, gaps, leap, limits)
 
     def _draw_row(self, key: Key[Array, ""], gaps: Float[Array, "l"], leap: Scalar, limits: Limits):
         total_key, place_key = jax.random.split(key)
@@ -116,8 +115,7 @@ class Binomial(Ranged):
 
     def draw(self, keys, encoding, gaps, leap, limits) -> Insertions:
         """Returns the insertions of one step."""
-        counts, overflow = map_rows(self._draw_row, keys, gaps, leap, limits)
-        return _checked(counts, gaps, overflow)
+        return _each_row(self._draw_row, keys, gaps, leap, limits)
 
     def _draw_row(self, key: Key[Array, ""], gaps: Float[Array, "l"], leap: Scalar, limits: Limits):
         round_key, thin_key = jax.random.split(key)
@@ -143,17 +141,15 @@ class ExactGaps:
         """
         if encoding.gap_logits is None:
             raise ValueError("exact_gaps needs distributions of gaps; the network gives means only")
-        rows = (keys, encoding.gap_logits, gaps, leap, limits)
-        counts, overflow = map_rows(self._draw_row, *rows)
-        return _checked(counts, gaps, overflow)
+        return _each_row(self._draw_row, keys, gaps, leap, limits, encoding.gap_logits)
 
     def _draw_row(
         self,
         key: Key[Array, ""],
-        logits: Float[Array, "l k"],
         gaps: Float[Array, "l"],
         leap: Scalar,
         limits: Limits,
+        logits: Float[Array, "l k"],
     ):
         missing_key, thin_key = jax.random.split(key)
         # The default mode draws 23-bit noise and loses numbers with a chance below about 1e-7.
@@ -202,8 +198,10 @@ def _thinned(
     return counts, jnp.sum(inserted) > limits.room
 
 
-def _checked(counts, gaps, overflow) -> Insertions:
-    """Returns the insertions; rounding in a cumulative sum must put no mask into a closed gap."""
+def _each_row(draw_row, keys: RowKeys, gaps: Float[Array, "b l"], *rows) -> Insertions:
+    """Returns the insertions that draw_row gives as (counts, overflow) of each row."""
+    counts, overflow = map_rows(draw_row, keys, gaps, *rows)
+    # Rounding in a cumulative sum must never put a mask into a closed gap.
     return Insertions(counts=jnp.where(gaps > 0, counts, 0), overflow=overflow)
 
 

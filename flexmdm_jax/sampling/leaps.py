@@ -49,19 +49,9 @@ class Grid:
     block_length: int = 0
 
     def start(self, canvas: Canvas, process: Process) -> Int[Array, "b l"]:
-        """Returns the block of each slot."""
-        return self.block_of_slot(canvas, process)
-
-    def block_of_slot(self, canvas: Canvas, process: Process) -> Int[Array, "b l"]:
-        """Returns the block each slot belongs to, counted from its row's first mask.
-
-        Raises:
-          ValueError: If slots move, since lengths are learned.
-        """
+        """Returns the block each slot belongs to, counted from its row's first mask."""
         if not self.block_length:
             return jnp.zeros(canvas.tokens.shape, jnp.int32)
-        if process.inserts:
-            raise ValueError("block_length needs slots that do not move: it is for MDM only")
         first = jnp.argmax(canvas.masks(process.vocabulary), axis=1, keepdims=True)
         return (jnp.arange(canvas.tokens.shape[1])[None, :] - first) // self.block_length
 

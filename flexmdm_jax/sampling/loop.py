@@ -190,22 +190,22 @@ def _cut_short(state: State, move: Move, look: Look, settings: Settings, process
 def _insert(keys, state: State, look: Look, move: Move, sampler, process) -> State:
     """Returns the state with a step's insertions."""
     limits = Limits(room=state.canvas.room, least=look.least, most=look.most)
-    one = place_one(keys, look.gaps, move.insert_one & (limits.room > 0))
-    draw = lambda: sampler.insertions.draw(  # noqa: E731
-        keys, look.encoding, look.gaps, move.insert, limits
-    )
+
+    def several() -> Insertions:
+        return sampler.insertions.draw(keys, look.encoding, look.gaps, move.insert, limits)
+
     if sampler.pace.leaps:
-        drawn = draw()
+        drawn = several()
     else:
+        counts = place_one(keys, look.gaps, move.insert_one & (limits.room > 0))
+        one = Insertions(counts, overflow=move.insert_one & (limits.room <= 0))
         # Event by event, several are inserted at once only where calls run out.
-        none = Insertions(counts=jnp.zeros_like(one), overflow=jnp.zeros_like(state.done))
-        drawn = jax.lax.cond(jnp.any(move.insert > 0), draw, lambda: none)
-    counts = jnp.where(move.insert_one[:, None], one, drawn.counts)
-    overflow = jnp.where(move.insert_one, limits.room <= 0, drawn.overflow)
+        mixed = lambda: _where(move.insert_one, one, several())  # noqa: E731
+        drawn = jax.lax.cond(jnp.any(move.insert > 0), mixed, lambda: one)
     return state.replace(
-        canvas=insert_masks(state.canvas, counts, process.vocabulary),
-        truncated=state.truncated | overflow,
-        inserted=state.inserted + jnp.sum(counts, axis=1),
+        canvas=insert_masks(state.canvas, drawn.counts, process.vocabulary),
+        truncated=state.truncated | drawn.overflow,
+        inserted=state.inserted + jnp.sum(drawn.counts, axis=1),
         broken=state.broken + move.broken,
     )
 
@@ -268,23 +268,29 @@ def check_canvas(canvas: Canvas, sampler: SamplerConfig, process: Process) -> No
     cannot trace it; generate() can be traced.
     """
     sampler.check(process)
-    room = canvas.tokens.shape[1] - int(jnp.max(jnp.sum(canvas.fixed, axis=1)))
-    if sampler.min_length > room:
-        raise ValueError(
-            f"{sampler.min_length} generated tokens do not fit: rows have {canvas.tokens.shape[1]} "
-            f"slots, of which {canvas.tokens.shape[1] - room} are given or END"
-        )
-    if sampler.min_length and not bool(jnp.all(jnp.any(canvas.open, axis=1))):
-        raise ValueError(f"{sampler.min_length} generated tokens fit nowhere: no gap is open")
+    if sampler.min_length:
+        _check_room(canvas, sampler.min_length)
     pace = sampler.pace
     if not isinstance(pace, Grid) or not pace.block_length:
         return
-    num_blocks = int(jnp.max(pace.block_of_slot(canvas, process))) + 1
+    num_blocks = int(jnp.max(pace.start(canvas, process))) + 1
     if sampler.steps < num_blocks:
         raise ValueError(
             f"steps = {sampler.steps} cannot fill {num_blocks} blocks of {pace.block_length} "
             "slots; use more steps or larger blocks"
         )
+
+
+def _check_room(canvas: Canvas, min_length: int) -> None:
+    """Raises ValueError if a row has no room for so many generated tokens."""
+    length, given = canvas.tokens.shape[1], int(jnp.max(jnp.sum(canvas.fixed, axis=1)))
+    if given + min_length > length:
+        raise ValueError(
+            f"{min_length} generated tokens do not fit: rows have {length} slots, of which {given} "
+            "are given or END"
+        )
+    if not bool(jnp.all(jnp.any(canvas.open, axis=1))):
+        raise ValueError(f"{min_length} generated tokens fit nowhere: no gap is open")
 
 
 def _encode(denoiser, state: State, alpha, length_buckets) -> Encoding:

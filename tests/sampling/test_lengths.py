@@ -1,12 +1,11 @@
 """Length control: exact lengths, limits, and how far the law of what is written then is."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from effort import either
+from sampler_programs import program
 
 from flexmdm_jax.conformance import P1, VOCABULARY, Law, flexmdm_oracle
 from flexmdm_jax.process import Process
@@ -19,19 +18,15 @@ PROCESS = Process(VOCABULARY)
 PACES = {"steps": {"steps": 32}, "adaptive": {"events_per_step": 0.25}, "exact": {"exact": True}}
 
 
-@functools.cache
-def run(pace):
-    sampler = SamplerConfig(**PACES[pace])
-    canvas = start_canvas(ROWS, LENGTH, PROCESS, prefix=(0,))
-    oracle = flexmdm_oracle(P1.given((0,)), 1)
-    return jax.jit(
-        lambda keys, settings: generate(keys, oracle, canvas, sampler, PROCESS, settings=settings)
-    )
+CONTINUED = flexmdm_oracle(P1.given((0,)), 1)
 
 
 def draw(pace, least, most):
-    settings = SamplerConfig(**PACES[pace], min_length=least, max_length=most)
-    return run(pace)(jax.random.split(jax.random.key(0), ROWS), settings.settings(ROWS, LENGTH))
+    sampler = SamplerConfig(**PACES[pace], min_length=least, max_length=most)
+    canvas = start_canvas(ROWS, LENGTH, PROCESS, prefix=(0,))
+    keys = jax.random.split(jax.random.key(0), ROWS)
+    run = program(sampler.kinds, CONTINUED, PROCESS)
+    return run(keys, canvas, sampler.settings(ROWS, LENGTH))
 
 
 @pytest.mark.parametrize("pace", PACES)

@@ -7,13 +7,13 @@ apart all the same.
 """
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from effort import OPTIMISED, either
+from effort import either
+from sampler_programs import program
 from scipy import integrate
 
 from flexmdm_jax.conformance import P1, VOCABULARY, flexmdm_oracle, mdm_oracle
@@ -28,7 +28,6 @@ from flexmdm_jax.sampling import (
     SamplerConfig,
     TauLeaping,
     empty_canvas,
-    generate,
     masked_canvas,
     protect,
 )
@@ -51,17 +50,6 @@ RULES = {
 
 FLEXMDM, MDM = Process(VOCABULARY), Process.mdm(VOCABULARY)
 ORACLE, MDM_ORACLE = flexmdm_oracle(P1), mdm_oracle(P1, P1.max_length + 1)
-
-
-@functools.cache
-def program(kinds, denoiser, process):
-    """Returns generate(), jitted; samplers that differ in numbers alone share it."""
-    return jax.jit(
-        lambda keys, canvas, settings: generate(
-            keys, denoiser, canvas, kinds, process, settings=settings
-        ),
-        compiler_options=OPTIMISED if kinds.trace else None,
-    )
 
 
 def draw(denoiser, canvas, process=FLEXMDM, **sampler):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from effort import either
+from sampler_programs import program
 
 from flexmdm_jax.conformance import P1, VOCABULARY, flexmdm_oracle, mdm_oracle
 from flexmdm_jax.process import Process
@@ -29,16 +30,6 @@ LENGTH = 7
 PROCESS, MDM = Process(VOCABULARY), Process.mdm(VOCABULARY)
 EARLY_LATE = Process(VOCABULARY, Sine(), Polynomial(3.0))
 ORACLE = flexmdm_oracle(P1)
-
-
-@functools.cache
-def program(kinds, denoiser, process):
-    """Returns generate(), jitted; samplers that differ in numbers alone share it."""
-    return jax.jit(
-        lambda keys, canvas, settings: generate(
-            keys, denoiser, canvas, kinds, process, settings=settings
-        )
-    )
 
 
 @functools.cache
