@@ -23,8 +23,9 @@ def get_config(num_subgoals: int = 7) -> ConfigDict:
             "data": {
                 "path": name,
                 "max_length": 56,
-                # Half of the paths take at most about 20 slots.
-                "buckets": (24, 32),
+                "packing": True,
+                "row_length": 64,
+                "max_segments": 8,
                 "prepare": (
                     "python -m flexmdm_jax.prepare --source=maze:size=17,extra_doors=0.3,"
                     "num_pairs=3000,max_stretch=1.5,validation_fraction=0.1,"
@@ -41,7 +42,7 @@ def get_config(num_subgoals: int = 7) -> ConfigDict:
             },
             "training": {
                 "num_steps": 9_000,
-                "batch_size": 64,
+                "batch_size": 21,  # rows, of 63 paths together
                 "time_warp": 2.0,
                 "evaluate_every": 9_000,
                 "checkpoint_every": 500,
