@@ -66,17 +66,19 @@ class Gsm8kConfig:
             for number, (question, answer) in enumerate(read_gsm8k(self.data, name), start=1):
                 examples += 1
                 place = functools.partial("{}: example {} of {}".format, self.data, number, name)
-                texts = [prompt_of(question), answer]
-                given, wanted = (encode_at(tokenizer, text, place) for text in texts)
-                round_trip.sample(texts, [given, wanted], lambda _, place=place: place())
-                slots = len(given) + len(wanted) + 1
+                prompt = prompt_of(question)
+                given = encode_at(tokenizer, prompt, place)
+                wanted = encode_at(tokenizer, answer, place, first=False)
+                text, tokens = prompt + answer, given + wanted
+                round_trip.sample([text], [tokens], lambda _, place=place: place())
+                slots = len(tokens) + 1
                 if slots > self.max_length:
                     raise UserError(
                         f"{place()} takes {slots} slots, more than max_length = "
                         f"{self.max_length}; raise it"
                     )
-                yield split, given + wanted, [True] * len(given) + [False] * len(wanted)
-        origin |= round_trip.noted({"examples": examples, "texts": 2 * examples})
+                yield split, tokens, [True] * len(given) + [False] * len(wanted)
+        origin |= round_trip.noted({"examples": examples, "texts": examples})
 
 
 def prompt_of(question: str) -> str:

@@ -1,5 +1,6 @@
 """What every tokenizer can do."""
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -16,8 +17,14 @@ class Tokenizer(Protocol):
     kind: ClassVar[str]
     vocabulary: Vocabulary
 
-    def encode(self, text: str) -> list[int]:
-        """Returns the token ids of a text."""
+    def encode(self, text: str, *, first: bool = True) -> list[int]:
+        """Returns the token ids of a text.
+
+        Args:
+          text: Unicode, without surrogates.
+          first: Whether it stands at the beginning. What stands behind something gets nothing put
+            before it, such as SentencePiece's dummy prefix, and spaces there stay.
+        """
         ...
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -31,8 +38,30 @@ class Tokenizer(Protocol):
         """
         ...
 
+    def piece(self, token: int) -> bytes:
+        """Returns the UTF-8 bytes that a token stands for, maybe a part of a character.
+
+        They are none for what is no data: MASK, END, tokens of control and ids without a token.
+        """
+        ...
+
+    def spell(self, tokens: Iterable[int], *, mask: bytes = b"") -> list[bytes]:
+        """Returns the UTF-8 bytes of each token where it stands; joined, they are the text.
+
+        That is piece() of each, but for what a tokenizer adds or drops between tokens and at the
+        ends: spaces between words that are no part of either, the dummy prefix.
+
+        Args:
+          tokens: Token ids.
+          mask: What MASK is written as; it is a token of the text then.
+        """
+        ...
+
     def decode(self, tokens: Iterable[int]) -> str:
-        """Returns the text of token ids; ids that are no data are left out."""
+        """Returns the text of token ids: spell(), joined; ids that are no data are left out.
+
+        Bytes that are no characters become "�".
+        """
         ...
 
     def files(self) -> dict[str, bytes]:
@@ -57,21 +86,48 @@ def encoding_error(place: str, reason: str) -> UserError:
     )
 
 
-def encode_at(tokenizer: Tokenizer, text: str, place: Callable[[], str]) -> list[int]:
-    """Returns the token ids of a text.
+def encode_at(
+    tokenizer: Tokenizer, text: str, place: Callable[[], str], *, first: bool = True
+) -> list[int]:
+    """Returns the token ids of a text, as encode() has them.
 
     Raises:
       UserError: Naming its place if the tokenizer fails on it.
     """
     try:
-        return tokenizer.encode(text)
+        return tokenizer.encode(text, first=first)
     except BaseException as error:
         raise encoding_error(place(), failure_of(error)) from None
 
 
-def data_ids(tokens: Iterable[int], size: int) -> list[int]:
-    """Returns the tokens below size."""
-    return [int(token) for token in tokens if 0 <= token < size]
+def joined(pieces: Iterable[bytes]) -> str:
+    """Returns the text of UTF-8 bytes in pieces; what is no character becomes "�"."""
+    return b"".join(pieces).decode(errors="replace")
+
+
+def spelled_alone(tokenizer: Tokenizer, tokens: Iterable[int], mask: bytes) -> list[bytes]:
+    """Returns spell() of tokens that stand for the same bytes everywhere."""
+    hidden = tokenizer.vocabulary.mask
+    return [mask if token == hidden else tokenizer.piece(int(token)) for token in tokens]
+
+
+def shares(decode: Callable[[list[int]], str], tokens: list[int]) -> list[bytes]:
+    """Returns what each token adds to decode(tokens), joined the same whatever decode() does.
+
+    It is asked for the text up to each token, so this takes quadratic time.
+    """
+    whole = decode(tokens)
+    ends = [0]
+    for number in range(1, len(tokens)):
+        ends.append(max(ends[-1], common_length(decode(tokens[:number]), whole)))
+    bounds = [*ends[: len(tokens)], len(whole)]
+    return [whole[start:stop].encode() for start, stop in itertools.pairwise(bounds)]
+
+
+def common_length(one: str, other: str) -> int:
+    """Returns how many characters two texts begin with alike."""
+    differing = (n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return next(differing, min(len(one), len(other)))
 
 
 def byte_offsets(text: str, offsets: Sequence[int]) -> np.ndarray:

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from flexmdm_jax.data.tokenizers.base import data_ids
+from flexmdm_jax.data.tokenizers import byte_level
+from flexmdm_jax.data.tokenizers.base import joined, spelled_alone
 from flexmdm_jax.types import Vocabulary
 
 # How GPT-2 cuts text into words before merging bytes (Radford et al., 2019, encoder.py).
@@ -37,8 +38,7 @@ class GPT2Tokenizer:
         ranks = json.loads(files["encoder.json"])
         self._size = len(ranks)
         self._separator = ranks.pop(self._SEPARATOR)
-        alphabet = _gpt2_alphabet()
-        pieces = {bytes(map(alphabet.__getitem__, token)): rank for token, rank in ranks.items()}
+        pieces = {byte_level.read(token): rank for token, rank in ranks.items()}
         self._encoding = tiktoken.Encoding(
             name="gpt2",
             pat_str=_GPT2_PATTERN,
@@ -47,10 +47,13 @@ class GPT2Tokenizer:
         )
         self._widths = np.zeros(self._size, np.int64)
         self._widths[list(pieces.values())] = [len(piece) for piece in pieces]
+        self._pieces = {rank: piece for piece, rank in pieces.items()}
+        self._pieces[self._separator] = self._SEPARATOR.encode()
         self.vocabulary = Vocabulary(size=self._size + 2, mask=self._size, end=self._size + 1)
 
-    def encode(self, text: str) -> list[int]:
-        """Returns the token ids of a text."""
+    def encode(self, text: str, *, first: bool = True) -> list[int]:
+        """Returns the token ids of a text, the same wherever it stands."""
+        del first
         return self._encoding.encode_ordinary(text)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -75,9 +78,17 @@ class GPT2Tokenizer:
         del text
         return np.cumsum(self._widths[tokens])
 
+    def piece(self, token: int) -> bytes:
+        """Returns the UTF-8 bytes that a token stands for; b"" for ids that are no data."""
+        return self._pieces.get(token, b"")
+
+    def spell(self, tokens: Iterable[int], *, mask: bytes = b"") -> list[bytes]:
+        """Returns piece() of each token, or mask for MASK."""
+        return spelled_alone(self, tokens, mask)
+
     def decode(self, tokens: Iterable[int]) -> str:
         """Returns the text of token ids; ids that are no data are left out."""
-        return self._encoding.decode(data_ids(tokens, self._size))
+        return joined(self.spell(tokens))
 
     def files(self) -> dict[str, bytes]:
         """Returns the files the tokenizer is made of, by name."""
@@ -86,16 +97,3 @@ class GPT2Tokenizer:
 
 # Calls of tiktoken cost more than most paragraphs.
 _TEXTS_AT_A_TIME = 1024
-
-
-def _gpt2_alphabet() -> dict[str, int]:
-    """Returns the byte that each printable stand-in of GPT-2's vocabulary file means.
-
-    Bytes that print stand for themselves; the others are numbered upwards from 256 (Radford et
-    al., 2019).
-    """
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {
-        chr(256 + number): byte for number, byte in enumerate(others)
-    }

@@ -1,6 +1,7 @@
 """Tokenizers of Hugging Face: a folder with tokenizer.json, as LLaDA's checkpoint has it."""
 
 import contextlib
+import functools
 import json
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -8,8 +9,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from flexmdm_jax.data.tokenizers import tokenizer_json
-from flexmdm_jax.data.tokenizers.base import byte_offsets, failure_of
+from flexmdm_jax.data.tokenizers import byte_level, decoders, tokenizer_json
+from flexmdm_jax.data.tokenizers.base import byte_offsets, failure_of, joined, shares
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.foreign import whole
 from flexmdm_jax.types import Vocabulary
@@ -30,18 +31,17 @@ class HuggingFaceTokenizer:
     IDS: ClassVar[str] = "special_ids.json"
 
     def __init__(self, files: dict[str, bytes]):
-        import tokenizers
-
         names = (self.TOKENIZER, self.CONFIG, self.IDS)
         self._files = {name: files[name] for name in names if name in files}
         with _unusable():
             self._description = json.loads(files[self.TOKENIZER])
             self.vocabulary = _vocabulary(files, self._description)
             self._plain = tokenizer_json.plain(self._description, self.vocabulary)
-            self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(self._plain))
-            # A text that spells a special token, a turn of a chat for example, is a text. To leave
-            # such tokens out would give others their ids: the library numbers them in their order.
-            self._tokenizer.encode_special_tokens = True
+            self._tokenizer = _loaded(self._plain)
+            self._reader = decoders.reader_of(self._plain.get("decoder"))
+            self._bare = self._reader and self._reader.without_joints()
+            self._byte_level = decoders.begins_byte_level(self._plain.get("decoder"))
+            self._contents = self._contents_of_added()
 
     @classmethod
     def of_folder(
@@ -73,9 +73,41 @@ class HuggingFaceTokenizer:
         tokenizer._check_unspelled(folder)
         return tokenizer
 
-    def encode(self, text: str) -> list[int]:
-        """Returns the token ids of a text."""
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+    def encode(self, text: str, *, first: bool = True) -> list[int]:
+        """Returns the token ids of a text; behind something nothing is put before it.
+
+        That is add_prefix_space, a Metaspace's or Prepend's prefix. Nor are spaces stripped there.
+        """
+        if first:
+            return _encoding(self._tokenizer, text).ids
+        behind = _encoding(self._behind, text)
+        if not tokenizer_json.prefixes_words(self._plain):
+            return behind.ids
+        # The prefix says that a space was before a word: true of all but the first, and of that one
+        # too if the text begins with what no token has.
+        usual = _encoding(self._tokenizer, text)
+        if usual.offsets and usual.offsets[0][0] > 0:
+            return usual.ids
+        begun = [i for i, word in zip(behind.ids, behind.word_ids, strict=True) if word == 0]
+        return begun + [i for i, word in zip(usual.ids, usual.word_ids, strict=True) if word != 0]
+
+    @functools.cached_property
+    def _behind(self) -> Any:
+        """The tokenizer of what stands behind something."""
+        changed = tokenizer_json.behind(self._plain)
+        if changed == self._plain:
+            return self._tokenizer
+        added = [self._as_matched(token) for token in changed["added_tokens"]]
+        return _loaded(changed | {"added_tokens": added})
+
+    def _as_matched(self, token: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Returns an added token with the content that is looked for in normalised texts.
+
+        To LLaMA's normaliser, <tool> is the word "▁<tool>", and so it is behind something.
+        """
+        if not token["normalized"] or token["content"] in tokenizer_json.pieces(self._plain):
+            return token
+        return token | {"content": self._tokenizer.id_to_token(token["id"])}
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Returns encode() of every text, as arrays."""
@@ -85,17 +117,63 @@ class HuggingFaceTokenizer:
     def ends(self, text: str, tokens: np.ndarray) -> np.ndarray:
         """Returns where in the text's UTF-8 bytes each token of encode(text) ends."""
         del tokens
-        offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
+        offsets = _encoding(self._tokenizer, text).offsets
         return byte_offsets(text, [end for _, end in offsets])
+
+    def piece(self, token: int) -> bytes:
+        """Returns the UTF-8 bytes that a token stands for; b"" for special tokens and no data.
+
+        They are what the decoder makes of it in the middle of a text, without spaces that it puts
+        between words. A decoder that is not known token by token is given this token alone.
+        """
+        content = self._content(token)
+        if content is None:
+            return b""
+        if self._reader is None:
+            return self._tokenizer.decode([token]).encode()
+        return self._bare([b".", content, b"."])[1]
+
+    def spell(self, tokens: Iterable[int], *, mask: bytes = b"") -> list[bytes]:
+        """Returns the UTF-8 bytes that the decoder makes of each token, and mask for MASK."""
+        tokens = [int(token) for token in tokens]
+        written = {self.vocabulary.mask: self._encoded(mask)} if mask else {}
+        contents = [written.get(token) or self._content(token) for token in tokens]
+        if self._reader is None:
+            found = shares(self._tokenizer.decode, [max(token, 0) for token in tokens])
+            return [mask if x in written else share for x, share in zip(tokens, found, strict=True)]
+        found = iter(self._reader([content for content in contents if content is not None]))
+        return [b"" if content is None else next(found) for content in contents]
 
     def decode(self, tokens: Iterable[int]) -> str:
         """Returns the text of token ids; ids that are no data are left out."""
-        no_data = {self.vocabulary.mask, self.vocabulary.end}
-        return self._tokenizer.decode([int(token) for token in tokens if token not in no_data])
+        return joined(self.spell(tokens))
 
     def files(self) -> dict[str, bytes]:
         """Returns the files the tokenizer is made of, by name."""
         return self._files
+
+    def _content(self, token: int) -> bytes | None:
+        """Returns what the decoder is given of a token; None if it is given nothing."""
+        if token in self._contents or not 0 <= token < self.vocabulary.size:
+            return self._contents.get(token)
+        name = self._tokenizer.id_to_token(token)
+        return None if name is None else name.encode()
+
+    def _contents_of_added(self) -> dict[int, bytes | None]:
+        """Returns _content() of tokens whose names it cannot be told from."""
+        contents = dict.fromkeys((self.vocabulary.mask, self.vocabulary.end))
+        pieces = self._pieces()
+        for number, token in self._tokenizer.get_added_tokens_decoder().items():
+            if token.special:
+                contents[number] = None
+            # A text, where the library's decoder would take é for a byte.
+            elif self._byte_level and number not in contents and token.content not in pieces:
+                contents[number] = self._encoded(self._tokenizer.id_to_token(number).encode())
+        return contents
+
+    def _encoded(self, text: bytes) -> bytes:
+        """Returns text as tokens have it."""
+        return byte_level.written(text).encode() if self._byte_level else text
 
     def _check_added(self, path: pathlib.Path) -> None:
         """Raises UserError unless added tokens have the ids that the file gives them."""
@@ -147,6 +225,23 @@ class HuggingFaceTokenizer:
 
     def _pieces(self) -> dict[str, int]:
         return tokenizer_json.pieces(self._description)
+
+
+def _loaded(description: Mapping[str, Any]) -> Any:
+    """Returns the library's tokenizer of a description, for which every text is a text.
+
+    One may spell a special token, a turn of a chat for example. To leave such tokens out would give
+    others their ids: the library numbers them in their order.
+    """
+    import tokenizers
+
+    tokenizer = tokenizers.Tokenizer.from_str(json.dumps(description))
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def _encoding(tokenizer: Any, text: str) -> Any:
+    return tokenizer.encode(text, add_special_tokens=False)
 
 
 def _around(name: str) -> tuple[str, ...]:

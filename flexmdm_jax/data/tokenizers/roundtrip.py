@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from flexmdm_jax.data.tokenizers.base import Tokenizer, failure_of
+from flexmdm_jax.data.tokenizers.base import Tokenizer, common_length, failure_of
 from flexmdm_jax.files import json_text
 
 # Of all characters one in so many is checked: decoding takes about as long as encoding.
@@ -78,9 +78,7 @@ def difference(text: str, became: str) -> str:
     >>> difference("to find it", "to fnd it")
     '"find it" became "fnd it"'
     """
-    pairs = zip(text, became, strict=False)
-    shorter = min(len(text), len(became))
-    at = next((n for n, (a, b) in enumerate(pairs) if a != b), shorter)
+    at = common_length(text, became)
     while at and not text[at - 1].isspace():
         at -= 1
     was, now = (json_text(x[at : at + _EXCERPT], ensure_ascii=False) for x in (text, became))

@@ -1,15 +1,19 @@
 """SentencePiece models, trained here or read from a file."""
 
+import functools
 import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from flexmdm_jax.data.tokenizers.base import data_ids
+from flexmdm_jax.data.tokenizers.base import joined, shares
 from flexmdm_jax.errors import UserError, first_line
 from flexmdm_jax.types import Vocabulary
+
+# How the library spells a space.
+_SPACE = "▁"
 
 
 class SentencePieceTokenizer:
@@ -23,8 +27,19 @@ class SentencePieceTokenizer:
 
         self._model = files[self.MODEL]
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=self._model)
+        self._removes_spaces = not self._processor.normalize(" ")
         size = self._processor.vocab_size()
         self.vocabulary = Vocabulary(size=size + 2, mask=size, end=size + 1)
+
+    @functools.cached_property
+    def _behind(self) -> Any:
+        """The model without a dummy prefix and without removing spaces."""
+        import sentencepiece
+
+        # What is appended to a message of protobuf overrides its fields: normalizer_spec (3) has
+        # add_dummy_prefix (3) and remove_extra_whitespaces (4).
+        changed = self._processor.serialized_model_proto() + b"\x1a\x04\x18\x00\x20\x00"
+        return sentencepiece.SentencePieceProcessor(model_proto=changed)
 
     @classmethod
     def train(cls, texts: Iterable[str], vocabulary_size: int) -> "SentencePieceTokenizer":
@@ -64,9 +79,17 @@ class SentencePieceTokenizer:
             raise source.error or _untrainable(vocabulary_size, source.count, error) from None
         return cls({cls.MODEL: model.getvalue()})
 
-    def encode(self, text: str) -> list[int]:
-        """Returns the token ids of a text."""
-        return self._processor.encode(text)
+    def encode(self, text: str, *, first: bool = True) -> list[int]:
+        """Returns the token ids of a text; behind something it gets no dummy prefix.
+
+        A model that removes extra spaces leaves one of them, behind something also before a text.
+        """
+        if first:
+            return self._processor.encode(text)
+        if self._removes_spaces:
+            spelled = re.sub(rf"{_SPACE}+", _SPACE, self._behind.normalize(text))
+            text = spelled.rstrip(_SPACE) or spelled
+        return self._behind.encode(text)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Returns encode() of every text, as arrays."""
@@ -79,9 +102,46 @@ class SentencePieceTokenizer:
         found = self._processor.encode(text, return_type="proto").pieces
         return np.asarray([piece.end for piece in found], np.int64)
 
+    def piece(self, token: int) -> bytes:
+        """Returns the UTF-8 bytes that a token stands for; b"" for control and no data."""
+        processor = self._processor
+        if not 0 <= token < processor.vocab_size() or processor.is_control(token):
+            return b""
+        if processor.is_unknown(token):
+            return processor.decode([token]).encode()
+        spelled = processor.id_to_piece(token)
+        if processor.is_byte(token):
+            return bytes.fromhex(spelled[3:5])
+        return spelled.replace(_SPACE, " ").encode()
+
+    def spell(self, tokens: Iterable[int], *, mask: bytes = b"") -> list[bytes]:
+        """Returns piece() of each token, or mask for MASK; the first lacks the dummy prefix."""
+        processor, tokens = self._processor, [int(token) for token in tokens]
+        pieces = [mask if token == self.vocabulary.mask else b"" for token in tokens]
+        # A space is the dummy prefix if nothing is before it, and a mask that is written is not
+        # nothing: what the model does not know is written too, so it stands in.
+        shown = zip(tokens, pieces, strict=True)
+        ids = [processor.unk_id() if piece else token for token, piece in shown]
+        places = [place for place, token in enumerate(ids) if 0 <= token < processor.vocab_size()]
+        found = self._shares([ids[place] for place in places])
+        for place, share in zip(places, found, strict=True):
+            pieces[place] = pieces[place] or share
+        return pieces
+
+    def _shares(self, tokens: list[int]) -> list[bytes]:
+        """Returns the share of each token of the model in their text."""
+        found = self._processor.decode(tokens, return_type="proto")
+        surfaces = [piece.surface for piece in found.pieces]
+        if "".join(surfaces) != found.text:  # The model rewrites decoded texts.
+            return shares(self._processor.decode, tokens)
+        return [
+            self.piece(token) if self._processor.is_byte(token) else surface.encode()
+            for token, surface in zip(tokens, surfaces, strict=True)
+        ]
+
     def decode(self, tokens: Iterable[int]) -> str:
         """Returns the text of token ids; ids that are no data are left out."""
-        return self._processor.decode(data_ids(tokens, self.vocabulary.size - 2))
+        return joined(self.spell(tokens))
 
     def files(self) -> dict[str, bytes]:
         """Returns the files the tokenizer is made of, by name."""

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from flexmdm_jax.data.tokenizers.base import data_ids
+from flexmdm_jax.data.tokenizers.base import joined, spelled_alone
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import json_text
 from flexmdm_jax.types import Vocabulary
@@ -30,12 +30,13 @@ class SymbolTokenizer:
         """Returns a tokenizer whose ids are the positions of the symbols."""
         return cls({cls.FILE: json_text(list(symbols)).encode()})
 
-    def encode(self, text: str) -> list[int]:
-        """Returns the token ids of a text.
+    def encode(self, text: str, *, first: bool = True) -> list[int]:
+        """Returns the token ids of a text, the same wherever it stands.
 
         Raises:
           UserError: If a word of it is no symbol.
         """
+        del first
         words = text.split()
         unknown = [word for word in words if word not in self._ids]
         if unknown:
@@ -55,9 +56,19 @@ class SymbolTokenizer:
         sizes = [len(self._symbols[token].encode()) for token in tokens.tolist()]
         return np.cumsum(sizes) + np.arange(len(sizes))
 
+    def piece(self, token: int) -> bytes:
+        """Returns a symbol without the spaces around it; b"" for ids that are no data."""
+        return self._symbols[token].encode() if 0 <= token < len(self._symbols) else b""
+
+    def spell(self, tokens: Iterable[int], *, mask: bytes = b"") -> list[bytes]:
+        """Returns piece() of each token, or mask for MASK; spaces go to the symbols behind them."""
+        words = spelled_alone(self, tokens, mask)
+        first = next((number for number, word in enumerate(words) if word), None)
+        return [b" " + word if word and n != first else word for n, word in enumerate(words)]
+
     def decode(self, tokens: Iterable[int]) -> str:
         """Returns the text of token ids; ids that are no data are left out."""
-        return " ".join(self._symbols[token] for token in data_ids(tokens, len(self._symbols)))
+        return joined(self.spell(tokens))
 
     def files(self) -> dict[str, bytes]:
         """Returns the files the tokenizer is made of, by name."""

@@ -107,3 +107,46 @@ def plain(description: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, A
         model = model | {"vocab": vocab}
     kept = {name: value for name, value in description.items() if name in FILE_FIELDS.used}
     return kept | {"added_tokens": added, "model": model}
+
+
+# What puts something before a text, or takes spaces away there, and the fields that end that.
+_NORMALIZERS = {"Strip": {"strip_left": False}}
+_PRE_TOKENIZERS = {
+    "ByteLevel": {"add_prefix_space": False},
+    "Metaspace": {"prepend_scheme": "never", "add_prefix_space": False},
+}
+
+
+def behind(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the description of the same tokenizer for what stands behind something.
+
+    It leaves the left end of a text as it is.
+    """
+    parts = {"normalizer": _NORMALIZERS, "pre_tokenizer": _PRE_TOKENIZERS}
+    return dict(description) | {
+        name: _behind(description.get(name), changes) for name, changes in parts.items()
+    }
+
+
+def prefixes_words(description: Mapping[str, Any]) -> bool:
+    """Returns whether a prefix is put before words that another pre-tokenizer has cut out."""
+    cutters = _flat(description.get("pre_tokenizer"))
+    return any(_behind(cutter, _PRE_TOKENIZERS) != cutter for cutter in cutters[1:])
+
+
+def _behind(part: dict[str, Any] | None, changes: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Returns a normalizer or pre-tokenizer that leaves the left end as it is; None for none."""
+    if part is None or part["type"] == "Prepend":
+        return None
+    inner = {
+        name: [kept for x in part[name] if (kept := _behind(x, changes)) is not None]
+        for name in part.keys() & {"normalizers", "pretokenizers"}
+    }
+    return part | inner | changes.get(part["type"], {})
+
+
+def _flat(part: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Returns the pre-tokenizers of a sequence, or the only one."""
+    if part is None or part["type"] != "Sequence":
+        return [part] if part else []
+    return [flat for inner in part["pretokenizers"] for flat in _flat(inner)]

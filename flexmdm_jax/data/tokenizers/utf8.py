@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from flexmdm_jax.data.tokenizers.base import data_ids
+from flexmdm_jax.data.tokenizers.base import joined, spelled_alone
 from flexmdm_jax.types import Vocabulary
 
 
@@ -18,8 +18,9 @@ class ByteTokenizer:
         del files
         self.vocabulary = Vocabulary(size=258, mask=256, end=257)
 
-    def encode(self, text: str) -> list[int]:
-        """Returns the token ids of a text."""
+    def encode(self, text: str, *, first: bool = True) -> list[int]:
+        """Returns the token ids of a text, the same wherever it stands."""
+        del first
         return list(text.encode("utf-8"))
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -31,9 +32,17 @@ class ByteTokenizer:
         del text
         return np.arange(1, len(tokens) + 1)
 
+    def piece(self, token: int) -> bytes:
+        """Returns the byte that a token is; b"" for ids that are no data."""
+        return bytes([token]) if 0 <= token < 256 else b""
+
+    def spell(self, tokens: Iterable[int], *, mask: bytes = b"") -> list[bytes]:
+        """Returns piece() of each token, or mask for MASK."""
+        return spelled_alone(self, tokens, mask)
+
     def decode(self, tokens: Iterable[int]) -> str:
         """Returns the text of token ids; ids that are no data are left out."""
-        return bytes(data_ids(tokens, 256)).decode("utf-8", errors="replace")
+        return joined(self.spell(tokens))
 
     def files(self) -> dict[str, bytes]:
         """Returns the files the tokenizer is made of, by name."""

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from tokenizer_kinds import KINDS
 
 from flexmdm_jax.data.storage.records import TRAIN, VALIDATION, read_sequences
 from flexmdm_jax.data.tasks.gsm8k import Gsm8kConfig, final_number
@@ -39,6 +40,16 @@ def test_questions_are_fixed_and_answers_are_not(tmp_path):
             assert free.decode() == f" It is {i}.\n#### {i}"
             assert not sequence.fixed[-1]
             assert np.all(np.diff(sequence.fixed.astype(int)) <= 0), "the question comes first"
+
+
+@pytest.mark.parametrize("name", ["sentencepiece dummy", "hf llama"])
+def test_nothing_is_put_between_question_and_answer(tmp_path, name):
+    """A tokenizer may put a space before a text: that the answer follows is no new text."""
+    data, tokenizer = write_files(tmp_path / "files"), KINDS[name].tokenizer
+    dataset = Gsm8kConfig(str(data), 256).write(tmp_path / "data", tokenizer)
+    texts = [tokenizer.decode(row.tokens.tolist()) for row in read_sequences(dataset, TRAIN)]
+    prompts = [f"Question: What is {i} + train?\nAnswer: It is {i}.\n#### {i}" for i in range(3)]
+    assert sorted(texts) == prompts
 
 
 def test_what_is_wrong_is_named(tmp_path):
