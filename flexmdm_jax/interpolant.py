@@ -19,12 +19,14 @@ class Interpolant:
       segment_ids: 0 at padding, k at the k-th sequence of the row.
       targets: The token of x₁ behind each slot; END at padding.
       gaps: Tokens of x₁ missing immediately before each slot; END's is the trailing gap.
+      closed: True where a likelihood does not charge the gap, see Batch. None: nowhere.
     """
 
     tokens: Int[HostOrDevice, "b l"]
     segment_ids: Int[HostOrDevice, "b l"]
     targets: Int[HostOrDevice, "b l"]
     gaps: Float[HostOrDevice, "b l"]
+    closed: Bool[HostOrDevice, "b l"] | None = None
 
 
 def events(
@@ -76,15 +78,16 @@ def corrupt(keys: RowKeys, batch: Batch, t: Float[Array, "b s"], process: Proces
     present, masked = real & present, real & masked
     state = jnp.where(masked, process.vocabulary.mask, batch.tokens)
     missing = jnp.cumsum(real & ~present, axis=1)
-    return _close_up(present, state, batch.segment_ids, batch.tokens, missing, process.vocabulary)
+    closed = None if batch.closed is None else batch.closed & batch.fixed
+    slots = (state, batch.segment_ids, batch.tokens, missing, closed)
+    return _close_up(present, slots, process.vocabulary)
 
 
-def _close_up(present, state, segment_ids, targets, missing, vocabulary) -> Interpolant:
+def _close_up(present, slots, vocabulary) -> Interpolant:
     """Moves the present slots to the left and turns the running count of absences into gaps."""
-    operands = (~present, state, segment_ids, targets, missing)
-    _, state, segment_ids, targets, missing = jax.lax.sort(
-        operands, dimension=1, is_stable=True, num_keys=1
-    )
+    arrays, structure = jax.tree.flatten((~present, *slots))
+    arrays = jax.lax.sort(arrays, dimension=1, is_stable=True, num_keys=1)
+    _, state, segment_ids, targets, missing, closed = jax.tree.unflatten(structure, arrays)
     kept = jnp.arange(present.shape[1])[None, :] < jnp.sum(present, axis=1, keepdims=True)
     before = jnp.pad(missing[:, :-1], ((0, 0), (1, 0)))
     return Interpolant(
@@ -92,6 +95,7 @@ def _close_up(present, state, segment_ids, targets, missing, vocabulary) -> Inte
         segment_ids=jnp.where(kept, segment_ids, 0),
         targets=jnp.where(kept, targets, vocabulary.end),
         gaps=jnp.where(kept, missing - before, 0).astype(jnp.float32),
+        closed=None if closed is None else kept & closed,
     )
 
 

@@ -14,14 +14,15 @@ from flexmdm_jax.types import (
     Batch,
     Denoiser,
     Encoding,
+    HostOrDevice,
     RowKeys,
     Vocabulary,
     check_row_keys,
     per_slot,
 )
 
-# (encoding, gaps, real slots) -> nats of each gap.
-_OfGap = Callable[[Encoding, Float[Array, "b l"], Bool[Array, "b l"]], Float[Array, "b l"]]
+# (encoding, x_t) -> nats of each gap, zero at padding.
+_OfGap = Callable[[Encoding, Interpolant], Float[Array, "b l"]]
 
 # Keeps log g and its gradient finite in float32 where softplus underflows.
 _SMALLEST_GAP = 1e-30
@@ -46,33 +47,40 @@ class _Terms:
     insertion: Float[Array, "b l"]
 
 
-def _divergence(
-    encoding: Encoding, gaps: Float[Array, "b l"], real: Bool[Array, "b l"]
-) -> Float[Array, "b l"]:
+def _divergence(encoding: Encoding, x: Interpolant) -> Float[Array, "b l"]:
     """Returns φ(gap, g) of each slot, zero at padding."""
+    real = x.segment_ids > 0
     mean = jnp.where(real, jnp.maximum(encoding.gaps, _SMALLEST_GAP), 1.0)
-    return jnp.where(real, mean - gaps * jnp.log(mean), 0.0)
+    return jnp.where(real, mean - x.gaps * jnp.log(mean), 0.0)
 
 
-def _negative_log_chance(
-    encoding: Encoding, gaps: Float[Array, "b l"], real: Bool[Array, "b l"]
-) -> Float[Array, "b l"]:
+def _charged(encoding: Encoding, x: Interpolant) -> Float[Array, "b l"]:
+    """Returns what the bound charges each gap, φ(gap, g) - gap; a closed one, nothing.
+
+    Of a token that is missing where nothing can be inserted, the likelihood is zero.
+    """
+    nats = _divergence(encoding, x) - x.gaps
+    if x.closed is None:
+        return nats
+    return jnp.where(x.closed, jnp.where(x.gaps > 0, jnp.inf, 0.0), nats)
+
+
+def _negative_log_chance(encoding: Encoding, x: Interpolant) -> Float[Array, "b l"]:
     """Returns -log of the chance that the network gives each gap, in nats, zero at padding."""
+    real = x.segment_ids > 0
     logits = jnp.where(real[:, :, None], encoding.gap_logits, 0.0)
-    number = jnp.minimum(gaps, logits.shape[-1] - 1).astype(jnp.int32)
+    number = jnp.minimum(x.gaps, logits.shape[-1] - 1).astype(jnp.int32)
     found = jnp.take_along_axis(logits, number[:, :, None], axis=-1)[:, :, 0]
     return jnp.where(real, jax.nn.logsumexp(logits, axis=-1) - found, 0.0)
 
 
-def _learned(
-    encoding: Encoding, gaps: Float[Array, "b l"], real: Bool[Array, "b l"]
-) -> Float[Array, "b l"]:
+def _learned(encoding: Encoding, x: Interpolant) -> Float[Array, "b l"]:
     """Returns what training minimises: of gap distributions, if there are any, the cross-entropy.
 
     The posterior of the gap minimises it, whose mean is the minimiser of φ.
     """
     of_slot = _divergence if encoding.gap_logits is None else _negative_log_chance
-    return of_slot(encoding, gaps, real)
+    return of_slot(encoding, x)
 
 
 def _terms(
@@ -93,7 +101,7 @@ def _terms(
     if not process.inserts:
         return terms
     rate = per_slot(process.insertion.hazard(t) * times.weight, x.segment_ids)
-    return terms.replace(insertion=rate * of_gap(encoding, x.gaps, real))
+    return terms.replace(insertion=rate * of_gap(encoding, x))
 
 
 def _negative_log_posterior(denoiser: Denoiser, process: Process):
@@ -184,10 +192,13 @@ def nll_bound(
     mean alone counts, so that bounds of all networks compare. For MDM the bound includes
     predicting the padding, that is, the length.
 
+    Fixed tokens cost nothing: it is a bound given them. Where samplers close the gaps between them
+    batch.closed says so, and these cost nothing either.
+
     Args:
       keys: One key per row.
       denoiser: The network.
-      batch: Clean sequences; fixed tokens cost nothing.
+      batch: Clean sequences.
       process: What the network was trained on.
       num_times: Stratified times per row; the variance falls with it.
       num_groups: See map_slots.
@@ -195,29 +206,72 @@ def nll_bound(
     Raises:
       ValueError: If there is not one key for each row, or num_times is not at least 1.
     """
+    return jnp.mean(_by_time(keys, denoiser, batch, process, num_times, num_groups), axis=0)
+
+
+@flax.struct.dataclass
+class Estimate:
+    """Likelihood bounds, each estimated at a few times.
+
+    Attributes:
+      nats: nll_bound() of each row.
+      errors: Their standard errors, of times and noise; NaN if there was one time only.
+    """
+
+    nats: Float[HostOrDevice, "b"]
+    errors: Float[HostOrDevice, "b"]
+
+
+def estimated_nll_bound(
+    keys: RowKeys,
+    denoiser: Denoiser,
+    batch: Batch,
+    process: Process,
+    *,
+    num_times: int,
+    num_groups: int = 1,
+) -> Estimate:
+    """Returns nll_bound() with its standard error; see there for arguments and errors."""
+    nats = _by_time(keys, denoiser, batch, process, num_times, num_groups)
+    return Estimate(nats=jnp.mean(nats, axis=0), errors=_error_of_mean(nats))
+
+
+def _by_time(keys, denoiser, batch, process, num_times, num_groups):
+    """Returns an estimate of each row's bound from each of num_times times alone [k, b]."""
     num_rows = batch.tokens.shape[0]
     check_row_keys(keys, num_rows)
     if num_times < 1:
         raise ValueError(f"num_times = {num_times}; it must be at least 1")
     of_slot = _negative_log_posterior(denoiser, process)
 
-    def add_time(total, number):
+    def at_time(number):
         noise = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, number)))(keys)
         stratum = jnp.full((num_rows, 1), number)
         times = stratified_times(noise[:, 0], stratum, num_times, _BOUND_WARP)
         x = corrupt(noise[:, 1], batch, times.t, process)
-        terms = _terms(denoiser, x, times, process, _divergence)
+        terms = _terms(denoiser, x, times, process, _charged)
         nats = map_slots(
             lambda chunk: of_slot(*chunk),
             terms.masked,
             (terms.hidden, x.targets),
             num_groups=num_groups,
         )
-        rate = process.insertion.hazard(times.t) * times.weight
-        entropy_rate = rate * jnp.sum(x.gaps, axis=1, keepdims=True)
-        nats = terms.unmasking_rate * nats + terms.insertion
-        total += jnp.sum(nats, axis=1) - entropy_rate[:, 0]
-        return total, None
+        return jnp.sum(terms.unmasking_rate * nats + terms.insertion, axis=1)
 
-    total, _ = jax.lax.scan(add_time, jnp.zeros(num_rows), jnp.arange(num_times))
-    return total / num_times
+    return jax.lax.map(at_time, jnp.arange(num_times))
+
+
+def _error_of_mean(strata: Float[Array, "k b"]) -> Float[Array, "b"]:
+    """Returns the standard error of the mean of one draw in each of k strata.
+
+    The mean's variance is the sum of those within the strata, over k². One draw does not tell its
+    variance, but the square of a difference between neighbours is on average both of theirs, and
+    more by the square of what their means differ: the error is rather too large than too small
+    (collapsed strata; Cochran, Sampling Techniques, 5A.12). The outermost differences count twice,
+    since the outermost strata take part in no other.
+    """
+    num = len(strata)
+    if num == 1:
+        return jnp.full(strata.shape[1], jnp.nan)
+    differences = jnp.pad(jnp.diff(strata, axis=0), ((1, 1), (0, 0)), mode="edge")
+    return jnp.sqrt(jnp.sum(differences**2, axis=0) / 2) / num

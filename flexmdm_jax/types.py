@@ -54,12 +54,15 @@ class Batch:
       segment_ids: 0 at padding, k at the k-th sequence of the row.
       fixed: True where a token is present and clean at all times (a prompt, FlexMDM's END).
       index: Number of the row in the global order of examples; seeds the row's noise.
+      closed: True at a fixed token that nothing can be inserted before, as inside a prompt: what
+        stands before it is fixed as well, and samplers close the gap. None: every gap is open.
     """
 
     tokens: Int[HostOrDevice, "b l"]
     segment_ids: Int[HostOrDevice, "b l"]
     fixed: Bool[HostOrDevice, "b l"]
     index: Int[HostOrDevice, "b"]
+    closed: Bool[HostOrDevice, "b l"] | None = None
 
 
 @flax.struct.dataclass

@@ -99,7 +99,7 @@ def test_tokens_change_independently():
 
 
 def loop_corrupt(keys, batch, t, insertion, unmasking):
-    """Corrupts token by token; returns for each row the list of (token, segment, target, gap)."""
+    """Corrupts token by token; returns for each row its slots, as rows_of() has them."""
     tokens, segment_ids, fixed = batch.tokens, batch.segment_ids, batch.fixed
     rows = []
     for row in range(len(tokens)):
@@ -120,7 +120,8 @@ def loop_corrupt(keys, batch, t, insertion, unmasking):
                 continue
             else:
                 state = token if level(unmasking, time) >= unmasked_at else V.mask
-            kept.append((int(state), segment, int(token), missing))
+            closed = bool(batch.closed[row, slot] & fixed[row, slot])
+            kept.append((int(state), segment, int(token), missing, closed))
             missing = 0
         rows.append(kept)
     return rows
@@ -150,13 +151,14 @@ def packed(seed):
         segment_ids=jnp.asarray(segment_ids, jnp.int32),
         fixed=jnp.asarray(fixed),
         index=jnp.arange(ROWS),
+        closed=jnp.asarray(rng.random((ROWS, LENGTH)) < 0.5),
     )
     return batch, jnp.asarray(t, jnp.float32)
 
 
 def rows_of(x):
-    """Returns what a loop returns: per row, its slots as tuples."""
-    arrays = [np.asarray(a) for a in (x.tokens, x.segment_ids, x.targets, x.gaps)]
+    """Returns per row its slots, as tuples of token, segment, target, gap, and if it is closed."""
+    arrays = [np.asarray(a) for a in (x.tokens, x.segment_ids, x.targets, x.gaps, x.closed)]
     return [
         [tuple(int(a[row, i]) for a in arrays) for i in np.flatnonzero(arrays[1][row])]
         for row in range(len(arrays[0]))
@@ -194,7 +196,7 @@ def test_partial_sequences_keep_order_and_account_for_every_token(seed):
             own = [slot for slot in kept if slot[1] == segment]
             clean = np.asarray(tokens[row])[np.asarray(segment_ids[row]) == segment].tolist()
             position = -1
-            for state, _, target, gap in own:
+            for state, _, target, gap, _ in own:
                 # Each slot says exactly how many clean tokens it jumps over.
                 position += gap + 1
                 assert clean[position] == target
@@ -208,6 +210,7 @@ def test_partial_sequences_keep_order_and_account_for_every_token(seed):
     assert (np.asarray(x.tokens)[padding] == V.end).all()
     assert (np.asarray(x.targets)[padding] == V.end).all()
     assert (np.asarray(x.gaps)[padding] == 0).all()
+    assert not np.asarray(x.closed)[padding].any()
 
 
 @many
@@ -219,6 +222,7 @@ def test_the_amount_of_padding_changes_nothing(seed):
         tokens=jnp.pad(batch.tokens, pad, constant_values=V.end),
         segment_ids=jnp.pad(batch.segment_ids, pad),
         fixed=jnp.pad(batch.fixed, pad),
+        closed=jnp.pad(batch.closed, pad),
     )
     narrow = corrupt_with(Sine(), Linear())(keys_of(seed, ROWS), batch, t)
     wide = corrupt_with(Sine(), Linear())(keys_of(seed, ROWS), padded, t)

@@ -12,7 +12,7 @@ from effort import either
 
 from flexmdm_jax.conformance import P1, VOCABULARY, flexmdm_oracle, mdm_oracle
 from flexmdm_jax.interpolant import Times, corrupt, stratified_times
-from flexmdm_jax.losses import nll_bound, training_loss
+from flexmdm_jax.losses import estimated_nll_bound, nll_bound, training_loss
 from flexmdm_jax.process import Process
 from flexmdm_jax.schedules import Cosine, Geometric, Immediate, Linear, Polynomial, Sine
 from flexmdm_jax.types import Batch, Denoiser, Encoding
@@ -118,6 +118,87 @@ def test_fixed_tokens_cost_nothing():
     batch = batch.replace(fixed=batch.fixed.at[:, 0].set(True))
     nats = bound(flexmdm_oracle(law, num_prefix=1), batch)
     assert abs(nats.mean() - law.entropy()) < 3 * nats.std() / NUM_ROWS**0.5
+
+
+def prompted_rows(law, num_prefix, num_suffix):
+    """Returns rows of a law whose sequences begin and end alike, as a sampler takes them.
+
+    The only open gap is the one before the first token of the suffix, or before END if there is
+    none.
+    """
+    choice = np.random.default_rng(0).choice(len(law.probs), size=NUM_ROWS, p=law.probs)
+    batch = law.rows(choice, LENGTH)
+    slots = jnp.arange(LENGTH)[None, :]
+    end = jnp.sum(batch.segment_ids, axis=1, keepdims=True) - 1
+    in_suffix = (slots >= end - num_suffix) & (slots <= end)
+    closed = (slots < num_prefix) | (in_suffix & (slots > end - num_suffix))
+    return batch.replace(fixed=(slots < num_prefix) | in_suffix, closed=closed)
+
+
+def nonsense_where_closed(denoiser, num_prefix, num_suffix):
+    """Returns the denoiser with any gaps inside the prompt, as nobody has trained them."""
+
+    def encode(tokens, segment_ids, alpha):
+        exact = denoiser.encode(tokens, segment_ids, alpha)
+        slots = jnp.arange(tokens.shape[1])[None, :]
+        end = jnp.sum(segment_ids, axis=1, keepdims=True) - 1
+        inside = (slots < num_prefix) | ((slots > end - num_suffix) & (slots <= end))
+        return exact.replace(gaps=jnp.where(inside, 0.3 + 0.1 * slots + alpha, exact.gaps))
+
+    return dataclasses.replace(denoiser, encode=encode)
+
+
+@pytest.mark.parametrize(("prefix", "suffix"), [((0, 2), ()), ((0,), (0,))])
+def test_bound_given_a_prompt_is_the_conditional_entropy(prefix, suffix):
+    """Whatever is said of the gaps that are closed; charged for them, the bound lies above it."""
+    law = P1.given(prefix, suffix)
+    sizes = (len(prefix), len(suffix))
+    batch = prompted_rows(law, *sizes)
+    denoiser = nonsense_where_closed(flexmdm_oracle(law, *sizes), *sizes)
+    # The same rows again, a few of them, with all their gaps open.
+    few = jax.tree.map(lambda x: x[:100], batch)
+    few = few.replace(closed=jnp.zeros_like(few.closed))
+    nats = bound(denoiser, jax.tree.map(lambda *x: jnp.concatenate(x), batch, few))
+    nats, charged = nats[:NUM_ROWS], nats[NUM_ROWS:]
+    error = nats.std() / NUM_ROWS**0.5
+    print(f"{nats.mean():.4f} ± {error:.4f} nats, entropy {law.entropy():.4f}")
+    assert error < 0.03
+    assert abs(nats.mean() - law.entropy()) < 3 * error
+    assert charged.mean() > law.entropy() + 1
+
+
+def test_only_fixed_tokens_close_gaps_and_nothing_may_be_missing_there():
+    batch = P1.rows(np.full(4, 7), LENGTH)
+    assert batch.tokens[0].tolist() == [0, 2, 0, V.end, V.end]
+    # No gap is closed, one before a token that is not fixed, that of END, and that of padding.
+    closed = np.zeros((4, LENGTH), bool)
+    closed[[1, 2, 3], [1, 3, 4]] = True
+    told, unsaid = (bound(flexmdm_oracle(P1), x) for x in (batch.replace(closed=closed), batch))
+    # The token before END is missing at first, where it could then never appear.
+    np.testing.assert_array_equal(told, np.where(np.arange(4) == 2, np.inf, unsaid))
+
+
+def estimated_bound(batch, num_times):
+    denoiser, keys = flexmdm_oracle(P1), jax.random.split(jax.random.key(1), len(batch.index))
+    run = functools.partial(estimated_nll_bound, denoiser=denoiser, process=LINEAR)
+    return jax.jit(functools.partial(run, num_times=num_times))(keys, batch=batch)
+
+
+@pytest.mark.parametrize(("num_times", "at_most"), [(3, 1.4), (32, 1.1)])
+def test_the_stated_error_is_the_spread_of_repeated_estimates(num_times, at_most):
+    """It takes for noise what neighbouring times differ by, too, so it is a little larger."""
+    found = estimated_bound(P1.rows(np.full(NUM_ROWS, 10), LENGTH), num_times)
+    stated = float(jnp.sqrt(jnp.mean(found.errors**2)))
+    spread = float(jnp.std(found.nats))
+    print(f"{num_times} times: stated {stated:.4f}, spread {spread:.4f}")
+    assert 0.98 * spread < stated < at_most * spread
+
+
+def test_one_time_tells_no_error():
+    rows = P1.rows(np.array([3, 4]), LENGTH)
+    found = estimated_bound(rows, num_times=1)
+    assert np.isfinite(found.nats).all()
+    assert np.isnan(found.errors).all()
 
 
 # A denoiser that looks everything up in parameters, one entry a slot.

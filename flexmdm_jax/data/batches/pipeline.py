@@ -16,6 +16,7 @@ from flexmdm_jax.data.batches.packing import Bins
 from flexmdm_jax.data.batches.rows import Arrange, Row, clean_rows
 from flexmdm_jax.data.storage.records import METADATA, VALIDATION, Dataset, Sequence
 from flexmdm_jax.data.storage.shards import RecordReader
+from flexmdm_jax.data.tasks.closing import Close
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.hosts import check_workers
 from flexmdm_jax.process import Process
@@ -226,6 +227,7 @@ def validation_batches(
     batch_size: int,
     arrange: Arrange,
     choose: Choose | None = None,
+    close: Close | None = None,
     limit: int | None = None,
 ) -> Iterator[tuple[Batch, np.ndarray]]:
     """Yields (batch, real rows [b]) over the validation split in stored order, each row once.
@@ -240,6 +242,7 @@ def validation_batches(
       batch_size: Rows of a batch.
       arrange: From arrange_for().
       choose: From choose_for(); which part of a sequence is to be generated.
+      close: From close_for(); which gaps nothing is inserted into.
       limit: Stop after that many rows.
     """
     _check_length(dataset, length)
@@ -252,5 +255,5 @@ def validation_batches(
         sequences = reader.read(order[np.where(real, numbers, start)].tolist())
         if choose:
             sequences = map(choose, sequences, numbers.tolist())
-        fields = clean_rows(sequences, arrange, length, dataset.vocabulary)
+        fields = clean_rows(sequences, arrange, length, dataset.vocabulary, close)
         yield Batch(index=numbers.astype(np.int32), **fields), real

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flexmdm_jax.data.storage.records import Sequence
+from flexmdm_jax.data.tasks.closing import Close, inside_prompt
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.process import Process
 from flexmdm_jax.types import Batch, Vocabulary
@@ -17,7 +18,7 @@ Row = dict[str, np.ndarray]
 Arrange = Callable[[Sequence, int, Vocabulary], Sequence]
 
 
-def closed(sequence: Sequence, length: int, vocabulary: Vocabulary) -> Sequence:
+def ended(sequence: Sequence, length: int, vocabulary: Vocabulary) -> Sequence:
     """Returns FlexMDM's form of a sequence: END is fixed, and nothing stands behind it."""
     del length, vocabulary
     fixed = sequence.fixed.copy()
@@ -64,7 +65,7 @@ def arrange_for(process: Process, task: Mapping[str, Any] | None = None) -> Arra
       task: Of the dataset; one with a `separator` fixes tokens anywhere in its sequences.
     """
     if process.inserts:
-        return closed
+        return ended
     if task and "separator" in task:
         return functools.partial(prompted, separator=task["separator"])
     return filled
@@ -84,10 +85,27 @@ def padded_row(sequence: Sequence, length: int, vocabulary: Vocabulary) -> Row:
 
 
 def clean_rows(
-    sequences: Iterable[Sequence], arrange: Arrange, length: int, vocabulary: Vocabulary
+    sequences: Iterable[Sequence],
+    arrange: Arrange,
+    length: int,
+    vocabulary: Vocabulary,
+    close: Close | None = None,
 ) -> Row:
-    """Returns sequences, one to a row, as the fields of a Batch, all but its index."""
-    rows = [padded_row(arrange(x, length, vocabulary), length, vocabulary) for x in sequences]
+    """Returns sequences, one to a row, as the fields of a Batch, all but its index.
+
+    Args:
+      sequences: As they are stored.
+      arrange: From arrange_for().
+      length: Slots of a row.
+      vocabulary: Ids of MASK and END.
+      close: From close_for(); which gaps are closed. FlexMDM only.
+    """
+    rows = []
+    for x in sequences:
+        row = padded_row(arrange(x, length, vocabulary), length, vocabulary)
+        if close:
+            row["closed"] = np.pad(close(x.fixed), (0, length - len(x.fixed)))
+        rows.append(row)
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
@@ -107,16 +125,35 @@ def _checked(number: int, sequence: Iterable[Any], length: int, vocabulary: Voca
     return tokens.astype(np.int64)
 
 
-def batch_of(sequences: Iterable[Iterable[Any]], length: int, process: Process) -> Batch:
-    """Returns token sequences, to which END is added here, as a batch with nothing else fixed.
+def _check_given(counts: list[int], tokens: list[np.ndarray]) -> None:
+    if len(counts) != len(tokens):
+        raise ValueError(f"num_given has {len(counts)} numbers for {len(tokens)} sequences")
+    for number, (count, x) in enumerate(zip(counts, tokens, strict=True)):
+        if not 0 <= count < len(x):
+            raise ValueError(
+                f"num_given = {count} for sequence {number}, which has {len(x) - 1} tokens"
+            )
+
+
+def batch_of(
+    sequences: Iterable[Iterable[Any]],
+    length: int,
+    process: Process,
+    *,
+    num_given: Iterable[int] | None = None,
+) -> Batch:
+    """Returns token sequences, to which END is added here, as a batch.
 
     Args:
       sequences: Token ids without END, in lists or arrays.
       length: Slots of a row.
       process: FlexMDM's or MDM's; decides the layout of rows.
+      num_given: How many tokens at the start of each are its prompt: fixed, the gaps between them
+        closed. Unless told, nothing is given.
 
     Raises:
-      ValueError: If there is no sequence, or one is too long for a row or holds what is no data.
+      ValueError: If there is no sequence, or one is too long for a row, holds what is no data or is
+        shorter than its prompt.
     """
     arrange, vocabulary = arrange_for(process), process.vocabulary
     tokens = [
@@ -125,9 +162,12 @@ def batch_of(sequences: Iterable[Iterable[Any]], length: int, process: Process) 
     ]
     if not tokens:
         raise ValueError("a batch needs at least one sequence, which may be empty")
-    free = [Sequence(x, np.zeros(len(x), bool)) for x in tokens]
+    counts = [0] * len(tokens) if num_given is None else list(num_given)
+    _check_given(counts, tokens)
+    stored = [Sequence(x, np.arange(len(x)) < n) for x, n in zip(tokens, counts, strict=True)]
+    close = None if num_given is None or not process.inserts else inside_prompt
     fields = {
-        **clean_rows(free, arrange, length, vocabulary),
+        **clean_rows(stored, arrange, length, vocabulary, close),
         "index": np.arange(len(tokens), dtype=np.int32),
     }
     return Batch(**jax.tree.map(jnp.asarray, fields))

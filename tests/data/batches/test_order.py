@@ -11,7 +11,7 @@ from absl import flags
 from flexmdm_jax.data.batches.noise import Noise
 from flexmdm_jax.data.batches.order import Order
 from flexmdm_jax.data.batches.pipeline import train_batches, validation_batches
-from flexmdm_jax.data.batches.rows import closed
+from flexmdm_jax.data.batches.rows import ended
 from flexmdm_jax.data.storage.mixtures import mix_datasets, open_data
 from flexmdm_jax.data.storage.records import TRAIN, VALIDATION, read_split, write_dataset
 from flexmdm_jax.data.storage.shards import lengths_name
@@ -184,7 +184,7 @@ def test_a_mixture_reads_all_its_sets(dataset, other):
     means = [np.mean([len(x) - 1 for x in read_split(d, TRAIN)]) for d in (dataset, other)]
     np.testing.assert_allclose(mixed.mean_length, np.mean(means))
     (batch, _), *_ = validation_batches(
-        mixed, length=LENGTH, batch_size=20, arrange=closed, limit=20
+        mixed, length=LENGTH, batch_size=20, arrange=ended, limit=20
     )
     assert sum(number >= 1000 for number in _numbers(batch.tokens)) == 10
 

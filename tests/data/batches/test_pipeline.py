@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 from flexmdm_jax.data.batches.pipeline import train_batches, validation_batches
-from flexmdm_jax.data.batches.rows import arrange_for, closed, filled
+from flexmdm_jax.data.batches.rows import arrange_for, ended, filled
 from flexmdm_jax.data.storage.records import TRAIN, VALIDATION, Sequence, read_sequences, read_split
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.process import Process
@@ -83,14 +83,14 @@ def test_rows_of_both_methods(tiny_dataset):
     vocabulary = tiny_dataset.vocabulary
     end = vocabulary.end
     sequence = Sequence(np.array([7, 8, end]), np.array([True, False, False]))
-    flex = closed(sequence, 5, vocabulary)
+    flex = ended(sequence, 5, vocabulary)
     assert flex.tokens.tolist() == [7, 8, end]
     assert flex.fixed.tolist() == [True, False, True]
     assert not sequence.fixed[2], "the stored sequence stays as it is"
     mdm = filled(sequence, 5, vocabulary)
     assert mdm.tokens.tolist() == [7, 8, end, end, end]
     assert mdm.fixed.tolist() == [True, False, False, False, False]
-    assert arrange_for(Process(vocabulary)) is closed
+    assert arrange_for(Process(vocabulary)) is ended
     assert arrange_for(Process.mdm(vocabulary)) is filled
 
 
@@ -99,7 +99,7 @@ def test_validation_visits_each_row_once(tiny_dataset, limit):
     stored = [tokens.tolist() for tokens in read_split(tiny_dataset, VALIDATION)][:limit]
     seen = []
     for batch, real in validation_batches(
-        tiny_dataset, length=tiny.LENGTH, batch_size=4, arrange=closed, limit=limit
+        tiny_dataset, length=tiny.LENGTH, batch_size=4, arrange=ended, limit=limit
     ):
         assert batch.tokens.shape == (4, tiny.LENGTH)
         for row, segment_ids in zip(batch.tokens[real], batch.segment_ids[real], strict=True):

@@ -22,6 +22,26 @@ def test_rows_of_both_methods():
     assert not mdm.fixed.any()
 
 
+def test_prompts_are_fixed_and_their_gaps_closed():
+    sequences, given = [[1, 2], [3], [4, 5]], [1, 0, 2]
+    flex, mdm = (batch_of(sequences, 4, x, num_given=given) for x in (FLEXMDM, MDM))
+    first = [[True, False, False], [False, False, False], [True, True, False]]
+    assert flex.closed[:, :3].tolist() == mdm.fixed[:, :3].tolist() == first
+    assert not flex.closed[:, 3].any()
+    assert not mdm.fixed[:, 3].any()
+    assert mdm.closed is None
+    ends = flex.tokens == FLEXMDM.vocabulary.end
+    np.testing.assert_array_equal(flex.fixed, flex.closed | (ends & (flex.segment_ids > 0)))
+
+
+@pytest.mark.parametrize("count", [-1, 3])
+def test_no_more_is_given_than_there_is(count):
+    with pytest.raises(ValueError, match=f"num_given = {count} for sequence 1, which has 2 tokens"):
+        batch_of([[1], [2, 3]], length=4, process=FLEXMDM, num_given=[1, count])
+    with pytest.raises(ValueError, match="num_given has 1 numbers for 2 sequences"):
+        batch_of([[1], [2, 3]], length=4, process=FLEXMDM, num_given=[1])
+
+
 @pytest.mark.parametrize("process", [FLEXMDM, MDM])
 @pytest.mark.parametrize("token", [12, -1, 10, 11, 2**40])
 def test_what_is_no_data_is_named(process, token):
