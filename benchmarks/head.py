@@ -22,7 +22,7 @@ from flexmdm_jax.interpolant import Interpolant, Times
 from flexmdm_jax.losses import training_loss
 from flexmdm_jax.posterior import chunk_sizes, executed_slots
 from flexmdm_jax.process import Process
-from flexmdm_jax.sampling import Canvas, SamplerConfig, generate, loop
+from flexmdm_jax.sampling import Canvas, SamplerConfig, drawing, generate
 from flexmdm_jax.types import Denoiser, Encoding, Vocabulary
 
 ROWS, LENGTH = 16, 256
@@ -77,8 +77,10 @@ def learn(head, hidden, masks, process: Process):
 def compiled(fn, sizes: tuple[int, ...], before: bool, *arguments) -> Program:
     """Returns fn compiled; before with chunks of one size."""
     with contextlib.ExitStack() as stack:
-        for module in (posterior, loop) if before else ():
-            stack.enter_context(mock.patch.object(module, "chunk_sizes", return_value=BEFORE))
+        if before:
+            patch = mock.patch.object
+            stack.enter_context(patch(posterior, "chunk_sizes", return_value=BEFORE))
+            stack.enter_context(patch(drawing, "draw_size", return_value=BEFORE[0]))
         lowered = jax.jit(fn).lower(*arguments)
     started = time.perf_counter()
     run = lowered.compile()
@@ -89,10 +91,10 @@ def programs(vocabulary: Vocabulary, head, hidden) -> list[Program]:
     """Returns [draw before, draw, learn before, learn]."""
     process, masks = Process.mdm(vocabulary), jnp.zeros((ROWS, LENGTH), bool)
     platform = current_platform()
-    drawing = chunk_sizes(platform, loop.LARGEST_DRAW_ON_CPU)
+    drawn = (drawing.draw_size(platform),)
     return [
         compiled(lambda *x, fn=fn: fn(*x, process), sizes, before, head, hidden, masks)
-        for fn, sizes in ((draw, drawing), (learn, chunk_sizes(platform)))
+        for fn, sizes in ((draw, drawn), (learn, chunk_sizes(platform)))
         for before in (True, False)
     ]
 

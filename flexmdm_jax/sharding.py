@@ -110,11 +110,12 @@ def state_shardings(mesh: Mesh, abstract_state):
 def spread_rows(mesh: Mesh, fn: Callable) -> Callable:
     """Returns fn(params, *rows) jitted, each device doing its rows; every device gets all results.
 
-    So every process of a run can read them.
+    So every process of a run can read them. Numbers among the rows concern all of them.
     """
+    spread = lambda x: jax.lax.with_sharding_constraint(x, batch_sharding(mesh)) if x.ndim else x  # noqa: E731
 
     def run(params, *rows):
-        rows = jax.lax.with_sharding_constraint(rows, batch_sharding(mesh))
+        rows = jax.tree.map(spread, rows)
         return jax.lax.with_sharding_constraint(fn(params, *rows), replicated(mesh))
 
     return jax.jit(run)

@@ -9,11 +9,11 @@ from flexmdm_jax.sampling import generate
 
 
 @functools.cache
-def program(kinds, denoiser, process):
+def program(kinds, denoiser, process, trace=0):
     """Returns generate(), jitted, of (keys, canvas, settings); kinds is SamplerConfig.kinds."""
     return jax.jit(
         lambda keys, canvas, settings: generate(
-            keys, denoiser, canvas, kinds, process, settings=settings
+            keys, denoiser, canvas, kinds, process, settings=settings, trace=trace
         ),
-        compiler_options=OPTIMISED if kinds.trace else None,
+        compiler_options=OPTIMISED if trace else None,
     )

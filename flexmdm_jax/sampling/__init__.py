@@ -2,6 +2,7 @@
 
 from flexmdm_jax.sampling.canvas import (
     Canvas,
+    Marks,
     empty_canvas,
     insert_masks,
     masked_canvas,
@@ -14,10 +15,10 @@ from flexmdm_jax.sampling.correctors import CORRECTORS, Remask
 from flexmdm_jax.sampling.events import EventByEvent
 from flexmdm_jax.sampling.insertions import INSERTION_RULES, Binomial, ExactGaps, Poisson
 from flexmdm_jax.sampling.leaps import EventsPerStep, Grid
-from flexmdm_jax.sampling.loop import Samples, check_canvas, generate
+from flexmdm_jax.sampling.loop import Samples, advance, check_canvas, cut_at_end, generate
 from flexmdm_jax.sampling.parsing import parse_sampler
 from flexmdm_jax.sampling.settings import SamplerConfig
-from flexmdm_jax.sampling.state import Settings
+from flexmdm_jax.sampling.state import Settings, State
 from flexmdm_jax.sampling.steps import (
     CONFIDENCES,
     RULES,
@@ -42,14 +43,18 @@ __all__ = [
     "ExactGaps",
     "ExactRate",
     "Grid",
+    "Marks",
     "Poisson",
     "Remask",
     "SamplerConfig",
     "Samples",
     "Settings",
+    "State",
     "TauLeaping",
     "Threshold",
+    "advance",
     "check_canvas",
+    "cut_at_end",
     "empty_canvas",
     "generate",
     "insert_masks",

@@ -2,10 +2,34 @@
 
 import flax.struct
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from flexmdm_jax.process import Process
 from flexmdm_jax.types import HostOrDevice, Vocabulary
+
+
+@flax.struct.dataclass
+class Marks:
+    """How each token came to be there, of rows that somebody watches.
+
+    Attributes:
+      changed: The call that inserted the mask or unmasked the token, counted from 1; 0 for what was
+        there before.
+      confidence: The probability that the network gave the token when it was unmasked, at
+        temperature 1; NaN for masks and for what was there before.
+    """
+
+    changed: Int[HostOrDevice, "b l"]
+    confidence: Float[HostOrDevice, "b l"]
+
+    def renewed(
+        self, slots: Bool[Array, "b l"], call: Int[Array, "b"], confidence: Float[Array, "b l"]
+    ) -> "Marks":
+        """Returns the marks after a call changed some slots."""
+        return Marks(
+            changed=jnp.where(slots, call[:, None], self.changed),
+            confidence=jnp.where(slots, confidence, self.confidence),
+        )
 
 
 @flax.struct.dataclass
@@ -17,20 +41,22 @@ class Canvas:
       segment_ids: 1 at the sequence's slots, 0 at padding.
       closed: True where the gap immediately before the slot never receives an insertion.
       fixed: True where a token stays as it is: it was there before the first step.
+      marks: How tokens came about, or None if nobody asks.
     """
 
-    tokens: Int[Array, "b l"]
-    segment_ids: Int[Array, "b l"]
-    closed: Bool[Array, "b l"]
-    fixed: Bool[Array, "b l"]
+    tokens: Int[HostOrDevice, "b l"]
+    segment_ids: Int[HostOrDevice, "b l"]
+    closed: Bool[HostOrDevice, "b l"]
+    fixed: Bool[HostOrDevice, "b l"]
+    marks: Marks | None = None
 
     @property
-    def real(self) -> Bool[Array, "b l"]:
+    def real(self) -> Bool[HostOrDevice, "b l"]:
         """Returns where the sequences' slots are."""
         return self.segment_ids > 0
 
     @property
-    def open(self) -> Bool[Array, "b l"]:
+    def open(self) -> Bool[HostOrDevice, "b l"]:
         """Returns the slots whose gap may receive insertions."""
         return self.real & ~self.closed
 
@@ -162,15 +188,25 @@ def prefix_canvas(
     return protect(canvas, jnp.zeros_like(lengths), lengths)
 
 
-def insert_masks(canvas: Canvas, counts: Int[Array, "b l"], vocabulary: Vocabulary) -> Canvas:
+def insert_masks(
+    canvas: Canvas,
+    counts: Int[Array, "b l"],
+    vocabulary: Vocabulary,
+    call: Int[Array, "b"] | None = None,
+) -> Canvas:
     """Returns the canvas with counts[i] masks inserted immediately before slot i.
 
-    The counts must be zero at padding and must fit the buffer.
+    Args:
+      canvas: Rows.
+      counts: Zero at padding; their sum must fit the buffer.
+      vocabulary: The id of MASK.
+      call: Its number, for the marks of the masks; left out where there are none.
     """
     length = canvas.tokens.shape[1]
     target = jnp.arange(length)[None, :] + jnp.cumsum(counts, axis=1)
     new_length = jnp.sum(canvas.real, axis=1) + jnp.sum(counts, axis=1)
-    return _moved(canvas, jnp.where(canvas.real, target, length), new_length, vocabulary)
+    target = jnp.where(canvas.real, target, length)
+    return _moved(canvas, target, new_length, vocabulary, call)
 
 
 def remove(canvas: Canvas, gone: Bool[Array, "b l"], vocabulary: Vocabulary) -> Canvas:
@@ -183,13 +219,21 @@ def remove(canvas: Canvas, gone: Bool[Array, "b l"], vocabulary: Vocabulary) -> 
     return _moved(canvas, target, jnp.sum(kept, axis=1), vocabulary)
 
 
-def _moved(canvas: Canvas, target: Int[Array, "b l"], new_length: Int[Array, "b"], vocabulary):
+def _moved(
+    canvas: Canvas, target: Int[Array, "b l"], new_length: Int[Array, "b"], vocabulary, call=None
+) -> Canvas:
     """Returns the canvas with its slots at their targets, masks between them, then padding."""
     rows = jnp.arange(canvas.tokens.shape[0])[:, None]
     inside = jnp.arange(canvas.tokens.shape[1])[None, :] < new_length[:, None]
     blank = jnp.where(inside, vocabulary.mask, vocabulary.end).astype(canvas.tokens.dtype)
     move = lambda start, x: start.at[rows, target].set(x, mode="drop")  # noqa: E731
+    marks = canvas.marks
+    if marks is not None:
+        new = jnp.zeros_like(marks.changed) + (0 if call is None else call[:, None])
+        unknown = jnp.full_like(marks.confidence, jnp.nan)
+        marks = Marks(move(new, marks.changed), move(unknown, marks.confidence))
     return Canvas(
+        marks=marks,
         tokens=move(blank, canvas.tokens),
         segment_ids=inside.astype(jnp.int32),
         closed=move(jnp.zeros_like(canvas.closed), canvas.closed),

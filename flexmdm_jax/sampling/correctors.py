@@ -54,6 +54,7 @@ class Remask(Ranged):
         process: Process,
         *,
         keeps_split: bool,
+        call: Int[Array, "b"] | None = None,
     ) -> Canvas:
         """Returns rows of time t noised back to time s <= t; fixed tokens stay.
 
@@ -64,6 +65,7 @@ class Remask(Ranged):
           s: Where they go.
           process: Its kernel, backwards.
           keeps_split: Whether masks and clean tokens are split as the interpolant splits them.
+          call: Its number, for the marks of tokens that are masked again; left out without marks.
         """
         masked = canvas.masks(process.vocabulary)
         split = _interpolants_split if keeps_split else _any_split
@@ -73,8 +75,11 @@ class Remask(Ranged):
         free = canvas.real & ~canvas.fixed
         stays = jnp.where(masked, level < mask_to_mask, level < clean_to_clean + clean_to_mask)
         again = free & ~masked & (level >= clean_to_clean)
-        tokens = jnp.where(again, process.vocabulary.mask, canvas.tokens)
-        return remove(canvas.replace(tokens=tokens), free & ~stays, process.vocabulary)
+        canvas = canvas.replace(tokens=jnp.where(again, process.vocabulary.mask, canvas.tokens))
+        if canvas.marks is not None:
+            unknown = jnp.full_like(canvas.marks.confidence, jnp.nan)
+            canvas = canvas.replace(marks=canvas.marks.renewed(again, call, unknown))
+        return remove(canvas, free & ~stays, process.vocabulary)
 
 
 def _progress(process: Process):

@@ -5,17 +5,30 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from flexmdm_jax.chips import current_platform
-from flexmdm_jax.posterior import chunk_sizes, map_slots, posterior_logits
+from flexmdm_jax.posterior import map_slots, posterior_logits
 from flexmdm_jax.process import Process
 from flexmdm_jax.sampling.state import Settings
 from flexmdm_jax.sampling.steps import CONFIDENCES, Draw, DrawFn
 from flexmdm_jax.types import Denoiser, RowKeys
 
-# Slots that a CPU draws at once, at most. Noise takes it as long per slot in small chunks as in
-# large ones, and its compiler about a second for every size of a chunk.
-LARGEST_DRAW_ON_CPU = 28
+# Slots that a CPU draws at once; noise takes it as long per slot in small chunks as in large ones.
+_ON_CPU = 8
+# What a matrix unit wants.
+_ON_ACCELERATORS = 128
 # Below it the likeliest token is drawn all but surely, and logits may overflow when divided.
 COLDEST = 1e-6
+
+
+def draw_size(platform: str) -> int:
+    """Returns how many slots of a group are drawn at once: always as many.
+
+    A product's rounding may depend on its shape, so a chunk that fitted what is left would let a
+    row's tokens depend on how many others of its batch unmask.
+
+    Args:
+      platform: As current_platform() names it.
+    """
+    return _ON_CPU if platform == "cpu" else _ON_ACCELERATORS
 
 
 def drawing(
@@ -26,6 +39,7 @@ def drawing(
     process: Process,
     *,
     confidence: str | None,
+    probability: bool,
     restricts: bool,
     greedy: Bool[Array, ""],
     num_groups: int,
@@ -39,6 +53,7 @@ def drawing(
       settings: Temperatures and what restricts f.
       process: What the network was trained on.
       confidence: One of CONFIDENCES to report, or None.
+      probability: Whether to report that of the drawn token.
       restricts: Whether any row has a top_k or top_p.
       greedy: Whether all rows take the likeliest token.
       num_groups: See map_slots.
@@ -46,7 +61,7 @@ def drawing(
     slots = jnp.arange(hidden.shape[1])
     slot_keys = jax.vmap(lambda key: jax.vmap(lambda s: jax.random.fold_in(key, s))(slots))(keys)
     surety = CONFIDENCES.get(confidence)
-    sizes = chunk_sizes(current_platform(), LARGEST_DRAW_ON_CPU)
+    sizes = (draw_size(current_platform()),)
     spread = lambda x: jnp.broadcast_to(x[:, None], hidden.shape[:2])  # noqa: E731
     temperatures = spread(settings.temperature)
     restrictions = (spread(settings.top_k), spread(settings.top_p)) if restricts else ()
@@ -55,15 +70,18 @@ def drawing(
         hidden, key_data, temperature, restrictions = chunk
         logits = posterior_logits(denoiser, hidden, process)
         slot_keys = jax.random.wrap_key_data(key_data, impl=jax.random.key_impl(keys))
-        sure = surety(jax.nn.log_softmax(logits)) if surety else None
+        log_f = jax.nn.log_softmax(logits) if surety or probability else None
+        sure = surety(log_f) if surety else None
         if restrictions:
             logits = _restrict(logits, _warm(temperature), *restrictions)
-        return _sample(slot_keys, logits, temperature, greedy), sure
+        tokens = _sample(slot_keys, logits, temperature, greedy)
+        if not probability:
+            return tokens, sure, None
+        return tokens, sure, jnp.exp(jnp.take_along_axis(log_f, tokens[..., None], axis=-1)[..., 0])
 
     def draw(chosen: Bool[Array, "b l"]) -> Draw:
         arrays = (hidden, jax.random.key_data(slot_keys), temperatures, restrictions)
-        tokens, sure = map_slots(draw_chunk, chosen, arrays, sizes=sizes, num_groups=num_groups)
-        return Draw(tokens=tokens, confidence=sure)
+        return Draw(*map_slots(draw_chunk, chosen, arrays, sizes=sizes, num_groups=num_groups))
 
     return draw
 

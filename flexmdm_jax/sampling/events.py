@@ -12,7 +12,7 @@ from flexmdm_jax.process import Process
 from flexmdm_jax.sampling.canvas import Canvas
 from flexmdm_jax.sampling.state import Look, Move, Settings, State
 from flexmdm_jax.schedules import LAST_TIME
-from flexmdm_jax.types import RowKeys
+from flexmdm_jax.types import HostOrDevice, RowKeys
 
 # A rate that exceeds its bound by rounding alone does not break it.
 _ROUNDING = 1e-4
@@ -31,9 +31,9 @@ class Proposal:
       unmasking: A mask is unmasked.
     """
 
-    bound: Float[Array, "b"]
-    insertion: Bool[Array, "b"]
-    unmasking: Bool[Array, "b"]
+    bound: Float[HostOrDevice, "b"]
+    insertion: Bool[HostOrDevice, "b"]
+    unmasking: Bool[HostOrDevice, "b"]
 
 
 @dataclasses.dataclass(frozen=True)

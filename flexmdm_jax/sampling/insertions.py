@@ -22,10 +22,13 @@ class Insertions:
     Attributes:
       counts: Masks to insert before each slot; they fit the buffer.
       overflow: True where more were proposed than fit.
+      crowded: True where more tokens are missing than a buffer of this length tells apart: in a
+        longer one the same noise may insert others.
     """
 
     counts: Int[Array, "b l"]
     overflow: Bool[Array, "b"]
+    crowded: Bool[Array, "b"]
 
 
 @flax.struct.dataclass
@@ -91,7 +94,7 @@ class Poisson:
         place = jnp.searchsorted(cumulative, point, side="right")
         placed = jnp.arange(len(gaps)) < jnp.minimum(total, limits.room)
         counts = jnp.zeros(gaps.shape, jnp.int32).at[place].add(placed, mode="drop")
-        return counts, total > limits.room
+        return counts, total > limits.room, jnp.zeros_like(total, bool)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,8 +167,8 @@ def _thinned(
     gaps: Float[Array, "l"],
     leap: Scalar,
     limits: Limits,
-) -> tuple[Int[Array, "l"], Bool[Array, ""]]:
-    """Returns (counts, overflow): each missing token of a row is inserted with chance leap.
+) -> tuple[Int[Array, "l"], Bool[Array, ""], Bool[Array, ""]]:
+    """Returns (counts, overflow, crowded): each missing token is inserted with chance leap.
 
     Tokens that a length asks for beyond those are put where gaps are; those beyond the most are
     left out, whichever they are.
@@ -178,7 +181,8 @@ def _thinned(
     place_noise, order_noise, level = noise[:, 0], noise[:, 1:3].ravel(), noise[:, 3:].ravel()
     cumulative = jnp.cumsum(gaps)
     point = place_noise * cumulative[-1]
-    extra = jnp.arange(length) < limits.least - jnp.sum(missing)
+    wanted = limits.least - jnp.sum(missing)
+    extra = jnp.arange(length) < wanted
     place = jnp.searchsorted(cumulative, point, side="right")
     last = jnp.cumsum(missing.at[place].add(extra, mode="drop"))
     # One number for every missing token, unless there are more than could be held. Then the numbers
@@ -195,14 +199,14 @@ def _thinned(
     inserted = exists[order] & (number < limits.most) & (level < leap * each)
     kept = inserted & (jnp.cumsum(inserted) <= limits.room)
     counts = jnp.zeros(length, jnp.int32).at[gap[order]].add(kept, mode="drop")
-    return counts, jnp.sum(inserted) > limits.room
+    return counts, jnp.sum(inserted) > limits.room, (each > 1) | (wanted > length)
 
 
 def _each_row(draw_row, keys: RowKeys, gaps: Float[Array, "b l"], *rows) -> Insertions:
-    """Returns the insertions that draw_row gives as (counts, overflow) of each row."""
-    counts, overflow = map_rows(draw_row, keys, gaps, *rows)
+    """Returns the insertions that draw_row gives as a tuple, row by row."""
+    counts, overflow, crowded = map_rows(draw_row, keys, gaps, *rows)
     # Rounding in a cumulative sum must never put a mask into a closed gap.
-    return Insertions(counts=jnp.where(gaps > 0, counts, 0), overflow=overflow)
+    return Insertions(jnp.where(gaps > 0, counts, 0), overflow, crowded)
 
 
 def place_one(

@@ -1,5 +1,7 @@
 """Batch sampling: the loop over calls of the network, each row at a pace of its own."""
 
+from collections.abc import Callable
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,7 @@ from flexmdm_jax.sampling.leaps import Grid
 from flexmdm_jax.sampling.lengths import scaled_gaps, still_missing
 from flexmdm_jax.sampling.settings import SamplerConfig
 from flexmdm_jax.sampling.state import Keys, Look, Move, Settings, State
-from flexmdm_jax.sampling.steps import Span
+from flexmdm_jax.sampling.steps import Choice, Span
 from flexmdm_jax.schedules import LAST_TIME
 from flexmdm_jax.types import (
     Denoiser,
@@ -64,6 +66,7 @@ def generate(
     process: Process,
     *,
     settings: Settings | None = None,
+    trace: int = 0,
     num_groups: int = 1,
 ) -> Samples:
     """Returns sequences grown from the canvas by inserting masks and unmasking them (Algorithm 1).
@@ -80,6 +83,7 @@ def generate(
       process: What the network was trained on.
       settings: Numbers in place of the sampler's own, row by row. Whether it restricts f at all,
         by top_k or top_p, the sampler says.
+      trace: Keep the tokens after each of so many calls.
       num_groups: See map_slots.
 
     Raises:
@@ -91,24 +95,20 @@ def generate(
     sampler.check(process)
     settings = settings or sampler.settings(num_rows, length)
     state = State.start(canvas, sampler.pace.start(canvas, process))
-    # Asked once for all rows, not at every call.
-    greedy = jnp.all(settings.temperature < COLDEST)
-    trace = jnp.zeros((sampler.trace, num_rows, length), canvas.tokens.dtype)
+    call = _caller(keys, denoiser, sampler, settings, process, num_groups=num_groups)
+    states = jnp.zeros((trace, num_rows, length), canvas.tokens.dtype)
 
-    def call(carry):
-        number, state, trace = carry
-        following = _step(keys, denoiser, state, sampler, settings, process, greedy, num_groups)
-        state = _where(state.done, state, following)
-        if sampler.trace:
-            trace = trace.at[number].set(state.canvas.tokens, mode="drop")
-        return number + 1, state, trace
+    def traced(carry):
+        number, state, states = carry
+        state = call(state)
+        if trace:
+            states = states.at[number].set(state.canvas.tokens, mode="drop")
+        return number + 1, state, states
 
     going = lambda carry: jnp.any(~carry[1].done)  # noqa: E731
-    number, state, trace = jax.lax.while_loop(going, call, (jnp.int32(0), state, trace))
-    tokens, lengths = _cut_at_end(state.canvas.tokens, process.vocabulary)
-    if sampler.trace:
-        happened = jnp.arange(sampler.trace)[:, None, None] < number
-        trace = jnp.where(happened, trace, state.canvas.tokens[None])
+    number, state, states = jax.lax.while_loop(going, traced, (jnp.int32(0), state, states))
+    tokens, lengths = cut_at_end(state.canvas.tokens, process.vocabulary)
+    happened = jnp.arange(trace)[:, None, None] < number
     return Samples(
         tokens=tokens,
         lengths=lengths,
@@ -117,15 +117,79 @@ def generate(
         calls=state.calls,
         inserted=state.inserted,
         broken=state.broken,
-        trace=trace if sampler.trace else None,
+        trace=jnp.where(happened, states, state.canvas.tokens[None]) if trace else None,
     )
+
+
+def advance(
+    keys: RowKeys,
+    denoiser: Denoiser,
+    state: State,
+    sampler: SamplerConfig,
+    process: Process,
+    settings: Settings,
+    *,
+    calls: Int[Array, ""],
+    enough: Int[Array, ""],
+    grows: bool,
+    num_groups: int = 1,
+) -> State:
+    """Returns the state a few calls of the network later: what generate() does, a part at a time.
+
+    Rows that have not been called begin; rows that rest stay as they are. Where a canvas has marks,
+    they are kept up to date.
+
+    Args:
+      keys: One key per row, the same at every part.
+      denoiser: The network.
+      state: Where rows stand.
+      sampler: How to sample; its kinds alone.
+      process: What the network was trained on.
+      settings: Numbers, row by row.
+      calls: How many calls at most.
+      enough: End as soon as so many rows have come to rest.
+      grows: Whether there is a longer buffer for rows that outgrow this one; see State.
+      num_groups: See map_slots.
+    """
+    clock = sampler.pace.start(state.canvas, process)
+    state = state.replace(clock=_where(state.calls == 0, clock, state.clock))
+    call = _caller(keys, denoiser, sampler, settings, process, grows=grows, num_groups=num_groups)
+    rested = jnp.sum(state.rests)
+
+    def going(carry):
+        number, state = carry
+        unfinished = (number < calls) & jnp.any(~state.rests)
+        return unfinished & (jnp.sum(state.rests) - rested < enough)
+
+    _, state = jax.lax.while_loop(
+        going, lambda carry: (carry[0] + 1, call(carry[1])), (jnp.int32(0), state)
+    )
+    return state
+
+
+def _caller(
+    keys, denoiser, sampler, settings, process, *, grows: bool = False, num_groups: int
+) -> Callable[[State], State]:
+    """Returns what one call of the network does to the rows that do not rest."""
+    # Asked once for all rows, not at every call.
+    greedy = jnp.all(settings.temperature < COLDEST)
+
+    def call(state: State) -> State:
+        following = _step(keys, denoiser, state, sampler, settings, process, greedy, num_groups)
+        outgrown = following.outgrown & grows
+        if grows:
+            following = _where(outgrown, state, following)
+        following = following.replace(outgrown=outgrown)
+        return _where(state.rests, state, following)
+
+    return call
 
 
 def _step(keys, denoiser, state: State, sampler, settings, process, greedy, num_groups) -> State:
     """Returns the state after one more call of the network, as if no row were done."""
     noise = Keys.of_call(keys, state.calls)
     alpha = process.insertion.at(state.t)[:, None]
-    encoding = _encode(denoiser, state, alpha, sampler.length_buckets)
+    encoding = denoiser.encode(state.canvas.tokens, state.canvas.segment_ids, alpha)
     look = _look(state, encoding, settings, process)
     until = jnp.full_like(state.t, jnp.inf)
     if sampler.corrector:
@@ -139,15 +203,15 @@ def _step(keys, denoiser, state: State, sampler, settings, process, greedy, num_
         settings,
         process,
         confidence=sampler.rule.confidence,
+        probability=state.canvas.marks is not None,
         restricts=sampler.restricts,
         greedy=greedy,
         num_groups=num_groups,
     )
     span = Span(state.t, move.t_next, all=move.unmask_all, one=move.unmask_one)
     choice = sampler.rule.choose(noise.choice, move.eligible, draw, process.unmasking, span)
-    canvas = state.canvas
-    canvas = canvas.replace(tokens=jnp.where(choice.slots, choice.tokens, canvas.tokens))
-    state = state.replace(canvas=canvas, calls=state.calls + 1, t=move.after, clock=move.clock)
+    state = state.replace(calls=state.calls + 1, t=move.after, clock=move.clock)
+    state = state.replace(canvas=_unmasked(state, choice))
     if process.inserts:
         state = _insert(noise.insert, state, look, move, sampler, process)
     done = move.ends | _settled(state, look, move, settings, process)
@@ -155,9 +219,18 @@ def _step(keys, denoiser, state: State, sampler, settings, process, greedy, num_
     return _correct(noise.correct, state, until, sampler, settings, process)
 
 
+def _unmasked(state: State, choice: Choice) -> Canvas:
+    """Returns the canvas after its call has unmasked some masks."""
+    canvas, drawn = state.canvas, choice.draw
+    if canvas.marks is not None:
+        marks = canvas.marks.renewed(choice.slots, state.calls, drawn.probability)
+        canvas = canvas.replace(marks=marks)
+    return canvas.replace(tokens=jnp.where(choice.slots, drawn.tokens, canvas.tokens))
+
+
 def _look(state: State, encoding: Encoding, settings: Settings, process: Process) -> Look:
-    """Returns what a call shows of the rows that are not done."""
-    canvas, going = state.canvas, ~state.done[:, None]
+    """Returns what a call shows of the rows that do not rest."""
+    canvas, going = state.canvas, ~state.rests[:, None]
     gaps = jnp.where(canvas.open & going, encoding.gaps.astype(jnp.float32), 0.0)
     least, most = still_missing(canvas, settings)
     return Look(
@@ -198,13 +271,16 @@ def _insert(keys, state: State, look: Look, move: Move, sampler, process) -> Sta
         drawn = several()
     else:
         counts = place_one(keys, look.gaps, move.insert_one & (limits.room > 0))
-        one = Insertions(counts, overflow=move.insert_one & (limits.room <= 0))
+        full = move.insert_one & (limits.room <= 0)
+        one = Insertions(counts, overflow=full, crowded=jnp.zeros_like(full))
         # Event by event, several are inserted at once only where calls run out.
         mixed = lambda: _where(move.insert_one, one, several())  # noqa: E731
         drawn = jax.lax.cond(jnp.any(move.insert > 0), mixed, lambda: one)
     return state.replace(
-        canvas=insert_masks(state.canvas, drawn.counts, process.vocabulary),
+        canvas=insert_masks(state.canvas, drawn.counts, process.vocabulary, state.calls),
         truncated=state.truncated | drawn.overflow,
+        # That it is so only matters where there is a longer buffer.
+        outgrown=drawn.overflow | drawn.crowded,
         inserted=state.inserted + jnp.sum(drawn.counts, axis=1),
         broken=state.broken + move.broken,
     )
@@ -234,7 +310,9 @@ def _correct(keys, state: State, until, sampler, settings, process: Process) -> 
     state = state.replace(done=state.done & ~possible)
     s = corrector.earlier(state.t, process)
     keeps_split = sampler.rule.keeps_split
-    canvas = corrector.go_back(keys, state.canvas, state.t, s, process, keeps_split=keeps_split)
+    canvas = corrector.go_back(
+        keys, state.canvas, state.t, s, process, keeps_split=keeps_split, call=state.calls
+    )
     back = state.replace(
         canvas=canvas,
         t=s,
@@ -251,7 +329,7 @@ def _where(rows: Bool[Array, "b"], first, second):
     return jax.tree.map(pick, first, second)
 
 
-def _cut_at_end(
+def cut_at_end(
     tokens: Int[Array, "b l"], vocabulary: Vocabulary
 ) -> tuple[Int[Array, "b l"], Int[Array, "b"]]:
     """Returns (tokens with END from the first END on, tokens before it); the row's edge is one."""
@@ -283,28 +361,12 @@ def check_canvas(canvas: Canvas, sampler: SamplerConfig, process: Process) -> No
 
 def _check_room(canvas: Canvas, min_length: int) -> None:
     """Raises ValueError if a row has no room for so many generated tokens."""
-    length, given = canvas.tokens.shape[1], int(jnp.max(jnp.sum(canvas.fixed, axis=1)))
+    # In NumPy: a server asks this beside what keeps the device busy.
+    length, given = canvas.tokens.shape[1], int(np.max(np.sum(np.asarray(canvas.fixed), axis=1)))
     if given + min_length > length:
         raise ValueError(
             f"{min_length} generated tokens do not fit: rows have {length} slots, of which {given} "
             "are given or END"
         )
-    if not bool(jnp.all(jnp.any(canvas.open, axis=1))):
+    if not np.all(np.any(np.asarray(canvas.open), axis=1)):
         raise ValueError(f"{min_length} generated tokens fit nowhere: no gap is open")
-
-
-def _encode(denoiser, state: State, alpha, length_buckets) -> Encoding:
-    """Returns the network's encoding, computed in the shortest bucket that holds every row."""
-    canvas = state.canvas
-    length = canvas.tokens.shape[1]
-    buckets = sorted({n for n in length_buckets if n < length} | {length})
-
-    def run(size: int):
-        encoding = denoiser.encode(canvas.tokens[:, :size], canvas.segment_ids[:, :size], alpha)
-        pad = ((0, 0), (0, length - size))
-        return jax.tree.map(lambda x: jnp.pad(x, (*pad, *[(0, 0)] * (x.ndim - 2))), encoding)
-
-    # Rows that are done are not looked at: what does not fit of them may be cut off.
-    longest = jnp.max(jnp.where(state.done, 0, length - canvas.room))
-    branch = jnp.searchsorted(jnp.asarray(buckets), longest)
-    return jax.lax.switch(branch, [lambda size=size: run(size) for size in buckets])

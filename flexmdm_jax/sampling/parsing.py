@@ -29,7 +29,7 @@ _REFUSED = {
 
 
 def parse_sampler(sampler: str = "", **settings: Any) -> SamplerConfig:
-    """Returns the sampler of these settings; what is empty or 0 has its default.
+    """Returns the sampler of these settings; a text that is empty says nothing.
 
     Args:
       sampler: One of SAMPLERS; empty for a grid if steps are given, and adaptive steps if not.
@@ -47,7 +47,7 @@ def parse_sampler(sampler: str = "", **settings: Any) -> SamplerConfig:
         raise UserError(f"sampler {sampler!r} needs a number of steps")
     if sampler in ("adaptive", "exact") and steps:
         raise UserError(f"sampler {sampler!r} takes no steps; leave out steps = {steps}")
-    if sampler != "adaptive" and settings.get("events_per_step"):
+    if sampler != "adaptive" and "events_per_step" in settings:
         raise UserError("events_per_step is for adaptive steps; leave out steps and sampler")
     for name in _REFUSED[sampler]:
         if settings.get(name):
@@ -58,7 +58,7 @@ def parse_sampler(sampler: str = "", **settings: Any) -> SamplerConfig:
     for name, value in settings.items():
         if name in _KINDS and value:
             value = parse_strategy(value, *_KINDS[name])
-        if value or name not in (*_KINDS, "events_per_step"):
+        if value or name not in _KINDS:
             given[name] = value
     try:
         if sampler == "paper":

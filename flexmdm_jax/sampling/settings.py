@@ -2,11 +2,10 @@
 
 import dataclasses
 
-import jax.numpy as jnp
+import numpy as np
 
 from flexmdm_jax.process import Process
 from flexmdm_jax.ranges import (
-    Count,
     CountOrZero,
     Positive,
     PositiveOrZero,
@@ -57,9 +56,6 @@ class SamplerConfig(Ranged):
       max_calls: Calls of the network at most; the last unmasks all masks there are. 0 for a number
         that only a broken network reaches.
       block_length: MDM on a fixed grid only; see Grid.
-      length_buckets: Buffer lengths at which the network may run; a call uses the smallest that
-        holds every row. The buffer's own length is always among them.
-      trace: Keep the tokens after so many calls.
 
     Raises:
       ValueError: If settings contradict each other.
@@ -81,8 +77,6 @@ class SamplerConfig(Ranged):
     max_length: CountOrZero = 0
     max_calls: CountOrZero = 0
     block_length: CountOrZero = 0
-    length_buckets: tuple[Count, ...] = ()
-    trace: CountOrZero = 0
 
     def __post_init__(self):
         super().__post_init__()
@@ -161,8 +155,8 @@ class SamplerConfig(Ranged):
         calls = int(min(max(calls, 4 * self.steps), NO_LIMIT))
         # A grid ends by itself.
         asked = 0 if self.max_calls >= self.steps > 0 else self.max_calls
-        whole = lambda x: jnp.full(num_rows, x, jnp.int32)  # noqa: E731
-        real = lambda x: jnp.full(num_rows, x, jnp.float32)  # noqa: E731
+        whole = lambda x: np.full(num_rows, x, np.int32)  # noqa: E731
+        real = lambda x: np.full(num_rows, x, np.float32)  # noqa: E731
         return Settings(
             temperature=real(self.temperature),
             top_k=whole(self.top_k),

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from flexmdm_jax.process import Process
 from flexmdm_jax.sampling.canvas import Canvas
 from flexmdm_jax.sampling.steps import UnmaskingRule
-from flexmdm_jax.types import Encoding, RowKeys
+from flexmdm_jax.types import Encoding, HostOrDevice, RowKeys
 
 
 @flax.struct.dataclass
@@ -29,15 +29,15 @@ class Settings:
       max_length: Generated tokens at most.
     """
 
-    temperature: Float[Array, "b"]
-    top_k: Int[Array, "b"]
-    top_p: Float[Array, "b"]
-    steps: Int[Array, "b"]
-    events_per_step: Float[Array, "b"]
-    max_calls: Int[Array, "b"]
-    finish_below: Float[Array, "b"]
-    min_length: Int[Array, "b"]
-    max_length: Int[Array, "b"]
+    temperature: Float[HostOrDevice, "b"]
+    top_k: Int[HostOrDevice, "b"]
+    top_p: Float[HostOrDevice, "b"]
+    steps: Int[HostOrDevice, "b"]
+    events_per_step: Float[HostOrDevice, "b"]
+    max_calls: Int[HostOrDevice, "b"]
+    finish_below: Float[HostOrDevice, "b"]
+    min_length: Int[HostOrDevice, "b"]
+    max_length: Int[HostOrDevice, "b"]
 
 
 @flax.struct.dataclass
@@ -50,6 +50,8 @@ class State:
       calls: Calls so far.
       done: Finished; the row changes no more.
       truncated: An insertion found no room.
+      outgrown: The next call's insertions find no room: the row waits, as it was before the call,
+        to be moved to a longer buffer. Only where advance() is told that there is one.
       cut_short: The calls ran out before the row was finished.
       inserted: Insertions so far.
       broken: Of them those whose rate exceeded the bound that it was drawn from; see EventByEvent.
@@ -58,15 +60,21 @@ class State:
     """
 
     canvas: Canvas
-    t: Float[Array, "b"]
-    calls: Int[Array, "b"]
-    done: Bool[Array, "b"]
-    truncated: Bool[Array, "b"]
-    cut_short: Bool[Array, "b"]
-    inserted: Int[Array, "b"]
-    broken: Int[Array, "b"]
-    corrected: Int[Array, "b"]
+    t: Float[HostOrDevice, "b"]
+    calls: Int[HostOrDevice, "b"]
+    done: Bool[HostOrDevice, "b"]
+    truncated: Bool[HostOrDevice, "b"]
+    outgrown: Bool[HostOrDevice, "b"]
+    cut_short: Bool[HostOrDevice, "b"]
+    inserted: Int[HostOrDevice, "b"]
+    broken: Int[HostOrDevice, "b"]
+    corrected: Int[HostOrDevice, "b"]
     clock: Any
+
+    @property
+    def rests(self) -> Bool[HostOrDevice, "b"]:
+        """Returns the rows that another call would not change."""
+        return self.done | self.outgrown
 
     @classmethod
     def start(cls, canvas: Canvas, clock: Any) -> "State":
@@ -79,6 +87,7 @@ class State:
             calls=zeros,
             done=never,
             truncated=never,
+            outgrown=never,
             cut_short=never,
             inserted=zeros,
             broken=zeros,
@@ -113,7 +122,7 @@ class Look:
         and scaled to the lengths that are asked for.
       least: Tokens still missing at least.
       most: Tokens still missing at most.
-      masked: Masks, of rows that are not done.
+      masked: Masks, of rows that do not rest.
     """
 
     encoding: Encoding

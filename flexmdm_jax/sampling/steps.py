@@ -25,10 +25,12 @@ class Draw:
     Attributes:
       tokens: The drawn tokens.
       confidence: Larger is surer; None if no confidence was asked for.
+      probability: Of the drawn token, at temperature 1; None if it was not asked for.
     """
 
     tokens: Int[Array, "b l"]
     confidence: Float[Array, "b l"] | None
+    probability: Float[Array, "b l"] | None = None
 
 
 @flax.struct.dataclass
@@ -37,11 +39,11 @@ class Choice:
 
     Attributes:
       slots: True at the masks that are unmasked.
-      tokens: Their tokens; anything elsewhere.
+      draw: What they turn into; anything elsewhere.
     """
 
     slots: Slots
-    tokens: Int[Array, "b l"]
+    draw: Draw
 
 
 DrawFn = Callable[[Slots], Draw]
@@ -121,7 +123,7 @@ class _Independent:
         noise = jnp.where(masked, _uniform_by_slot(keys, masked.shape[1]), 2.0)
         first = jnp.arange(masked.shape[1])[None, :] == jnp.argmin(noise, axis=1)[:, None]
         chosen = masked & jnp.where(span.one[:, None], first, noise < chance[:, None])
-        return Choice(slots=chosen, tokens=draw(chosen).tokens)
+        return Choice(slots=chosen, draw=draw(chosen))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,11 +165,11 @@ class _ByConfidence(Ranged):
         eligible = masked & (jnp.cumsum(masked, axis=1) <= self._window(count, num_masks, span))
         drawn = draw(eligible)
         if drawn.confidence is None:
-            return Choice(slots=eligible, tokens=drawn.tokens)
+            return Choice(slots=eligible, draw=drawn)
         score = jnp.where(eligible, drawn.confidence, -jnp.inf)
         rank = jnp.argsort(jnp.argsort(-score, axis=1, stable=True), axis=1)
         sure = (rank < count[:, None]) | (self._sure(score, rank) & ~span.one[:, None])
-        return Choice(slots=eligible & sure, tokens=drawn.tokens)
+        return Choice(slots=eligible & sure, draw=drawn)
 
     def _window(self, count, num_masks, span) -> Int[Array, "b 1"]:
         """Returns how many masks, counted from the left, may be unmasked."""

@@ -78,7 +78,7 @@ class Case:
 
 def case(**kwargs):
     own = {k: kwargs.pop(k) for k in ("gap_scale", "length", "mdm") if k in kwargs}
-    kinds = {"steps": STEPS, "trace": STEPS, "grid": Linear(), "insertions": Poisson()}
+    kinds = {"steps": STEPS, "grid": Linear(), "insertions": Poisson()}
     return Case(SamplerConfig(**kinds | kwargs), **own)
 
 
@@ -115,6 +115,7 @@ def runner(this: Case):
             denoiser=random_denoiser(this.gap_scale),
             sampler=this.sampler,
             process=this.process,
+            trace=STEPS,
         )
     )
 
@@ -367,46 +368,19 @@ def test_a_row_does_not_depend_on_its_batch(name):
     np.testing.assert_array_equal(samples_of(name).truncated, turned.truncated[::-1])
 
 
-def test_groups_and_buckets_change_nothing():
+def test_groups_change_nothing():
     this = CASES["exact_rate"]
-    sampler = dataclasses.replace(this.sampler, length_buckets=(3, 5, 8, 64))
     run = functools.partial(
         generate,
         keys_of(),
         random_denoiser(this.gap_scale),
         start(this.length),
-        sampler,
+        this.sampler,
         this.process,
+        trace=STEPS,
         num_groups=4,
     )
     np.testing.assert_array_equal(jax.jit(run)().trace, samples_of("exact_rate").trace)
-
-
-def test_the_network_runs_in_the_smallest_bucket_that_holds_every_row():
-    """The denoiser reports the width it sees through the tokens it predicts."""
-
-    def encode(tokens, segment_ids, alpha):
-        width = jnp.zeros((*tokens.shape, 16)).at[:, :, tokens.shape[1]].set(50.0)
-        return Encoding(hidden=width, gaps=jnp.full(tokens.shape, 1.0))
-
-    vocabulary = Vocabulary(size=16, mask=0, end=1)
-    out = generate(
-        keys_of(4),
-        Denoiser(encode=encode, decode=lambda hidden: hidden),
-        empty_canvas(jnp.zeros((4, 0), jnp.int32), jnp.zeros(4, jnp.int32), 12, vocabulary),
-        SamplerConfig(steps=16, trace=16, length_buckets=(2, 4, 8)),
-        Process(vocabulary),
-    )
-    trace = np.asarray(out.trace)
-    before = np.concatenate([np.ones_like(trace[:1]), trace[:-1]])
-    widths = set()
-    for old, new in zip(before, trace, strict=True):
-        longest = (old != 1).sum(axis=1).max() + 1
-        drawn = np.setdiff1d(new[new > 1], old[old > 1])
-        expected = min(n for n in (2, 4, 8, 12) if n >= longest)
-        assert set(drawn) <= {expected}
-        widths |= set(drawn)
-    assert len(widths) >= 2
 
 
 def test_truncated_names_exactly_the_rows_that_outgrow_the_buffer():
@@ -415,8 +389,9 @@ def test_truncated_names_exactly_the_rows_that_outgrow_the_buffer():
 
     def run(length):
         canvas = start_canvas(num, length, process)
-        sampler = SamplerConfig(steps=32, trace=32)
-        return jax.jit(lambda keys: generate(keys, flexmdm_oracle(P1), canvas, sampler, process))(
+        sampler = SamplerConfig(steps=32)
+        oracle = flexmdm_oracle(P1)
+        return jax.jit(lambda keys: generate(keys, oracle, canvas, sampler, process, trace=32))(
             keys_of(num)
         )
 
@@ -564,11 +539,11 @@ def test_rows_may_differ_in_their_numbers_and_are_what_they_would_be_alone():
         {"finish_below": 0.9},
         {},
     ]
-    samplers = [dataclasses.replace(this.sampler, **x, trace=0) for x in numbers]
+    samplers = [dataclasses.replace(this.sampler, **x) for x in numbers]
     canvas = start(this.length)
     each = [sampler.settings(1, this.length) for sampler in samplers]
     mixed = jax.tree.map(lambda *x: jnp.concatenate(x), *each)
-    kinds = dataclasses.replace(this.sampler, top_k=1, trace=0)
+    kinds = dataclasses.replace(this.sampler, top_k=1)
     run = jax.jit(
         lambda keys, canvas, settings: generate(
             keys, random_denoiser(this.gap_scale), canvas, kinds, this.process, settings=settings

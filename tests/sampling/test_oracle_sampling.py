@@ -52,13 +52,13 @@ FLEXMDM, MDM = Process(VOCABULARY), Process.mdm(VOCABULARY)
 ORACLE, MDM_ORACLE = flexmdm_oracle(P1), mdm_oracle(P1, P1.max_length + 1)
 
 
-def draw(denoiser, canvas, process=FLEXMDM, **sampler):
+def draw(denoiser, canvas, process=FLEXMDM, trace=0, **sampler):
     # The paper's sampler but for what a test says.
     kinds = {"grid": GRID, "insertions": Poisson(), "insert_rest": False}
     sampler = SamplerConfig(**kinds | sampler)
     settings = sampler.settings(*canvas.tokens.shape)
     keys = jax.random.split(jax.random.key(0), NUM_ROWS)
-    return program(sampler.kinds, denoiser, process)(keys, canvas, settings)
+    return program(sampler.kinds, denoiser, process, trace)(keys, canvas, settings)
 
 
 def fixed_rows(tokens):
@@ -202,8 +202,7 @@ def test_semi_autoregressive_mdm_follows_the_data():
 def sine_samples():
     """Samples under schedules that differ from each other and from linear, with their trace."""
     process = Process(VOCABULARY, Sine(), Polynomial(2.0))
-    sampler = {"steps": 128, "grid": Linear(), "trace": 128}
-    return draw(ORACLE, flexmdm_canvas(), process, **sampler)
+    return draw(ORACLE, flexmdm_canvas(), process, steps=128, grid=Linear(), trace=128)
 
 
 def test_other_schedules_lead_to_the_same_law(sine_samples):
