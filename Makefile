@@ -9,8 +9,8 @@ PLATFORM := JAX_PLATFORMS=$(or $(JAX_PLATFORMS),cpu)
 RUN := $(KEEP_MEMORY) $(PLATFORM) $(VENV)/bin/python
 TEST := $(PLATFORM) $(VENV)/bin/python
 
-.PHONY: demo maze brackets retrofit install install-dev test test-all proofs faults check format \
-	bench-attention bench-aot bench-scaling clean
+.PHONY: demo maze brackets retrofit install install-dev chromium test test-all proofs faults check \
+	format bench-attention bench-aot bench-scaling clean
 
 demo: install data/demo
 	$(RUN) -m flexmdm_jax.train --config=configs/demo.py --workdir=runs/demo
@@ -86,7 +86,17 @@ retrofit: install
 
 install: $(VENV)/.installed
 
-install-dev: $(VENV)/.installed-dev
+install-dev: $(VENV)/.installed-dev chromium
+
+# Pages are tested in a browser: one of these, or the one that FLEXMDM_BROWSER names.
+BROWSERS := chromium chromium-browser google-chrome
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo -n)
+chromium:
+	@test -n "$$FLEXMDM_BROWSER" $(foreach name,$(BROWSERS),|| command -v $(name) >/dev/null) || { \
+		$(AS_ROOT) apt-get update && $(AS_ROOT) env DEBIAN_FRONTEND=noninteractive \
+			apt-get install --yes --no-install-recommends chromium fonts-dejavu-core; \
+	} >/dev/null 2>&1 || echo "no Chromium, and apt cannot install it: tests of pages will fail;" \
+		"install one of $(BROWSERS) or name one in FLEXMDM_BROWSER"
 
 # Debian without python3-venv lacks ensurepip; its own pip can then put pip into the environment.
 $(VENV)/bin/python:
