@@ -3,16 +3,27 @@
 import dataclasses
 import hashlib
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
+import numpy as np
+from jaxtyping import Int
 
 from flexmdm_jax.data.tokenizers import Tokenizer
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.fields import nearest
 from flexmdm_jax.files import json_text
-from flexmdm_jax.generation.engine import CanvasOf, Completions
-from flexmdm_jax.sampling import SamplerConfig, Samples, check_canvas, start_canvas
+from flexmdm_jax.generation.engine import Completions, Engine
+from flexmdm_jax.generation.pools import Job, Row
+from flexmdm_jax.generation.requests import SETTINGS, Request, sampler_of
+from flexmdm_jax.generation.results import Result
+from flexmdm_jax.generation.scoring import Score, encode_prompted
+from flexmdm_jax.generation.starts import Start
+from flexmdm_jax.generation.texts import visible
+from flexmdm_jax.generation.trace.frames import Frame
+from flexmdm_jax.generation.writer import Seen, Writer
+from flexmdm_jax.sampling import SamplerConfig
 from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.training.checkpoints import Checkpoints
 from flexmdm_jax.training.checksums import array_checksums
@@ -49,93 +60,201 @@ class Model:
         """Returns the slots of a row, END included."""
         return self.experiment.config.data.max_length
 
+    def start(self, tokens: Sequence[int] | Int[np.ndarray, "_"], gaps: Sequence[int]) -> Start:
+        """Returns what a row grows from: given token ids, and gaps among them.
+
+        Raises:
+          UserError: If nothing fits, or the method cannot write there; see Start.of().
+        """
+        try:
+            return Start.of(tokens, gaps, self.setup.process, self.max_length)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+
     def complete(
         self,
-        canvas_of: CanvasOf,
+        starts: Iterable[Start],
         sampler: SamplerConfig,
         *,
-        num: int,
         batch_size: int,
         seed: int,
     ) -> Completions:
-        """Returns num rows grown from canvases; row i's noise depends on (seed, i) alone.
+        """Returns a row grown from each start; row i's noise depends on (seed, i) alone.
 
         Args:
-          canvas_of: Numbers of rows -> what they are grown from.
+          starts: One or more.
           sampler: How to sample.
-          num: Rows in all.
-          batch_size: Rows at a time; rounded up to a multiple of the devices that share them.
+          batch_size: See Engine.
           seed: Decides all noise.
 
         Raises:
           UserError: If the network does not give what the sampler needs.
-          ValueError: If blocks are asked for that cannot be filled.
+          ValueError: If there is no start, or blocks are asked for that cannot be filled.
         """
-        check_sampling(self.experiment.config, min(batch_size, num))
-        engine = self.setup.engine(sampler, min(batch_size, num))
-        return engine.complete(self.params, canvas_of, num=num, seed=seed)
+        self.setup.check_sampler(sampler)
+        jobs = [Job(start, sampler, seed, number) for number, start in enumerate(starts)]
+        engine = self._engine(min(batch_size, len(jobs)))
+        return Completions.of(engine.complete(self.params, jobs))
+
+    def watch(
+        self, start: Start, sampler: SamplerConfig, *, seed: int = 0
+    ) -> tuple[list[Frame], Row]:
+        """Returns (what a row looks like at the start and after every call, the finished row)."""
+        self.setup.check_sampler(sampler)
+        job = Job(start, sampler, seed, watched=True)
+        *frames, (_, row) = self._engine(1).run(self.params, [job])
+        return [frame for _, frame in frames], row
 
     def generate(
         self,
-        sampler: SamplerConfig,
+        given: str | Request | Iterable[str | Request],
         *,
-        num: int,
-        batch_size: int = 64,
+        n: int = 1,
         seed: int = 0,
-        prefix: str = "",
-        suffix: str = "",
-        first: int = 0,
-    ) -> Iterator[dict[str, Any]]:
-        """Returns an iterator over num samples: dicts of text, tokens, length, and figures.
+        batch_size: int = 64,
+        **settings: Any,
+    ) -> list[Result]:
+        """Returns texts that continue, or fill the gaps of, what is given.
 
-        The figures are calls, inserted, broken, truncated and cut_short, see Samples.
+            >>> model.generate("Once upon a time", n=4, temperature=0.8)
+            >>> model.generate(["One", "Two", Request.template("From <gap> to <gap>.")])
 
         Args:
-          sampler: How to sample.
-          num: Samples; sample i depends on (seed, i) alone.
-          batch_size: Samples at a time, rounded up to a multiple of the devices that share them.
-          seed: Decides all noise.
-          prefix: Text to continue.
-          suffix: Text to lead up to, FlexMDM only.
-          first: Leave out the samples before this one.
+          given: A prompt or a request, or several of them.
+          n: Samples of each prompt; a request has its own number.
+          seed: Of one prompt or request: with a sample's number, all noise. Of several: from it and
+            what is given a seed is made for each, so they are what they would be in any company.
+          batch_size: Samples at a time while they are short; see Engine.
+          **settings: Of the sampler, as a request of `python -m flexmdm_jax.sample` has them:
+            steps=64, sampler="exact", max_length=100.
+
+        Returns:
+          In the order of what is given, samples of a request one after another.
 
         Raises:
-          UserError: At once, if nothing is asked for, prefix and suffix leave no room, or the
-            method cannot take a suffix, blocks or the insertion rule.
+          UserError: If a setting is unknown or out of range, or what is given does not fit.
         """
-        process, encode = self.setup.process, self.tokenizer.encode
-        if min(num, batch_size) < 1:
-            raise UserError(f"num = {num}, batch_size = {batch_size}; both must be at least 1")
-        check_sampling(self.experiment.config, min(batch_size, num))
-        engine = self.setup.engine(sampler, min(batch_size, num))
-        try:
-            canvas = start_canvas(
-                engine.rows,
-                self.max_length,
-                process,
-                prefix=tuple(encode(prefix)),
-                suffix=tuple(encode(suffix)),
-            )
-            check_canvas(canvas, sampler, process)
-        except ValueError as error:
-            raise UserError(str(error)) from None
-        batches = engine.batches(self.params, lambda _: canvas, num=num, seed=seed, first=first)
-        return self._records(batches)
+        one = isinstance(given, str | Request)
+        requests = [self._request(x, n, settings) for x in ([given] if one else given)]
+        if one:
+            requests = [dataclasses.replace(x, seed=_first(x.seed, seed)) for x in requests]
+        requests = [x.seeded(seed) for x in requests]
+        if not requests:
+            return []
+        writer = self.writer(min(batch_size, sum(x.n for x in requests)))
+        return list(writer.answer(requests))
 
-    def _records(self, batches: Iterator[Samples]) -> Iterator[dict[str, Any]]:
-        for batch in batches:
-            for i, sequence in enumerate(batch.sequences()):
-                tokens = sequence.tolist()
-                yield {
-                    "text": self.tokenizer.decode(tokens),
-                    "tokens": tokens,
-                    "length": len(tokens),
-                    "calls": int(batch.calls[i]),
-                    "inserted": int(batch.inserted[i]),
-                    "broken": int(batch.broken[i]),
-                    "truncated": bool(batch.truncated[i]),
-                    "cut_short": bool(batch.cut_short[i]),
-                }
+    def infill(
+        self,
+        prefix: str,
+        suffix: str,
+        *,
+        n: int = 1,
+        seed: int = 0,
+        batch_size: int = 64,
+        **settings: Any,
+    ) -> list[Result]:
+        """Returns texts that lead from prefix to suffix; the rest is as for generate().
+
+        >>> model.infill("def f(x):", "return y")[0].generated
+        """
+        request = Request.infill(prefix, suffix, n=n, sampler=_sampler(settings))
+        return self.generate(request, seed=seed, batch_size=batch_size)
+
+    def score(
+        self,
+        texts: Sequence[str],
+        prompts: Sequence[str] | None = None,
+        *,
+        num_times: int = 32,
+        batch_size: int = 64,
+        seed: int = 0,
+    ) -> Score:
+        """Returns bounds on -log p of texts given their prompts, in nats, as nll_bound() has them.
+
+        `model.score([" 4"], ["2 + 2 ="])` bounds how surprising ` 4` and then the end are behind
+        `2 + 2 =`.
+
+        Args:
+          texts: What follows the prompts, up to its end.
+          prompts: One for each text; None: nothing is given.
+          num_times: Times per text; four times as many halve the errors.
+          batch_size: Texts at a time, rounded up to a multiple of the devices that share them.
+          seed: Decides all noise; that of text i depends on (seed, i) alone.
+
+        Raises:
+          UserError: If texts and prompts differ in number, or a text is too long.
+        """
+        if min(num_times, batch_size) < 1:
+            raise UserError(
+                f"num_times = {num_times}, batch_size = {batch_size}; both must be at least 1"
+            )
+        sequences = encode_prompted(self.tokenizer, texts, prompts, self.max_length)
+        rows = min(batch_size, max(1, len(sequences)))
+        check_sampling(self.experiment.config, rows)
+        scorer = self.setup.scorer(num_times, rows)
+        with jax.set_mesh(self.setup.mesh):
+            return scorer.of_sequences(self.params, sequences, length=self.max_length, seed=seed)
+
+    def stream(self, given: str | Request, *, seed: int = 0, **settings: Any) -> Iterator[Frame]:
+        """Yields what a text looks like, at the start and after every call of the network.
+
+            >>> for frame in model.stream("Once"):
+            ...     print(model.visible(frame))
+
+        Args:
+          given: A prompt, or a request of one sample.
+          seed: Decides all noise.
+          **settings: Of the sampler, see generate().
+
+        Raises:
+          UserError: As generate(), or if several samples are asked for.
+        """
+        request = self._request(given, 1, settings)
+        if request.n != 1:
+            raise UserError(f"n = {request.n}; one sample is streamed at a time")
+        request = dataclasses.replace(request, seed=_first(request.seed, seed))
+        events = self.writer(1).answer([request], watched=True)
+        return (event.frame for event in events if isinstance(event, Seen))
+
+    def visible(self, frame: Frame) -> str:
+        """Returns a frame as a text, with a mark for every mask."""
+        return visible(self.tokenizer, frame.tokens)
+
+    def writer(self, batch_size: int) -> Writer:
+        """Returns what answers requests, see Writer.
+
+        Args:
+          batch_size: Samples at a time while they are short; see Engine.
+        """
+        setup = self.setup
+        return Writer(self._engine(batch_size), self.params, self.tokenizer, setup.check_sampler)
+
+    def _request(self, given: str | Request, n: int, settings: dict[str, Any]) -> Request:
+        if isinstance(given, str):
+            return Request.prompt(given, n=n, sampler=_sampler(settings))
+        if settings or n != 1:
+            raise UserError("a Request has its own n and sampler; leave out n and the settings")
+        return given
+
+    def _engine(self, batch_size: int) -> Engine:
+        if batch_size < 1:
+            raise UserError(f"batch_size = {batch_size}; it must be at least 1")
+        engine = self.setup.engine(batch_size)
+        check_sampling(self.experiment.config, engine.rows(engine.max_length))
+        return engine
+
+
+def _sampler(settings: dict[str, Any]) -> SamplerConfig:
+    """Returns the sampler of keyword arguments."""
+    for name in settings:
+        if name not in SETTINGS:
+            raise UserError(f"unknown setting {name!r}{nearest(name, SETTINGS)}")
+    return sampler_of(settings)
+
+
+def _first(own: int | None, other: int) -> int:
+    return other if own is None else own
 
 
 def load(workdir: str | pathlib.Path, base: str = "") -> Model:

@@ -246,6 +246,19 @@ def check_insertions(processes: Iterable[Process]) -> None:
         raise UserError("--insertions: MDM inserts nothing, its lengths are fixed; leave it out")
 
 
+def refuse_besides(flag: str, *others: str) -> None:
+    """Raises UserError if a flag of the command is given that has no say where another one is.
+
+    Args:
+      flag: The other one.
+      *others: Flags that go with it, besides those of processes.
+    """
+    own = flags.FLAGS.get_flags_for_module(sys.argv[0])
+    for other in own:
+        if other.present and other.name not in {flag, *others, *_PROCESS}:
+            raise UserError(f"--{other.name} has no say beside --{flag}; leave it out")
+
+
 def shared_flags() -> str:
     """Returns the values of the command's flags, but for the one that tells processes apart."""
     own = flags.FLAGS.get_flags_for_module(sys.argv[0])

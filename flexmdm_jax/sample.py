@@ -2,8 +2,13 @@
 
 import collections
 import contextlib
+import dataclasses
+import hashlib
 import json
 import pathlib
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,14 +18,36 @@ from tqdm import tqdm
 from flexmdm_jax import cli, hosts, options
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import new_file
+from flexmdm_jax.generation.replay import circumstances, read_recording
+from flexmdm_jax.generation.requests import Failure, Request, read_requests, sampler_of
+from flexmdm_jax.generation.results import Result
+from flexmdm_jax.generation.templates import MARK
+from flexmdm_jax.generation.trace.frames import Frame, Trace
+from flexmdm_jax.generation.trace.terminal import watch
+from flexmdm_jax.generation.trace.writing import renderer, write_trace
+from flexmdm_jax.generation.writer import Seen, Writer
 from flexmdm_jax.model import Model, load
 from flexmdm_jax.partial import PartialResults
 from flexmdm_jax.ranges import Count, CountOrZero, Positive, PositiveOrZero, PositiveShare
-from flexmdm_jax.sampling import SamplerConfig, parse_sampler
 
 _WORKDIR = options.define_path("workdir", None, "A trained run.")
 _BASE = options.define_path("base", "", "A LLaDA's base folder, if not where the run had it.")
-_NUM = options.define_number("num", 64, "Samples.", Count)
+_PROMPT = flags.DEFINE_string("prefix", "", "Text to continue.")
+_SUFFIX = flags.DEFINE_string("suffix", "", "FlexMDM only: text to lead up to.")
+_TEMPLATE = flags.DEFINE_string(
+    "template", "", f"FlexMDM only: a text with {MARK} wherever something is to be written."
+)
+_REQUESTS = options.define_path(
+    "requests", "", 'JSON lines instead: {"prompt": "Once", "n": 4, "temperature": 0.8}.'
+)
+_REPLAY = options.define_path(
+    "replay", "", "A response of the server: draw its samples again, and say whether they are them."
+)
+_MARK = flags.DEFINE_string("gap_mark", MARK, "What templates write for a gap.")
+_STRICT = flags.DEFINE_bool(
+    "strict", False, "Stop at a request that cannot be answered; otherwise it gets an error."
+)
+_NUM = options.define_number("num", 64, "Samples; requests of a file have their own n.", Count)
 _STEPS = options.define_number(
     "steps", 0, "So many calls of the network for each text; 0: adaptive.", CountOrZero
 )
@@ -32,8 +59,10 @@ _EVENTS = options.define_number(
 )
 _SEED = options.define_seed("Decides all noise.")
 _OUT = options.define_path("out", "samples.jsonl", "File to write; must not exist yet.")
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace --out if it exists.")
-_BATCH = options.define_number("batch_size", 64, "Samples at a time.", Count)
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace --out and --trace if they exist.")
+_BATCH = options.define_number(
+    "batch_size", 64, "Samples at a time while they are short; of longer ones fewer.", Count
+)
 _RULE = flags.DEFINE_string(
     "rule",
     "",
@@ -64,94 +93,257 @@ _MIN_LENGTH = options.define_number(
 _MAX_LENGTH = options.define_number(
     "max_length", 0, "FlexMDM only: generated tokens at most; 0 for no limit.", CountOrZero
 )
-_PREFIX = flags.DEFINE_string("prefix", "", "Text to continue.")
-_SUFFIX = flags.DEFINE_string("suffix", "", "FlexMDM only: text to lead up to.")
 _PRINT = options.define_number(
     "print", 0, "Also print this many samples, shortest to longest.", CountOrZero
+)
+_WATCH = flags.DEFINE_bool("watch", False, "Show the texts in the terminal as they come about.")
+_TRACE = options.define_path(
+    "trace", "", "A page (.html) or an animation (.gif) of how the texts came about."
 )
 _sampling = options.define_sampler_flags()
 _join = options.define_process_flags()
 
-
-def _load() -> Model:
-    model = load(_WORKDIR.value, _BASE.value)
-    options.check_insertions([model.setup.process])
-    return model
+# Flags that say nothing about what is written.
+_ASIDE = ("out", "overwrite", "print", "workdir", "base", "watch", "trace", "requests", "strict")
 
 
-def _show(records: list[dict]) -> None:
-    """Prints --print of the samples, at equal steps through the lengths."""
-    ordered = sorted(records, key=lambda record: record["length"])
-    for position in np.linspace(0, len(ordered) - 1, min(_PRINT.value, len(ordered))):
-        record = ordered[round(position)]
-        print(f"[{record['length']} tokens] {record['text']}\n")
+def _settings() -> dict[str, Any]:
+    """Returns the settings of the sampler that the command line gives."""
+    holders = (_RULE, _STEPS, _EVENTS, _TEMPERATURE, _TOP_K, _TOP_P, _BLOCK)
+    holders += (_LENGTH, _MIN_LENGTH, _MAX_LENGTH)
+    values = {holder.name: holder.value for holder in holders} | _sampling()
+    # What is not given is no wish, and makes way for what a request says.
+    return {name: value for name, value in values.items() if flags.FLAGS[name].present}
 
 
-def _sampler() -> SamplerConfig:
-    exactly = _LENGTH.value
-    if exactly and (_MIN_LENGTH.value or _MAX_LENGTH.value):
-        raise UserError("--length says it all; leave out --min_length and --max_length")
-    # The default is no wish: it may stand beside steps.
-    events = _EVENTS.value if flags.FLAGS["events_per_step"].present else 0
-    return parse_sampler(
-        **_sampling(),
-        rule=_RULE.value,
-        steps=_STEPS.value,
-        events_per_step=events,
-        temperature=_TEMPERATURE.value,
-        top_k=_TOP_K.value,
-        top_p=_TOP_P.value,
-        block_length=_BLOCK.value,
-        min_length=exactly or _MIN_LENGTH.value,
-        max_length=exactly or _MAX_LENGTH.value,
-    )
+def _check_flags() -> None:
+    """Raises UserError where flags say what to write in several ways."""
+    if _REPLAY.value:
+        options.refuse_besides("replay", "workdir", "base")
+    given = [holder.name for holder in (_PROMPT, _SUFFIX, _TEMPLATE, _REQUESTS) if holder.value]
+    if _REQUESTS.value and flags.FLAGS["num"].present:
+        raise UserError('--num: each request of a file has its own, "n"; leave it out')
+    if len(given) > 1 and given != ["prefix", "suffix"]:
+        raise UserError(f"--{', --'.join(given)}: say what to write in one way")
+    if _TRACE.value:
+        renderer(pathlib.Path(_TRACE.value))
+
+
+def _requests() -> Iterator[Request | Failure]:
+    """Returns the requests of the file or of the flags, with seeds."""
+    settings, seed = _settings(), _SEED.value
+    if _REQUESTS.value:
+        path = pathlib.Path(_REQUESTS.value)
+        found = read_requests(path, settings, mark=_MARK.value, strict=_STRICT.value)
+        return (x if isinstance(x, Failure) else x.seeded(seed) for x in found)
+    others = {"seed": seed, "n": _NUM.value, "sampler": sampler_of(settings)}
+    if _TEMPLATE.value:
+        return iter([Request.template(_TEMPLATE.value, _MARK.value, **others)])
+    return iter([Request.infill(_PROMPT.value, _SUFFIX.value, **others)])
 
 
 def _open(out: pathlib.Path, model: str) -> PartialResults | None:
     """Returns where samples go as they are made: with process 0."""
     if jax.process_index() > 0:
         return None
-    made_with = options.settings("out", "overwrite", "print", "workdir", "base") | {"model": model}
+    made_with = options.settings(*_ASIDE) | {"model": model}
+    if _REQUESTS.value:
+        with open(_REQUESTS.value, "rb") as file:
+            made_with["requests"] = hashlib.file_digest(file, "sha256").hexdigest()
     results = PartialResults(out, made_with, overwrite=_OVERWRITE.value)
-    if len(results.found) > _NUM.value or not all(isinstance(x, dict) for x in results.found):
+    if not all(isinstance(x, dict) for x in results.found):
         raise UserError(f"{results.path} holds something else than samples; move or delete it")
     return results
+
+
+class _Progress:
+    """What becomes of results: lines of the file, a bar, and a count of errors."""
+
+    def __init__(self, results: PartialResults | None, total: int, done: int):
+        quiet = results is None or _WATCH.value
+        self._results = results
+        self._bar = tqdm(total=total, initial=done, desc="sample", unit="sample", disable=quiet)
+        self._started, self._tokens, self._calls, self._samples = time.monotonic(), 0, 0, 0
+        self.failures = sum("error" in line for line in results.found) if results else 0
+
+    def take(self, result: Result | Failure) -> None:
+        """Writes a result and counts it."""
+        self._bar.update()
+        if isinstance(result, Failure):
+            self.failures += 1
+            line = dataclasses.asdict(result)
+        else:
+            line = result.json()
+            self._samples += 1
+            self._calls += result.calls
+            self._tokens += result.inserted
+            seconds = time.monotonic() - self._started
+            self._bar.set_postfix_str(
+                f"{self._tokens / seconds:,.0f} tokens/s, "
+                f"{self._calls / self._samples:.1f} calls each"
+            )
+        if self._results:
+            self._results.append(line)
+
+    def close(self) -> None:
+        """Ends the bar."""
+        self._bar.close()
+
+
+class _Traces:
+    """The frames of every sample, by its name."""
+
+    def __init__(self):
+        self._frames: dict[str, list[Frame]] = {}
+        self._details: dict[str, dict[str, Any]] = {}
+
+    def see(self, seen: Seen) -> dict[str, Frame]:
+        """Returns what is seen by the name of its sample."""
+        name = _name(seen.request.id, seen.sample)
+        self._frames.setdefault(name, []).append(seen.frame)
+        return {name: seen.frame}
+
+    def take(self, result: Result | Failure) -> None:
+        """Takes what to show beside a sample."""
+        if isinstance(result, Result):
+            shown = ("seed", "calls", "length", "truncated", "cut_short")
+            self._details[_name(result.id, result.sample)] = {
+                name: getattr(result, name) for name in shown
+            }
+
+    def all(self) -> list[Trace]:
+        """Returns the traces of finished samples."""
+        return [
+            Trace(name, tuple(self._frames[name]), details)
+            for name, details in self._details.items()
+        ]
+
+
+def _name(request: str | int, sample: int) -> str:
+    return f"{request}.{sample}"
+
+
+def _show(records: list[dict]) -> None:
+    """Prints --print of the samples, at equal steps through the lengths."""
+    ordered = sorted((x for x in records if "text" in x), key=lambda record: record["length"])
+    for position in np.linspace(0, len(ordered) - 1, min(_PRINT.value, len(ordered))):
+        record = ordered[round(position)]
+        print(f"[{record['length']} tokens] {record['text']}\n")
+
+
+def _load() -> Model:
+    model = load(_WORKDIR.value, _BASE.value)
+    process = model.setup.process
+    options.check_insertions([process])
+    exact = flags.FLAGS["sampler"].value == "exact"
+    if exact and not process.inserts and jax.process_index() == 0:
+        print("MDM inserts nothing: exact sampling unmasks one mask a call")
+    return model
+
+
+def _is_strict() -> bool:
+    return _STRICT.value or not _REQUESTS.value
+
+
+def _check(writer: Writer) -> None:
+    """Raises UserError for a request that cannot be answered, if no other result will do."""
+    for request in _requests() if _is_strict() else ():
+        writer.encode(request)
+
+
+def _work_off(
+    events: Iterable[Result | Failure | Seen], progress: _Progress, traces: _Traces
+) -> Iterator[dict[str, Frame]]:
+    """Takes results, and yields the frames of a call of the network, by the names of samples."""
+    frames: dict[str, Frame] = {}
+    for event in events:
+        if not isinstance(event, Seen):
+            progress.take(event)
+            traces.take(event)
+            continue
+        seen = traces.see(event)
+        if not frames.keys().isdisjoint(seen):
+            yield frames
+            frames = {}
+        frames |= seen
+    if frames:
+        yield frames
+
+
+def _write(writer: Writer, results: PartialResults | None, total: int, done: int) -> int:
+    """Returns how many requests failed, after writing what is left of the results."""
+    traces, progress = _Traces(), _Progress(results, total, done)
+    watched = bool(_TRACE.value or _WATCH.value)
+    events = writer.answer(_requests(), strict=_is_strict(), watched=watched, skip=done)
+    calls = _work_off(events, progress, traces)
+    tokenizer, mask = writer.tokenizer, writer.engine.process.vocabulary.mask
+    if _WATCH.value and jax.process_index() == 0:
+        watch(calls, tokenizer.piece, mask)
+    else:
+        collections.deque(calls, maxlen=0)
+    progress.close()
+    if _TRACE.value and results is not None:
+        write_trace(pathlib.Path(_TRACE.value), traces.all(), tokenizer.piece, mask)
+    return progress.failures
+
+
+def _replay() -> None:
+    """Draws the samples of a response again; ends with 1 unless they are the same."""
+    recording = read_recording(pathlib.Path(_REPLAY.value))
+    _join()
+    model = _load()
+    jax.set_mesh(model.setup.mesh)
+    digest = model.digest()
+    recording.check_model(digest)
+    writer = model.writer(recording.batch_size)
+    results = list(writer.answer(recording.requests))
+    if jax.process_index() == 0:
+        for place, result in enumerate(results):
+            print(f"[{place}] {result.text}\n")
+    verdict = recording.compare(results, circumstances(digest, writer.engine))
+    if not verdict.same:
+        cli.exit_with(verdict.text, 1)
+    if jax.process_index() == 0:
+        print(verdict.text)
 
 
 def main(_):
     """Runs the command."""
     logging.set_verbosity(logging.WARNING)
+    _check_flags()
+    if _REPLAY.value:
+        _replay()
+        return
     out = new_file(_OUT.value, _OVERWRITE.value)
-    sampler = _sampler()
+    if _TRACE.value:
+        new_file(_TRACE.value, _OVERWRITE.value)
+    # Reads the whole file: what is wrong in it is said before anything is done.
+    total = sum(1 if isinstance(x, Failure) else x.n for x in _requests())
+    if not total:
+        raise UserError(f"{_REQUESTS.value} holds no requests")
     _join()
     hosts.check_agreement({"the command line": options.shared_flags()})
     model = _load()
-    model.setup.check_sampler(sampler)
-    if sampler.exact and not model.setup.process.inserts and jax.process_index() == 0:
-        print("MDM inserts nothing: exact sampling unmasks one mask a call")
     jax.set_mesh(model.setup.mesh)
+    writer = model.writer(min(_BATCH.value, total))
+    _check(writer)
     digest = model.digest()
     results = hosts.first_process_first(lambda: _open(out, digest))
-    first = hosts.of_first_process(len(results.found) if results else 0)
-    with results or contextlib.nullcontext():
-        texts = model.generate(
-            sampler,
-            num=_NUM.value,
-            batch_size=_BATCH.value,
-            seed=_SEED.value,
-            prefix=_PREFIX.value,
-            suffix=_SUFFIX.value,
-            first=first,
+    done = hosts.of_first_process(len(results.found) if results else 0)
+    if done and _TRACE.value:
+        raise UserError(
+            f"--trace: {out}.partial holds {done} samples already, whose calls nobody has seen; "
+            "finish it without --trace, or pass --overwrite after deleting it"
         )
+    with results or contextlib.nullcontext():
+        failed = _write(writer, results, total, done)
         if results is None:
-            collections.deque(texts, maxlen=0)
             return
-        for record in tqdm(texts, "sample", _NUM.value, initial=first, unit="sample"):
-            results.append(record)
         shown = [json.loads(line) for line in results.lines()] if _PRINT.value else []
         results.finish()
     _show(shown)
-    print(f"{_NUM.value} samples after {model.step:,} training steps: {out}")
+    what = f"{total} results, {failed} of them errors," if failed else f"{total} samples"
+    print(f"{what} after {model.step:,} training steps: {out}")
 
 
 if __name__ == "__main__":

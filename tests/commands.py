@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 
+import pytest
 from effort import COMPILER_FLAGS
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -98,3 +99,15 @@ def config_file(path, values):
         f"def get_config():\n    return ConfigDict({values!r})\n"
     )
     return path
+
+
+def kill_after_lines(count, partial, verb, *arguments):
+    """Starts a command and kills it once its partial results have some lines."""
+    command = [sys.executable, "-m", f"flexmdm_jax.{verb}", *arguments]
+    silent = subprocess.DEVNULL
+    started = subprocess.Popen(command, env=environment(), stdout=silent, stderr=silent)
+    while not partial.exists() or partial.read_bytes().count(b"\n") < count:
+        with pytest.raises(subprocess.TimeoutExpired):
+            started.wait(timeout=0.01)
+    started.kill()
+    started.wait()

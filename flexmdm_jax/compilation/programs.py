@@ -8,18 +8,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from flexmdm_jax.compilation.topology import Topology
 from flexmdm_jax.config import Config
 from flexmdm_jax.data.batches.packing import Bins
+from flexmdm_jax.generation.pools import blank_state, make_program
 from flexmdm_jax.interpolant import Corrupted, Interpolant, Times
-from flexmdm_jax.sampling import SamplerConfig, start_canvas
+from flexmdm_jax.sampling import SamplerConfig
 from flexmdm_jax.sharding import batch_sharding
 from flexmdm_jax.training.optimizer import make_optimizer
 from flexmdm_jax.training.state import Setup, TrainState, init_state, sharded_shapes
 from flexmdm_jax.training.step import make_train_step
-from flexmdm_jax.types import Vocabulary, fold_in_rows
+from flexmdm_jax.types import Vocabulary
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _TOO_LARGE = re.compile(r"\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)")
@@ -131,19 +133,17 @@ def lower_train_step(experiment: Experiment):
 
 
 def lower_sampling(experiment: Experiment):
-    """Returns a whole run of the sampler, with the steps of the config's evaluation, lowered."""
+    """Returns the sampler on rows of full length, with the steps of the config's evaluation."""
     setup = experiment.setup
     sampler = SamplerConfig(steps=experiment.config.evaluation.num_steps)
-    engine = setup.engine(sampler, experiment.rows)
-
-    def make_rows():
-        canvas = start_canvas(experiment.rows, experiment.length, setup.process)
-        keys = fold_in_rows(jax.random.key(0), jnp.arange(experiment.rows))
-        return canvas, keys, sampler.settings(*canvas.tokens.shape)
-
-    rows = _batch_shapes(make_rows, setup.mesh)
+    shape = (experiment.rows, experiment.length)
+    state = blank_state(sampler.kinds, setup.process, shape, watched=False)
+    number = np.zeros(experiment.rows, np.uint32)
+    rows = _batch_shapes(lambda: (state, sampler.settings(*shape), number, number), setup.mesh)
+    limit = np.int32(sampler.steps)
+    program = make_program(setup.denoiser, setup.process, sampler.kinds, setup.mesh, grows=False)
     with jax.set_mesh(setup.mesh):
-        return engine.program.lower(experiment.averaged, *rows)
+        return program.lower(experiment.averaged, *rows, limit, limit)
 
 
 # Name -> what it lowers.

@@ -14,8 +14,7 @@ from flexmdm_jax.evaluation.text import likelihood
 from flexmdm_jax.generation.engine import Completions
 from flexmdm_jax.model import Model
 from flexmdm_jax.partial import Figures
-from flexmdm_jax.process import Process
-from flexmdm_jax.sampling import Canvas, SamplerConfig, prefix_canvas
+from flexmdm_jax.sampling import SamplerConfig
 
 COLUMNS = {
     "success": "correct",
@@ -27,15 +26,6 @@ COLUMNS = {
     "truncated": "truncated",
     "nats_per_sequence": "nats/seq",
 }
-
-
-def question_canvas(questions: list[Int[np.ndarray, "_"]], length: int, process: Process) -> Canvas:
-    """Returns where answers are grown from, see prefix_canvas(); one question to a row."""
-    lengths = np.array([len(question) for question in questions], np.int32)
-    fixed = np.zeros((len(questions), lengths.max()), np.int32)
-    for row, question in zip(fixed, questions, strict=True):
-        row[: len(question)] = question
-    return prefix_canvas(fixed, lengths, length, process)
 
 
 def answer_questions(
@@ -56,11 +46,8 @@ def answer_questions(
       seed: Decides all noise.
     """
 
-    def canvas_of(numbers):
-        asked = [questions[number] for number in numbers]
-        return question_canvas(asked, model.max_length, model.setup.process)
-
-    rows = model.complete(canvas_of, sampler, num=len(questions), batch_size=batch_size, seed=seed)
+    starts = [model.start(question, [len(question)]) for question in questions]
+    rows = model.complete(starts, sampler, batch_size=batch_size, seed=seed)
     answers = [row[len(q) :] for row, q in zip(rows.tokens, questions, strict=True)]
     return answers, rows
 

@@ -3,13 +3,12 @@
 import dataclasses
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int
 
 from flexmdm_jax.data.storage.records import VALIDATION, Dataset, read_sequences
+from flexmdm_jax.generation.starts import Start
 from flexmdm_jax.process import Process
-from flexmdm_jax.sampling.canvas import Canvas, empty_canvas, masked_canvas, protect
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,25 +89,22 @@ def held_out_prompts(dataset: Dataset, num: int, seed: int) -> Int[np.ndarray, "
     return np.random.default_rng(seed).permutation(prompts)[:num]
 
 
-def prompt_canvas(
-    subgoals: Int[np.ndarray, "b k"],
-    length: int,
-    process: Process,
-    *,
-    separator: int,
-) -> Canvas:
+def prompt_start(
+    subgoals: Int[np.ndarray, "k"], length: int, process: Process, *, separator: int
+) -> Start:
     """Returns where a path is grown from: FlexMDM's from its subgoals, MDM's after its prompt.
 
     Only the gaps between FlexMDM's subgoals are open.
+
+    Args:
+      subgoals: Cells to come by.
+      length: Slots of a row.
+      process: Decides between the two.
+      separator: What closes MDM's prompt.
     """
-    num, count = subgoals.shape
-    vocabulary = process.vocabulary
-    if not process.inserts:
-        prompt = np.pad(subgoals, ((0, 0), (0, 1)), constant_values=separator)
-        return masked_canvas(jnp.asarray(prompt), jnp.full(num, count + 1), length, vocabulary)
-    canvas = empty_canvas(jnp.asarray(subgoals), jnp.full(num, count), length, vocabulary)
-    first, end = jnp.zeros(num, jnp.int32), jnp.full(num, count)
-    return protect(protect(canvas, first, first + 1), end, end + 1)
+    if process.inserts:
+        return Start.of(subgoals, range(1, len(subgoals)), process, length)
+    return Start.of([*subgoals.tolist(), separator], [len(subgoals) + 1], process, length)
 
 
 def path_of(tokens: Int[np.ndarray, "l"], maze: Maze, process: Process) -> np.ndarray:

@@ -42,11 +42,11 @@ def draw_path(maze: Maze, subgoals: Int[np.ndarray, "k"], path: Int[np.ndarray, 
 def draw_states(
     maze: Maze,
     subgoals: Int[np.ndarray, "k"],
-    states: Int[np.ndarray, "n l"],
+    states: Sequence[Sequence[int]],
     vocabulary: Vocabulary,
     panels: int = 6,
 ) -> bytes:
-    """Returns a PNG of the sequence at equally spaced steps.
+    """Returns a PNG of the sequence at equally spaced steps, END not being among its tokens.
 
     Clean cells stand where they belong; a mask has no place yet and is drawn on the line between
     the clean cells on either side of it.
@@ -57,8 +57,7 @@ def draw_states(
     chosen = np.linspace(0, len(states) - 1, panels).round().astype(int)
     for axes, step in zip(figure.subplots(1, panels), chosen, strict=True):
         _draw_maze(axes, maze, subgoals)
-        tokens = states[step]
-        tokens = tokens[: np.argmax(tokens == vocabulary.end)]
+        tokens = np.asarray(states[step])
         clean = np.flatnonzero(tokens < maze.walls.size)
         masked = np.flatnonzero(tokens == vocabulary.mask)
         places = np.divmod(tokens[clean], maze.walls.shape[1])

@@ -8,11 +8,12 @@ from jaxtyping import Int
 
 from flexmdm_jax.data.storage.records import Dataset
 from flexmdm_jax.evaluation.intervals import success_interval
-from flexmdm_jax.evaluation.maze import Maze, held_out_prompts, path_of, prompt_canvas
+from flexmdm_jax.evaluation.maze import Maze, held_out_prompts, path_of, prompt_start
 from flexmdm_jax.evaluation.maze_pictures import draw_path, draw_states, success_curves
 from flexmdm_jax.evaluation.request import Report, Request, announced
 from flexmdm_jax.evaluation.suite import held_out_lengths
 from flexmdm_jax.generation.engine import Completions
+from flexmdm_jax.generation.starts import Start
 from flexmdm_jax.model import Model
 from flexmdm_jax.partial import Figures
 from flexmdm_jax.sampling import SamplerConfig
@@ -50,14 +51,10 @@ def solve(
       batch_size: Prompts at a time.
       seed: Decides all noise.
     """
-    process = model.setup.process
-
-    def canvas_of(numbers):
-        subgoals = prompts[numbers].astype(np.int32)
-        return prompt_canvas(subgoals, model.max_length, process, separator=maze.separator)
-
-    rows = model.complete(canvas_of, sampler, num=len(prompts), batch_size=batch_size, seed=seed)
-    return rows.replace(tokens=[path_of(row, maze, process) for row in rows.tokens])
+    starts = [_start(prompt, maze, model) for prompt in prompts]
+    rows = model.complete(starts, sampler, batch_size=batch_size, seed=seed)
+    paths = [path_of(row, maze, model.setup.process) for row in rows.tokens]
+    return dataclasses.replace(rows, tokens=paths)
 
 
 def judge(maze: Maze, prompts: np.ndarray, solutions: Completions) -> dict[str, float]:
@@ -114,14 +111,17 @@ def _success(
     return judge(maze, prompts, solutions)
 
 
-def _pictures(model: Model, maze: Maze, prompts, sampler: SamplerConfig) -> dict[str, bytes]:
-    # As many states as it took calls; the first prompt's row is the same alone.
-    found = solve(model, maze, prompts[:1], sampler, batch_size=1, seed=0)
-    sampler = dataclasses.replace(sampler, trace=int(found.calls[0]))
-    solutions = solve(model, maze, prompts[:1], sampler, batch_size=1, seed=0)
-    pictures = {"path.png": draw_path(maze, prompts[0], solutions.tokens[0])}
+def _start(prompt: Int[np.ndarray, "k"], maze: Maze, model: Model) -> Start:
     process = model.setup.process
+    return prompt_start(prompt, model.max_length, process, separator=maze.separator)
+
+
+def _pictures(model: Model, maze: Maze, prompts, sampler: SamplerConfig) -> dict[str, bytes]:
+    # The first prompt's row is the same alone.
+    frames, row = model.watch(_start(prompts[0], maze, model), sampler)
+    process = model.setup.process
+    pictures = {"path.png": draw_path(maze, prompts[0], path_of(row.tokens, maze, process))}
     if process.inserts:
-        states = solutions.states[:, 0]
+        states = [frame.tokens for frame in frames[1:]]
         pictures["states.png"] = draw_states(maze, prompts[0], states, process.vocabulary)
     return pictures

@@ -1,6 +1,7 @@
 """The two questions asked of every model: how likely is held-out text, and are lengths right."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,17 @@ from flexmdm_jax.data.batches.pipeline import validation_batches
 from flexmdm_jax.data.batches.rows import arrange_for
 from flexmdm_jax.data.storage.records import TRAIN, VALIDATION, Dataset, read_split
 from flexmdm_jax.data.tasks import PROMPTED_TASKS
+from flexmdm_jax.data.tasks.closing import close_for
 from flexmdm_jax.data.tasks.infilling import choose_for
 from flexmdm_jax.evaluation.lengths import entropy_of_counts, length_distances, token_counts
-from flexmdm_jax.evaluation.perplexity import Score, make_scorer, score_batches, unigram_score
+from flexmdm_jax.evaluation.unigram import unigram_score
 from flexmdm_jax.generation.engine import Completions
-from flexmdm_jax.sampling import SamplerConfig, start_canvas
-from flexmdm_jax.sharding import spread_rows
+from flexmdm_jax.generation.pools import Job
+from flexmdm_jax.generation.scoring import Score
+from flexmdm_jax.generation.starts import Start
+from flexmdm_jax.sampling import SamplerConfig
 from flexmdm_jax.training.state import Setup
+from flexmdm_jax.types import Batch
 
 
 def held_out_lengths(dataset: Dataset) -> np.ndarray:
@@ -47,29 +52,55 @@ class Evaluator:
         self._seed = seed
         rows = setup.round_up(config.batch_size)
         self._config = dataclasses.replace(config, batch_size=rows)
-        scorer = make_scorer(setup.denoiser, setup.process, config.num_times, setup.num_groups)
-        self._scorer = spread_rows(setup.mesh, scorer)
-        self._engine = setup.engine(sampler or SamplerConfig(steps=config.num_steps), rows)
+        self._scorer = setup.scorer(config.num_times, rows)
+        self._sampler = sampler or SamplerConfig(steps=config.num_steps)
+        setup.check_sampler(self._sampler)
+        self._engine = setup.engine(rows)
 
-    def score(self, params: Any) -> Score:
-        """Returns the likelihood bound of held-out sequences."""
-        batches = validation_batches(
+    def _held_out(self, num: int, batch_size: int) -> Iterator[tuple[Batch, np.ndarray]]:
+        """Returns the first held-out sequences, and which of them are given in part."""
+        process, task = self._setup.process, self._dataset.task
+        return validation_batches(
             self._dataset,
             length=self._length,
-            batch_size=self._config.batch_size,
-            arrange=arrange_for(self._setup.process, self._dataset.task),
-            choose=choose_for(self._dataset.task, self._setup.process, self._seed),
-            limit=self._config.num_sequences,
+            batch_size=batch_size,
+            arrange=arrange_for(process, task),
+            choose=choose_for(task, process, self._seed),
+            close=close_for(task, process),
+            limit=num,
         )
-        end = self._setup.process.vocabulary.end
-        return score_batches(self._scorer, params, batches, end=end, seed=self._seed)
+
+    def score(self, params: Any) -> Score:
+        """Returns the likelihood bound of held-out sequences, given what the sampler is given."""
+        batches = self._held_out(self._config.num_sequences, self._config.batch_size)
+        return self._scorer.of_batches(params, batches, seed=self._seed)
+
+    def samples(self, params: Any, num: int = 4) -> list[dict[str, Any]]:
+        """Returns a few texts with their figures, as JSON has them.
+
+        They grow from what is given of the first held-out sequences: nothing, where no prompts are.
+        """
+        process, decode = self._setup.process, self._dataset.tokenizer().decode
+        [(batch, real)] = self._held_out(num, num)
+        jobs = [
+            Job(Start.of_clean(batch, row, process), self._sampler, self._seed, row)
+            for row in np.flatnonzero(real).tolist()
+        ]
+        return [
+            {
+                "text": decode(row.tokens.tolist()),
+                "length": len(row.tokens),
+                "calls": row.calls,
+                "truncated": row.truncated,
+            }
+            for row in self._setup.engine(num).complete(params, jobs)
+        ]
 
     def generate(self, params: Any) -> Completions:
         """Returns unconditional samples."""
-        canvas = start_canvas(self._engine.rows, self._length, self._setup.process)
-        return self._engine.complete(
-            params, lambda _: canvas, num=self._config.num_samples, seed=self._seed
-        )
+        start = Start.of([], [0], self._setup.process, self._length)
+        jobs = [Job(start, self._sampler, self._seed, n) for n in range(self._config.num_samples)]
+        return Completions.of(self._engine.complete(params, jobs))
 
     def metrics(self, params: Any, bin_width: int = 8) -> dict[str, float]:
         """Returns the figures of both questions under one name each.

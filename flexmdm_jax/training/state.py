@@ -14,6 +14,7 @@ from flexmdm_jax.attention import find_backend
 from flexmdm_jax.config import Config
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.generation.engine import Engine
+from flexmdm_jax.generation.scoring import Scorer
 from flexmdm_jax.models.dit import DiT, make_denoiser
 from flexmdm_jax.models.llada import LLaDA
 from flexmdm_jax.models.lora import Lora, join_base, split_base
@@ -110,15 +111,16 @@ class Setup:
                 "or binomial, or train one with config.model.gap_head='distribution'"
             )
 
-    def engine(self, sampler: SamplerConfig, batch_size: int) -> Engine:
-        """Returns what draws samples, about batch_size rows at a time.
+    def engine(self, batch_size: int) -> Engine:
+        """Returns what grows rows; see Engine for how many of them at a time."""
+        return Engine(
+            self.denoiser, self.process, self.mesh, self.round_up(batch_size), self.model.max_length
+        )
 
-        Raises:
-          UserError: If the network does not give what the sampler needs.
-        """
-        self.check_sampler(sampler)
+    def scorer(self, num_times: int, batch_size: int) -> Scorer:
+        """Returns what bounds likelihoods, about batch_size rows at a time."""
         rows = self.round_up(batch_size)
-        return Engine(self.denoiser, self.process, sampler, self.mesh, rows)
+        return Scorer(self.denoiser, self.process, num_times, self.mesh, rows)
 
 
 def _dit(config: Config, process: Process) -> DiT:

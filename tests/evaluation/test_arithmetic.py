@@ -12,7 +12,10 @@ from flexmdm_jax.data.batches.rows import arrange_for
 from flexmdm_jax.data.storage.records import VALIDATION, read_sequences
 from flexmdm_jax.data.tasks import Gsm8kConfig
 from flexmdm_jax.data.tokenizers import ByteTokenizer
-from flexmdm_jax.evaluation.arithmetic import evaluate_gsm8k, judge_answers, question_canvas
+from flexmdm_jax.evaluation.arithmetic import evaluate_gsm8k, judge_answers
+from flexmdm_jax.evaluation.text import evaluator_of
+from flexmdm_jax.generation.scoring import Prompted
+from flexmdm_jax.generation.starts import Start
 from flexmdm_jax.partial import Figures
 from flexmdm_jax.process import Process
 from flexmdm_jax.sampling import SamplerConfig
@@ -36,15 +39,17 @@ def test_answers_grow_where_training_rows_have_them(dataset, make):
     sequences = list(read_sequences(dataset, VALIDATION))
     vocabulary = dataset.vocabulary
     process = make(vocabulary)
-    canvas = question_canvas([s.tokens[s.fixed] for s in sequences], LENGTH, process)
-    for i, sequence in enumerate(sequences):
+    for sequence in sequences:
+        given = sequence.tokens[sequence.fixed]
+        start = Start.of(given, [len(given)], process, LENGTH)
+        canvas = start.canvas(LENGTH, vocabulary.end)
         row = arrange_for(process, dataset.task)(sequence, LENGTH, vocabulary)
         question = row.tokens[: sequence.fixed.sum()]
         free = vocabulary.end if process.inserts else vocabulary.mask
         expected = np.pad(question, (0, LENGTH - len(question)), constant_values=free)
-        np.testing.assert_array_equal(canvas.tokens[i], expected)
+        np.testing.assert_array_equal(canvas.tokens[0], expected)
         closed = np.arange(LENGTH) < (len(question) if process.inserts else LENGTH)
-        np.testing.assert_array_equal(canvas.closed[i], closed)
+        np.testing.assert_array_equal(canvas.closed[0], closed)
 
 
 @pytest.mark.parametrize("method", ["flexmdm", "mdm"])
@@ -53,11 +58,8 @@ def test_every_question_is_answered_and_kept(dataset, method):
     questions = [s.tokens[s.fixed] for s in read_sequences(dataset, VALIDATION)]
     with jax.set_mesh(model.setup.mesh):
         rows = model.complete(
-            lambda numbers: question_canvas(
-                [questions[number] for number in numbers], LENGTH, model.setup.process
-            ),
+            [model.start(question, [len(question)]) for question in questions],
             SamplerConfig(steps=3),
-            num=len(questions),
             batch_size=2,
             seed=0,
         )
@@ -67,6 +69,20 @@ def test_every_question_is_answered_and_kept(dataset, method):
         np.testing.assert_array_equal(row[: len(question)], question)
     assert set(report.rows) == {"run, exact_rate, 2 steps", "run, exact_rate, 4 steps"}
     assert all(figures["success"] == 0 for figures in report.rows.values())
+
+
+def test_answers_are_scored_given_their_questions(dataset):
+    """As any sequences are that follow a prompt: untrained gaps inside it cost nothing."""
+    model = untrained_model(dataset, "flexmdm", LENGTH)
+    sequences = list(read_sequences(dataset, VALIDATION))
+    prompted = [Prompted(s.tokens[:-1].tolist(), int(s.fixed.sum())) for s in sequences]
+    scorer = model.setup.scorer(REQUEST.num_times, batch_size=8)
+    with jax.set_mesh(model.setup.mesh):
+        held_out = evaluator_of(model, dataset, REQUEST).score(model.params)
+        score = scorer.of_sequences(model.params, prompted, length=LENGTH, seed=REQUEST.seed)
+    np.testing.assert_allclose(held_out.nats, score.nats, rtol=1e-4)
+    np.testing.assert_allclose(held_out.errors, score.errors, rtol=1e-3)
+    assert held_out.tokens.tolist() == score.tokens.tolist() == [7, 7, 7]
 
 
 def test_only_the_final_number_counts():

@@ -10,7 +10,7 @@ from flexmdm_jax.evaluation.maze import (
     Maze,
     held_out_prompts,
     path_of,
-    prompt_canvas,
+    prompt_start,
 )
 from flexmdm_jax.process import Process
 from flexmdm_jax.types import Vocabulary
@@ -110,17 +110,16 @@ def test_interval_is_wilsons(successes, num):
 
 
 def test_only_the_gaps_between_subgoals_are_open():
-    prompts = np.stack([SUBGOALS, SUBGOALS[::-1]]).astype(np.int32)
-    canvas = prompt_canvas(prompts, 9, FLEXMDM, separator=25)
-    assert np.array(canvas.tokens)[:, :4].tolist() == [[*row, 27] for row in prompts.tolist()]
-    is_open = np.array((canvas.segment_ids > 0) & ~canvas.closed)
-    assert is_open.tolist() == [[False, True, True] + [False] * 6] * 2
+    start = prompt_start(SUBGOALS, 9, FLEXMDM, separator=25)
+    assert start.tokens.tolist() == [*SUBGOALS, 27]
+    assert start.closed.tolist() == [True, False, False, True]
+    assert start.fixed.all()
 
 
 def test_mdm_is_prompted_with_subgoals_and_writes_after_them():
-    prompts = SUBGOALS[None].astype(np.int32)
-    canvas = prompt_canvas(prompts, 9, MDM, separator=25)
-    assert np.array(canvas.tokens).tolist() == [[*SUBGOALS, 25, 26, 26, 26, 26, 26]]
+    start = prompt_start(SUBGOALS, 9, MDM, separator=25)
+    assert start.tokens.tolist() == [*SUBGOALS, 25, 26, 26, 26, 26, 26]
+    assert start.fixed.tolist() == [True] * 4 + [False] * 5
     row = np.array([*SUBGOALS, 25, *SOLUTION])
     assert path_of(row, MAZE, MDM).tolist() == SOLUTION.tolist()
     assert path_of(SOLUTION, MAZE, FLEXMDM).tolist() == SOLUTION.tolist()

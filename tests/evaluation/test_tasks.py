@@ -40,13 +40,13 @@ def test_true_paths_solve_every_prompt(tmp_path):
     prompts = np.stack([sequence.tokens[sequence.fixed] for sequence in sequences])
     paths = [sequence.tokens[:-1] for sequence in sequences]
     truncated, calls = np.zeros(len(paths), bool), np.ones(len(paths), int)
-    solutions = Completions(paths, truncated, truncated, calls, None)
+    solutions = Completions(paths, truncated, truncated, calls)
     figures = judge(Maze.of(dataset.task), prompts, solutions)
     assert figures["success"] == figures["valid"] == 1
     assert figures["connected"] == figures["visits"] == figures["arrives"] == 1
     assert figures["cells"] == np.mean([len(path) for path in paths])
     # Each prompt with the path of the next: valid cells that join something else.
-    other = Completions(paths[1:] + paths[:1], truncated, truncated, calls, None)
+    other = Completions(paths[1:] + paths[:1], truncated, truncated, calls)
     figures = judge(Maze.of(dataset.task), prompts, other)
     assert figures["valid"] == figures["connected"] == 1
     assert figures["visits"] == figures["success"]

@@ -31,12 +31,12 @@ def test_a_run_comes_back_from_its_workdir_and_samples(tiny_config, tiny_dataset
     config, setup = setup_of(tiny_config, tiny_dataset)
     state = train(config, setup, tiny_dataset, tmp_path, lambda params: {})
     model = load(tmp_path)
-    records = list(model.generate(EXACT, num=3, batch_size=8))
+    results = model.generate("", n=3, insertions="exact_gaps", steps=EXACT.steps)
     assert model.params["gap_head"]["proj"]["kernel"].shape == (16, tiny.LENGTH + 1)
     jax.tree.map(np.testing.assert_array_equal, model.params, jax.device_get(state.ema))
     assert np.any(model.params["gap_head"]["proj"]["kernel"]), "it has learned"
-    assert [record["length"] for record in records] == [len(x["tokens"]) for x in records]
-    assert any(record["length"] for record in records)
+    assert [result.length for result in results] == [len(x.tokens) for x in results]
+    assert any(result.length for result in results)
     held = bytes_of_a_batch(config, 8, tiny.LENGTH)
     assert 4 * 8 * tiny.LENGTH * (tiny.LENGTH + 1) in held.values()
 
@@ -56,4 +56,4 @@ def test_exact_gaps_are_asked_only_of_networks_that_insert(tiny_config, tiny_dat
         setup.check_sampler(EXACT)
         return
     with pytest.raises(UserError, match="network gives mean gaps only; choose poisson or binom"):
-        setup.engine(EXACT, batch_size=8)
+        setup.check_sampler(EXACT)

@@ -26,7 +26,6 @@ from flexmdm_jax.errors import UserError
 from flexmdm_jax.model import load
 from flexmdm_jax.models.llada import LLaDA
 from flexmdm_jax.models.lora import Lora, is_trained
-from flexmdm_jax.sampling import SamplerConfig
 from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.training.imports import export_adapters, import_run, merge_run
 from flexmdm_jax.training.loop import train
@@ -81,9 +80,7 @@ def run_training(values, dataset, workdir):
 
 
 def samples(run, num=32):
-    sampler = SamplerConfig(steps=12)
-    prefix = prompt_of("2+3")
-    return list(run.generate(sampler, num=num, batch_size=8, seed=5, prefix=prefix))
+    return run.generate(prompt_of("2+3"), n=num, batch_size=8, seed=5, steps=12)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -160,8 +157,8 @@ def written(run):
 
 
 def test_sampling_keeps_the_prompt_and_writes_an_answer(written):
-    assert all(record["text"].startswith(prompt_of("2+3")) for record in written)
-    assert any("####" in record["text"] for record in written)
+    assert all(record.text.startswith(prompt_of("2+3")) for record in written)
+    assert any("####" in record.text for record in written)
 
 
 def test_merged_exported_and_read_again_it_writes_the_same(home, written, tmp_path):

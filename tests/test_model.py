@@ -1,0 +1,69 @@
+"""A model in Python: what it writes, and one line for what it cannot."""
+
+import pytest
+import tiny
+from untrained import untrained_model
+
+import flexmdm_jax
+from flexmdm_jax.errors import UserError
+from flexmdm_jax.generation.requests import Request
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    dataset = tiny.write_dataset(tmp_path_factory.mktemp("data"), tiny.texts())
+    return untrained_model(dataset, "flexmdm", tiny.LENGTH)
+
+
+def test_texts_do_not_depend_on_what_is_asked_beside_them(model):
+    given = ["ab", Request.infill("a", "c", n=2), Request.template("<gap>b<gap>", seed=7)]
+    together = model.generate(given, seed=3)
+    assert [x.text for x in together] == [
+        x.text for one in given for x in model.generate([one], seed=3)
+    ]
+    assert together[0].seed != 3
+    assert together[3].seed == 7
+    assert model.generate("ab", seed=3)[0].seed == 3
+    assert model.infill("a", "c", n=2, seed=together[1].seed) == together[1:3]
+    assert model.generate([]) == []
+
+
+def test_a_stream_ends_with_the_text(model):
+    [result] = model.generate("ab", seed=5, temperature=0.5)
+    *_, last = model.stream("ab", seed=5, temperature=0.5)
+    assert last.tokens == result.tokens
+    assert model.visible(last) == result.text
+
+
+REFUSED = {
+    "unknown setting 'temprature'; did you mean 'temperature'?": {"temprature": 1.0},
+    "n = 0; it must be at least 1": {"n": 0},
+    "seed = 4294967296; it must lie in": {"seed": 2**32},
+    "seed = -1; it must lie in": {"seed": -1},
+    "batch_size = 0; it must be at least 1": {"batch_size": 0},
+    "length says it all": {"length": 3, "max_length": 4},
+    "30 generated tokens do not fit": {"min_length": 30},
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_cannot_be_is_refused_in_a_line(model, message):
+    with pytest.raises(UserError) as error:
+        model.generate("ab", **REFUSED[message])
+    assert message in str(error.value)
+
+
+def test_requests_have_their_own_settings(model):
+    with pytest.raises(UserError, match="a Request has its own n and sampler"):
+        model.generate(Request.prompt("a"), temperature=0.5)
+    with pytest.raises(UserError, match="n = 2; one sample is streamed at a time"):
+        model.stream(Request.prompt("a", n=2))
+
+
+def test_the_package_opens_models():
+    from flexmdm_jax.model import load
+
+    assert flexmdm_jax.load is load
+    assert flexmdm_jax.Request is Request
+    with pytest.raises(AttributeError, match="no attribute 'laod'"):
+        flexmdm_jax.laod  # noqa: B018
