@@ -211,6 +211,7 @@ class TrainingConfig(Ranged):
     time_warp: OneOrMore = 1.0  # see stratified_times(); 1 draws times as the paper does
     log_every: Count = 100
     evaluate_every: Count = 10_000
+    sample_every: CountOrZero = 0  # write a few texts of the moment; 0: none
     checkpoint_every: Count = 10_000
     keep_checkpoints: Count = 3
 
@@ -303,6 +304,7 @@ CHANGEABLE = frozenset(
         "training.num_steps",
         "training.log_every",
         "training.evaluate_every",
+        "training.sample_every",
         "training.checkpoint_every",
         "training.keep_checkpoints",
         "data.path",

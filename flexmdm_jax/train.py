@@ -63,7 +63,7 @@ def main(_):
     check_training(config, setup)
     evaluator = Evaluator(setup, dataset, config.evaluation, config.data.max_length, config.seed)
     try:
-        state = train(config, setup, dataset, workdir, evaluator.metrics, window)
+        state = train(config, setup, dataset, workdir, evaluator.metrics, window, evaluator.samples)
     except NonFiniteLossError as error:
         print(f"stopped: {error}", file=sys.stderr)
         hosts.leave(1)

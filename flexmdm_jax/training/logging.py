@@ -5,6 +5,7 @@ import json
 import pathlib
 import sys
 import time
+import types
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,13 +24,10 @@ class MetricsWriter:
         """Opens the files."""
         self._active = jax.process_index() == 0
         if self._active:
-            # It imports PyTorch where that is installed, which takes longer than all the rest.
-            import tensorboardX
-
             self._path = workdir / "metrics.jsonl"
             cut_torn_line(self._path)
             self._file = self._path.open("a")
-            self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"))
+            self._board = _import_tensorboard().SummaryWriter(str(workdir / "tensorboard"))
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Writes one line of metrics after a step; what is not finite is null there."""
@@ -38,6 +36,20 @@ class MetricsWriter:
             self._file.flush()
             for name, value in metrics.items():
                 self._board.add_scalar(name, value, step)
+
+    def write_samples(self, step: int, samples: Sequence[dict[str, Any]]) -> None:
+        """Writes texts of the moment after a step, to samples.jsonl and TensorBoard."""
+        if not self._active:
+            return
+        lines = [json_text({"step": step, **sample}, ensure_ascii=False) for sample in samples]
+        path = self._path.with_name("samples.jsonl")
+        cut_torn_line(path)
+        with path.open("a", encoding="utf-8") as file:
+            file.write("".join(f"{line}\n" for line in lines))
+        # Markdown: an indented block keeps every character.
+        block = lambda text: "\n".join(f"    {line}" for line in text.split("\n"))  # noqa: E731
+        shown = [f"{x['length']} tokens\n\n{block(x['text'])}" for x in samples]
+        self._board.add_text("samples", "\n\n".join(shown), step)
 
     def evaluated(self, step: int) -> bool:
         """Returns whether the file holds an evaluation after a step; process 0 knows."""
@@ -51,6 +63,19 @@ class MetricsWriter:
         if self._active:
             self._file.close()
             self._board.close()
+
+
+def _import_tensorboard() -> types.ModuleType:
+    """Returns tensorboardX without PyTorch, which it imports for its annotations, in seconds."""
+    hidden = "torch" not in sys.modules
+    if hidden:
+        sys.modules["torch"] = None
+    try:
+        import tensorboardX
+    finally:
+        if hidden:
+            del sys.modules["torch"]
+    return tensorboardX
 
 
 class Progress:

@@ -3,7 +3,7 @@
 import contextlib
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -39,6 +39,7 @@ from flexmdm_jax.training.workdir import (
 from flexmdm_jax.types import TENSOR_AXIS
 
 Evaluate = Callable[[Any], dict[str, float]]
+Sample = Callable[[Any], list[dict[str, Any]]]
 
 
 class NonFiniteLossError(RuntimeError):
@@ -52,6 +53,7 @@ def train(
     workdir: pathlib.Path,
     evaluate: Evaluate,
     profile: Window = NO_PROFILE,
+    sample: Sample | None = None,
 ) -> TrainState:
     """Returns the state after config.training.num_steps steps, resuming from the workdir.
 
@@ -65,6 +67,7 @@ def train(
       workdir: Checkpoints and metrics.
       evaluate: averaged parameters -> metrics, called every evaluate_every steps and at the end.
       profile: Steps to trace.
+      sample: averaged parameters -> texts with their figures, called every sample_every steps.
 
     Raises:
       NonFiniteLossError: With the step; nothing after it is saved.
@@ -96,7 +99,8 @@ def train(
         )
         batches.send_ahead()
         first_process_first(lambda: _claim(workdir, experiment, dataset))
-        run = _Run(config.training, setup, workdir, checkpoints, evaluate, profile, int(state.step))
+        looks = _Looks(evaluate, sample)
+        run = _Run(config.training, setup, workdir, checkpoints, looks, profile, int(state.step))
         try:
             with Preemption() as preemption:
                 return run.loop(step, state, batches, preemption)
@@ -159,6 +163,13 @@ def _check_batch(config: Config, setup: Setup) -> None:
             )
 
 
+class _Looks(NamedTuple):
+    """What is done with the parameters of the moment."""
+
+    evaluate: Evaluate
+    sample: Sample | None
+
+
 class _Run:
     """The loop's helpers around one run: bookkeeping between steps."""
 
@@ -168,7 +179,7 @@ class _Run:
         setup: Setup,
         workdir: pathlib.Path,
         checkpoints: Checkpoints,
-        evaluate: Evaluate,
+        looks: _Looks,
         profile: Window,
         first: int,
     ):
@@ -176,7 +187,7 @@ class _Run:
         self._config = config
         self._setup = setup
         self._checkpoints = checkpoints
-        self._evaluate = evaluate
+        self._looks = looks
         self._writer = MetricsWriter(workdir)
         self._progress = Progress(first, config.num_steps)
         self._watch = Stopwatch()
@@ -202,6 +213,8 @@ class _Run:
                 self._save(state, batches)
             if number % self._config.evaluate_every == 0 or number == last:
                 self._look(number, state)
+            if self._config.sample_every and number % self._config.sample_every == 0:
+                self._sample(number, state)
             if stop:
                 break
         # It was interrupted while it was evaluated for the last time.
@@ -262,9 +275,17 @@ class _Run:
     def _look(self, number: int, state: TrainState) -> None:
         self._watch.pause()
         self._progress.say("evaluating")
-        metrics = self._evaluate(self._setup.whole(state.ema, state.frozen))
+        metrics = self._looks.evaluate(self._setup.whole(state.ema, state.frozen))
         self._writer.write(number, {f"eval/{name}": value for name, value in metrics.items()})
         self._watch.resume()
+
+    def _sample(self, number: int, state: TrainState) -> None:
+        if self._looks.sample:
+            self._watch.pause()
+            self._progress.say("sampling")
+            samples = self._looks.sample(self._setup.whole(state.ema, state.frozen))
+            self._writer.write_samples(number, samples)
+            self._watch.resume()
 
     def _save(self, state: TrainState, batches: DeviceBatches) -> None:
         """Saves, but never past a step that was not finite."""

@@ -1,10 +1,13 @@
 """Step times, use of the chips, profiles: figures against a clock and devices made up for it."""
 
+import subprocess
+import sys
 import types
 
 import jax
 import numpy as np
 import pytest
+from commands import environment
 
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.training import logging
@@ -53,6 +56,24 @@ def test_memory_is_shown_where_a_device_tells():
     device = types.SimpleNamespace(memory_stats=lambda: full)
     assert memory_in_use(device) == {"hbm_peak_bytes": 6.0 * 2**30, "hbm_peak_share": 0.375}
     assert memory_in_use(types.SimpleNamespace(memory_stats=lambda: None)) == {}
+
+
+WRITES = """
+import importlib.util, pathlib, sys
+from flexmdm_jax.training.logging import MetricsWriter
+writer = MetricsWriter(pathlib.Path(sys.argv[1]))
+writer.write(1, {"loss": 2.0})
+writer.close()
+assert not [name for name in sys.modules if name.partition(".")[0] == "torch"]
+assert importlib.util.find_spec("torch")
+"""
+
+
+def test_metrics_are_written_without_pytorch_which_can_be_imported_later(tmp_path):
+    command = [sys.executable, "-c", WRITES, tmp_path]
+    subprocess.run(command, env=environment(), check=True)
+    [board] = (tmp_path / "tensorboard").iterdir()
+    assert b"loss" in board.read_bytes()
 
 
 @pytest.mark.parametrize(
