@@ -61,6 +61,7 @@ CountOrUnset = Annotated[int, Range(-1, _LARGEST)]
 Length = Annotated[int, Range(2, _LARGEST)]  # of a row: a token and END
 Few = Annotated[int, Range(1, 4096)]  # processes, or batches that wait in memory
 FewOrZero = Annotated[int, Range(0, 4096)]
+Port = Annotated[int, Range(0, 2**16 - 1)]
 Seconds = Annotated[int, Range(1, 10**6)]
 Seed = Annotated[int, Range(0, 2**32 - 1)]  # noise is drawn from 32 bits: 2 ** 32 would be 0 again
 Positive = Annotated[float, Range(0, _HUGE, above=True)]

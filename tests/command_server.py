@@ -5,6 +5,7 @@ output goes to. The answer is a line with its exit status. Importing what comman
 longer than most of them; a command's own module, which defines its flags, is not among it.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -15,7 +16,7 @@ import sys
 
 import flexmdm_jax
 
-COMMANDS = {"aot", "convert", "evaluate", "prepare", "sample", "train"}
+COMMANDS = {"aot", "convert", "evaluate", "prepare", "sample", "serve", "train"}
 
 
 def import_shared_modules():
@@ -54,5 +55,7 @@ def serve():
 if __name__ == "__main__":
     sys.path.remove(str(pathlib.Path(__file__).parent))
     import_shared_modules()
+    # Else each fork walks through all of it, and so copies it, when it ends.
+    gc.freeze()
     print("ready", flush=True)
     runpy.run_module(serve(), run_name="__main__", alter_sys=True)

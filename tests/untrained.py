@@ -1,5 +1,7 @@
 """A model as evaluations take it, without training, and what to ask of it."""
 
+import pathlib
+
 import tiny
 
 from flexmdm_jax.config import read_config
@@ -7,9 +9,10 @@ from flexmdm_jax.data.storage.records import Dataset
 from flexmdm_jax.evaluation.request import Request
 from flexmdm_jax.model import Model
 from flexmdm_jax.sharding import make_mesh
+from flexmdm_jax.training.checkpoints import Checkpoints
 from flexmdm_jax.training.optimizer import make_optimizer
 from flexmdm_jax.training.state import Setup, init_state
-from flexmdm_jax.training.workdir import Experiment
+from flexmdm_jax.training.workdir import Experiment, write_experiment
 
 REQUEST = Request(
     num=5,
@@ -35,3 +38,13 @@ def untrained_model(dataset: Dataset, method: str, length: int) -> Model:
     make_state, _ = init_state(setup, make_optimizer(config.optimizer, 1), config.seed)
     experiment = Experiment(config, dataset.vocabulary, dataset.tokenizer_sha256)
     return Model(experiment, setup, dataset.tokenizer(), 0, make_state().params)
+
+
+def write_run(dataset: Dataset, length: int, path: pathlib.Path) -> None:
+    """Makes a folder the workdir of a run whose only checkpoint is the untrained model."""
+    model = untrained_model(dataset, "flexmdm", length)
+    write_experiment(path, model.experiment, model.tokenizer)
+    checkpoints = Checkpoints(path, model.experiment)
+    checkpoints.save_average(1, model.params)
+    checkpoints.wait()
+    checkpoints.close()
