@@ -19,6 +19,7 @@ from jaxtyping import install_import_hook
 
 install_import_hook("flexmdm_jax", "beartype.beartype")
 
+import browsers
 import hypothesis
 import jax
 import pytest
@@ -61,3 +62,10 @@ def tiny_dataset(tmp_path_factory):
 def tiny_config(tiny_dataset):
     """A config as nested dicts, the test's own copy."""
     return tiny.config(tiny_dataset)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """One for a file's tests; as long as it runs, nothing else can run a loop of asyncio's."""
+    with browsers.started() as started:
+        yield started

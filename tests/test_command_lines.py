@@ -21,11 +21,12 @@ from flexmdm_jax.training.profiling import NO_PROFILE, Window
 from flexmdm_jax.training.state import Setup, init_state
 from flexmdm_jax.types import Vocabulary
 
-COMMANDS = ("prepare", "train", "sample", "evaluate", "convert", "aot")
+COMMANDS = ("prepare", "train", "sample", "serve", "evaluate", "convert", "aot")
 # A flag of each command that must be given, and one that takes a text.
 REQUIRED = {
     "train": ("config", "workdir"),
     "sample": ("workdir",),
+    "serve": ("workdir",),
     "evaluate": ("workdir",),
     "convert": ("from", "out"),
     "aot": ("config", "topology"),

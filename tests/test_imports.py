@@ -20,8 +20,8 @@ LAYERS = [
     {"generation", "conversion"},
     {"training"},
     {"model"},
-    {"evaluation", "compilation"},
-    {"cli", "options", "train", "sample", "evaluate", "prepare", "convert", "aot"},
+    {"evaluation", "compilation", "serving"},
+    {"cli", "options", "train", "sample", "serve", "evaluate", "prepare", "convert", "aot"},
 ]
 # The rooms of data/, in the same sense; a room may import its own files.
 ROOMS = [{"sources", "tokenizers"}, {"storage"}, {"preparation", "tasks"}, {"batches"}]
@@ -115,6 +115,13 @@ def test_networks_are_known_at_the_edge_only(path):
     edge = name in {*ENTRY_POINTS, "models", "conversion"} or inside in MAY_IMPORT_MODELS
     if not edge:
         assert "models" not in own_imports(path), f"{path} must not import {PACKAGE}.models"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_http_is_known_to_the_server_only(path):
+    if name_of(path) != "serving":
+        tops = {name.partition(".")[0] for name in file_imports(path)}
+        assert not tops & {"starlette", "uvicorn"}, f"{path} imports {tops}"
 
 
 def test_the_checks_see_every_way_to_import():

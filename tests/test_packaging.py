@@ -56,6 +56,24 @@ def test_every_module_is_installed(installed):
     assert not missing
 
 
+def test_what_pages_are_made_of_is_installed(installed, tmp_path):
+    modules = {".py", ".pyc"}
+    found = [path for path in (ROOT / "flexmdm_jax").rglob("*.*") if path.suffix not in modules]
+    assert {path.suffix for path in found} == {".js", ".css", ".html"}
+    assert not [path for path in found if not (installed / path.relative_to(ROOT)).is_file()]
+    code = (
+        "from flexmdm_jax.generation.trace.page import page; print(page([], lambda token: b'', 0))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.stdout.startswith("<!doctype html>"), result.stderr
+
+
 def test_what_the_package_imports_is_pinned():
     """Every third-party import is in requirements.txt or an extra, with a version."""
     setup = configparser.ConfigParser()
@@ -67,7 +85,8 @@ def test_what_the_package_imports_is_pinned():
         for line in lines.split()
     }
     assert all("==" in line for line in pinned.values())
-    names = {"absl": "absl_py", "orbax": "orbax_checkpoint", "tensorboardX": "tensorboardx"}
+    names = {"absl": "absl_py", "orbax": "orbax_checkpoint", "PIL": "pillow"}
+    names |= {"tensorboardX": "tensorboardx"}
     for path in [*(ROOT / "flexmdm_jax").rglob("*.py"), *(ROOT / "configs").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             modules = []

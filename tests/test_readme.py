@@ -9,7 +9,7 @@ README = pathlib.Path(__file__).parents[1] / "README.md"
 
 
 def test_the_library_example_runs_as_printed(capsys):
-    [code] = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    _, code = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     assert len(code.splitlines()) < 30, "half a screen"
     names = {}
     exec(compile(code, str(README), "exec"), names)
