@@ -19,6 +19,7 @@ from tokenizer_kinds import (
     sentencepiece_model,
 )
 
+from flexmdm_jax.data.tokenizers.base import shares
 from flexmdm_jax.data.tokenizers.decoders import reader_of
 
 
@@ -32,8 +33,7 @@ def valid(data: bytes) -> bool:
 def test_spelled_tokens_are_the_librarys_text(name, data):
     """Whatever tokens come, special ones and ids without a token among them."""
     tokenizer = KINDS[name].tokenizer
-    size = tokenizer.vocabulary.size
-    ids = st.lists(st.integers(0, size - 3 if "hf" not in name else size - 1), max_size=8)
+    ids = st.lists(st.integers(0, tokenizer.vocabulary.size - 1), max_size=8)
     tokens = data.draw(ids) + tokenizer.encode(data.draw(KINDS[name].texts))
     spelled = tokenizer.spell(tokens)
     assert len(spelled) == len(tokens)
@@ -237,6 +237,16 @@ def test_decoders_read_tokens_as_the_library_does(decoder, contents):
 )
 def test_what_is_not_known_token_by_token_is_left_to_the_library(decoder):
     assert reader_of(decoder) is None
+
+
+@given(st.text("ab", max_size=8))
+def test_shares_make_up_the_whole_of_any_decoder(letters):
+    """Here, one that turns round: more tokens may have less in common with the whole."""
+    decode = lambda tokens: "".join(map(chr, reversed(tokens)))  # noqa: E731
+    tokens = list(map(ord, letters))
+    found = shares(decode, tokens)
+    assert len(found) == len(tokens)
+    assert b"".join(found).decode() == decode(tokens)
 
 
 def test_an_unknown_decoder_is_asked_for_whole_texts():
