@@ -23,9 +23,9 @@ def writer(batch_size=4, denoiser=letters.letters):
     return letters.writer(batch_size, LENGTH, denoiser)
 
 
-def service(own=None, **limits):
+def service(own=None, name=NAME, **limits):
     own = own or writer()
-    served = Served(NAME, 3, 0, circumstances("abc", own.engine))
+    served = Served(name, 3, 0, circumstances("abc", own.engine))
     return Service(own, served, Limits(**limits))
 
 
@@ -47,9 +47,9 @@ class Running:
 
 
 @contextlib.contextmanager
-def serving(own=None, key="", **limits):
+def serving(own=None, key="", name=NAME, **limits):
     """Gives a Running server, and has it finish and stop."""
-    made, going = service(own, **limits), threading.Event()
+    made, going = service(own, name, **limits), threading.Event()
     bound, loops = bind("127.0.0.1", 0), {}
 
     async def run():

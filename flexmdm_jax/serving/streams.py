@@ -50,7 +50,7 @@ async def _events(service: Service, form: Form, ask: Ask, running: Running) -> A
     own = envelope(form, service.served.name)
     if ask.include_usage:
         own["usage"] = None
-    frames = _Frames(service.writer.tokenizer)
+    frames = Frames(service.writer.tokenizer)
     found: dict[int, Result] = {}
     try:
         while running.unread:
@@ -93,7 +93,7 @@ def _event(values: Mapping[str, Any]) -> bytes:
     return b"data: " + text.encode(errors="backslashreplace") + b"\n\n"
 
 
-class _Frames:
+class Frames:
     """What a client has seen of the samples of a request."""
 
     def __init__(self, tokenizer: Tokenizer):
