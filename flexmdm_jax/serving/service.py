@@ -134,11 +134,16 @@ class Service:
                 running.put(-1, unavailable("the server is stopping", _SOONEST))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), _SOONEST)
-        self._readers.shutdown(wait=False, cancel_futures=True)
+        self._readers.shutdown(wait=False)
         return await asyncio.to_thread(self._worker.stop, _JOIN)
 
     async def read(self, work: Callable[[], T]) -> T:
-        """Returns work(), done in a thread beside the event loop."""
+        """Returns work(), done in a thread beside the event loop.
+
+        Raises:
+          ApiError: If nothing is taken on any more.
+        """
+        self.check_open()
         return await self._loop.run_in_executor(self._readers, work)
 
     def check_open(self) -> None:
