@@ -113,7 +113,7 @@ def test_what_takes_too_long_gets_an_error_and_makes_room(gate, stream):
             told = answer.json()["error"]
         assert told["type"] == "timeout"
         assert "took more than 1 seconds" in told["message"]
-        assert server.service.num_waiting == 0
+        until(lambda: server.service.num_waiting == 0)
         gate.open()
         server.service.limits = Limits()
         assert server.post(**LONG, stream=stream).status_code == 200

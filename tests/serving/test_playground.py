@@ -100,6 +100,16 @@ def test_gaps_are_filled_and_every_call_can_be_looked_at(opened):
     assert "seed 5" in re.sub(r"([a-z])(\d)", r"\1 \2", details)
 
 
+def test_what_is_wrong_is_said_and_can_be_mended(opened):
+    page = opened()
+    page.get_by_label("text", exact=True).fill("a <gap><gap>")
+    page.keyboard.press("Control+Enter")
+    page.get_by_role("alert").filter(has_text="two <gap> side by side").wait_for()
+    write(page, "a")
+    # Without a text it is not shown, and has no role.
+    assert page.locator("#problem").text_content() == ""
+
+
 def test_what_is_written_can_be_stopped(opened, server):
     page = opened()
     page.get_by_label("sampler").select_option("exact")
