@@ -1,6 +1,6 @@
 """Weights in and out: python -m flexmdm_jax.convert llada --from=LLaDA-8B-Base --out=data/llada.
 
-llada    a downloaded LLaDA or LLaMA (--from) -> a base folder
+llada    a downloaded LLaDA or LLaMA (--from), or a GGUF file of one -> a base folder
 export   a base folder (--from) -> safetensors and config.json
 merge    a run (--from) -> a run without adapters, with a base of its own
 peft     a run (--from) -> PEFT adapters, or PEFT adapters (--from) and --config -> a run
@@ -17,6 +17,7 @@ from flexmdm_jax.conversion.base import open_base
 from flexmdm_jax.conversion.flexmdm_torch import exchange_rows, read_flexmdm
 from flexmdm_jax.conversion.llada import export_model, import_model
 from flexmdm_jax.conversion.peft import is_peft, read_peft
+from flexmdm_jax.conversion.sources import SpecialIds
 from flexmdm_jax.data.tokenizers import Tokenizer, make_tokenizer
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.ranges import CountOrZero
@@ -32,10 +33,14 @@ _TOKENIZER = flags.DEFINE_string("tokenizer", "gpt2", "Of the run to make; see p
 _TOKENIZER_DIR = options.define_path("tokenizer_dir", None, "Folder of GPT-2's two files.")
 _PAD = options.define_number("pad_id", 50257, "Of a checkpoint of the paper's code.", CountOrZero)
 _MASK = options.define_number("mask_id", 50258, "Of a checkpoint of the paper's code.", CountOrZero)
+_MASK_OF_BASE = flags.DEFINE_string(
+    "mask", "", "MASK of a base: an id, new (a row of its own) or none; else as the model says."
+)
+_END = options.define_number("end", None, "END of a base, if not as the model says.", CountOrZero)
 
 
 def _llada(source: pathlib.Path, out: pathlib.Path) -> None:
-    print(import_model(source, out))
+    print(import_model(source, out, SpecialIds(_MASK_OF_BASE.value, _END.value)))
 
 
 def _export(source: pathlib.Path, out: pathlib.Path) -> None:
