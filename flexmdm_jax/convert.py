@@ -103,6 +103,8 @@ def main(arguments):
     takes_base = arguments[1] in ("merge", "peft") and not is_peft(pathlib.Path(_FROM.value))
     if _BASE.value and not takes_base:
         raise UserError("--base is that of a run, for merge and peft; leave it out")
+    if arguments[1] != "llada" and (_MASK_OF_BASE.value or _END.value is not None):
+        raise UserError("--mask and --end are those of a base, for llada; leave them out")
     COMMANDS[arguments[1]](pathlib.Path(_FROM.value), pathlib.Path(_OUT.value))
     print(f"{arguments[1]}: {_OUT.value}")
 

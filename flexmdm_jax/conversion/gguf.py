@@ -61,6 +61,15 @@ class Gguf:
     tensors: dict[str, Tensor]
     tokenizer: dict[str, Any]
 
+    def check_tokenizer(self, config: Mapping[str, Any], path: pathlib.Path) -> None:
+        """Raises UserError unless texts can do without the MASK and END that a config names."""
+        values = {
+            HuggingFaceTokenizer.TOKENIZER: self.tokenizer,
+            HuggingFaceTokenizer.CONFIG: config,
+        }
+        files = {name: json_text(value).encode() for name, value in values.items()}
+        HuggingFaceTokenizer.of_folder(files, path, {})
+
     def write_tokenizer(self, folder: pathlib.Path) -> None:
         """Writes tokenizer.json into a folder."""
         path = folder / HuggingFaceTokenizer.TOKENIZER
@@ -208,13 +217,12 @@ def _tensors(
     readable = {name: _tensor(tensor, path) for name, tensor in found.items()}
     expected = {n: leaf.tensor_shape for leaf, _ in pairs for n in leaf.names}
     check_tensors(readable, expected, path)
-    return {
-        new: _halved(readable[old], leaf.rows_per_step)
-        if leaf.path[-2] in _ROTARY
-        else readable[old]
-        for leaf, ours in pairs
-        for old, new in zip(leaf.names, ours.names, strict=True)
-    }
+    renamed = {}
+    for leaf, ours in pairs:
+        for old, new in zip(leaf.names, ours.names, strict=True):
+            tensor, rotary = readable[old], leaf.path[-2] in _ROTARY
+            renamed[new] = _halved(tensor, leaf.rows_per_step) if rotary else tensor
+    return renamed
 
 
 def _tensor(tensor: Any, path: pathlib.Path) -> Tensor:

@@ -24,7 +24,7 @@ FIELDS = Form(
         """),
 )
 # gguf.TokenType.
-_NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
+_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
 _SPACE = "▁"
 
 
@@ -69,7 +69,14 @@ def _added(values: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _ids(values: Mapping[str, Any]) -> dict[str, int]:
-    return {token: number for number, token in enumerate(values["tokens"])}
+    """Returns the ids of the model's own tokens; what fills up the rows is never text."""
+    return {
+        token: number
+        for number, (token, kind) in enumerate(
+            zip(values["tokens"], values["token_type"], strict=True)
+        )
+        if kind != _UNUSED
+    }
 
 
 # How a text is cut into words, by the name that llama.cpp gives to a kind of pre-tokenizer. GPT-2's

@@ -86,15 +86,17 @@ def open_source(path: pathlib.Path, ids: SpecialIds) -> Source:
     if path.is_dir() or not path.exists():
         config = read_json(path / CONFIG, "name the folder of a downloaded model, or a GGUF file")
         source = Source(path, config, open_tensors(path), functools.partial(copy_files, path))
-    else:
-        model = read_gguf(path)
-        source = Source(path, model.config, model.tensors, model.write_tokenizer).with_config()
-        if not ids.mask and model.config.get("mask_token_id") is None:
-            raise UserError(
-                f"{path} names no MASK; choose --mask=new for a row of its own, --mask=ID for a "
-                "token that texts do without, or --mask=none to keep the model as it is"
-            )
-    return _with_ids(source, ids)
+        return _with_ids(source, ids)
+    model = read_gguf(path)
+    if not ids.mask and model.config.get("mask_token_id") is None:
+        raise UserError(
+            f"{path} names no MASK; choose --mask=new for a row of its own, --mask=ID for a "
+            "token that texts do without, or --mask=none to keep the model as it is"
+        )
+    source = Source(path, model.config, model.tensors, model.write_tokenizer).with_config()
+    source = _with_ids(source, ids)
+    model.check_tokenizer(source.config, path)
+    return source
 
 
 def _with_ids(source: Source, ids: SpecialIds) -> Source:
