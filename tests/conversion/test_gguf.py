@@ -253,6 +253,6 @@ def test_the_command_converts_or_says_in_a_line_why_not(tmp_path):
     arguments = ("convert", "llada", f"--from={path}", f"--out={tmp_path / 'base'}")
     refuse("names no MASK; choose", *arguments)
     refuse("--mask=last: write an id, new or none", *arguments, "--mask=last")
-    refuse("--mask and --end are those of a base", "convert", "export", *arguments[2:], "--end=3")
+    refuse("--end is for llada and xlm", "convert", "export", *arguments[2:], "--end=3")
     assert "embedding_size=49" in succeed(*arguments, "--mask=new").stdout
     assert open_base(tmp_path / "base").dtype == np.float32
