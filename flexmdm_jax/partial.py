@@ -105,7 +105,8 @@ class PartialResults:
 
 
 def _line(value: Any) -> bytes:
-    return json_text(value, ensure_ascii=False).encode() + b"\n"
+    # Half of a surrogate pair, which a request's id may be, is spelled as JSON has it.
+    return json_text(value, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
 
 
 def _differences(theirs: Any, ours: dict[str, Any]) -> str:

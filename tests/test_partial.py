@@ -101,6 +101,14 @@ def test_what_has_come_to_be_in_the_place_stays(tmp_path):
     assert out.read_text() == "1\n"
 
 
+def test_half_of_a_surrogate_pair_comes_back(tmp_path):
+    line = {"id": "\ud83d", "text": "\U0001f600"}
+    with PartialResults(tmp_path / "r", SETTINGS) as results:
+        results.append(line)
+    with PartialResults(tmp_path / "r", SETTINGS) as results:
+        assert results.found == [line]
+
+
 def test_two_writers_of_one_file(tmp_path):
     with (
         PartialResults(tmp_path / "r", SETTINGS),

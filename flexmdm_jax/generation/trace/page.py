@@ -50,6 +50,8 @@ def _empty_page() -> str:
 def element_json(values: Any) -> str:
     """Returns values as JSON that can stand in a script element of a page."""
     data = json_text(values, ensure_ascii=False, separators=(",", ":"))
+    # Half of a surrogate pair, which a name may hold, is spelled as JSON has it.
+    data = data.encode(errors="backslashreplace").decode()
     # As JSON may have it, and no end of the element that holds it.
     return data.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e")
 

@@ -131,7 +131,7 @@ def test_long_texts_are_cut(pieces):
 
 def test_names_are_one_line_whatever_they_hold(pieces):
     frames = states(pieces).frames[:1]
-    named, odd = (Trace(name, frames, {}) for name in ("a", "\x1b\n\tname " * 30))
+    named, odd = (Trace(name, frames, {}) for name in ("a", "\x1b\n\tname \ud83d" * 30))
     sizes = {opened(gif([trace], pieces, MASK)).size for trace in (named, odd)}
     assert len(sizes) == 1
 

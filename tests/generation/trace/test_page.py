@@ -47,6 +47,14 @@ def test_a_page_holds_the_traces():
     assert [trace_from_json(trace) for trace in data["traces"]] == sent
 
 
+def test_a_name_may_hold_half_of_a_surrogate_pair():
+    pieces = traces.Pieces()
+    shown = traces.trace(pieces, " a text", seed=0, name="\ud83d")
+    text = page([shown], pieces, MASK)
+    text.encode()
+    assert data_of(text)["traces"][0]["name"] == "\ud83d"
+
+
 HOSTILE = (
     "</script><img src=x onerror=alert(1)>",
     "<!--<script>",
