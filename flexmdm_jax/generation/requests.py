@@ -167,7 +167,7 @@ def parse_request(
     for name in values:
         if name not in known:
             raise UserError(f"unknown field {name!r}{nearest(name, known)}")
-    if not isinstance(values.get("id", 0), str | int) or isinstance(values.get("id"), bool):
+    if not _is_name(values.get("id", 0)):
         raise UserError(f"id = {shown(values['id'])}; it must be a text or an integer")
     settings = {name: values[name] for name in SETTINGS if name in values}
     parts, gaps = _given(values, mark)
@@ -179,6 +179,10 @@ def parse_request(
         n=_whole(values, "n", 1),
         sampler=sampler_of(settings, defaults),
     )
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str | int) and not isinstance(value, bool)
 
 
 def request_json(request: Request, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -229,7 +233,7 @@ def _read_line(line: bytes, path, number: int, defaults, mark, strict) -> Reques
     name: str | int = number
     try:
         values = parse_json(line)
-        if isinstance(values, dict) and isinstance(values.get("id"), str | int):
+        if isinstance(values, dict) and _is_name(values.get("id")):
             name = values["id"]
         return parse_request(values, number, defaults, mark)
     except UserError as error:

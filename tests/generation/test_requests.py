@@ -131,6 +131,7 @@ LINES = b"""\xef\xbb\xbf{"prompt": "a", "id": "first"}
 {"prompt": "c", "prompt": "d"}
 {"prompt": "e", "temperature": NaN}
 [[[[
+{"id": true, "prompt": "f"}
 {"prompt": "last", "seed": 1}
 """
 
@@ -140,10 +141,10 @@ def test_a_file_of_requests_and_failures(tmp_path):
     path.write_bytes(LINES)
     first, *wrong, last = read_requests(path)
     assert (first.id, first.parts) == ("first", ("a",))
-    assert (last.id, last.seed) == (9, 1)
+    assert (last.id, last.seed) == (10, 1)
     assert all(isinstance(x, Failure) for x in wrong)
-    assert [x.id for x in wrong] == [3, "third", 5, 6, 7, 8]
-    assert [x.error.split(":")[0] for x in wrong] == [f"line {n}" for n in (3, 4, 5, 6, 7, 8)]
+    assert [x.id for x in wrong] == [3, "third", *range(5, 10)]
+    assert [x.error.split(":")[0] for x in wrong] == [f"line {n}" for n in range(3, 10)]
     assert "given twice" in wrong[3].error
     assert "NaN is no number of JSON" in wrong[4].error
     with pytest.raises(UserError, match=r"r.jsonl, line 3: no JSON"):
