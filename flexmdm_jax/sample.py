@@ -4,6 +4,7 @@ import collections
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import pathlib
 import time
@@ -127,6 +128,36 @@ def _check_flags() -> None:
         raise UserError(f"--{', --'.join(given)}: say what to write in one way")
     if _TRACE.value:
         renderer(pathlib.Path(_TRACE.value))
+    _check_files()
+
+
+def _check_files() -> None:
+    """Raises UserError where one file would be written over another, or cannot be read twice."""
+    files = {
+        f"--{name}": pathlib.Path(flags.FLAGS[name].value)
+        for name in ("requests", "out", "trace")
+        if flags.FLAGS[name].value
+    }
+    for (first, path), (second, other) in itertools.combinations(files.items(), 2):
+        if path.resolve() == other.resolve():
+            raise UserError(f"{first} and {second} are the same file, {path}; name two")
+    requests = files.get("--requests")
+    if requests and (requests.is_fifo() or requests.is_socket()):
+        raise UserError(
+            f"--requests={requests} is a pipe, and requests are read more than once; write them to "
+            "a file and name that"
+        )
+
+
+def _check_names() -> None:
+    """Raises UserError where two texts that are to be shown have one name."""
+    requests = (x for x in _requests() if isinstance(x, Request))
+    counts = collections.Counter(str(request.id) for request in requests)
+    if twice := [name for name, count in counts.items() if count > 1]:
+        raise UserError(
+            f"{_REQUESTS.value}: two requests have the id {twice[0]!r} (the line's number unless "
+            "told), by which --trace and --watch tell them apart; give each its own"
+        )
 
 
 def _requests() -> Iterator[Request | Failure]:
@@ -248,7 +279,12 @@ def _is_strict() -> bool:
 def _check(writer: Writer) -> None:
     """Raises UserError for a request that cannot be answered, if no other result will do."""
     for request in _requests() if _is_strict() else ():
-        writer.encode(request)
+        try:
+            writer.encode(request)
+        except UserError as error:
+            if not _REQUESTS.value:
+                raise
+            raise UserError(f"{_REQUESTS.value}, request {request.id!r}: {error}") from None
 
 
 def _work_off(
@@ -321,6 +357,8 @@ def main(_):
     total = sum(1 if isinstance(x, Failure) else x.n for x in _requests())
     if not total:
         raise UserError(f"{_REQUESTS.value} holds no requests")
+    if _TRACE.value or _WATCH.value:
+        _check_names()
     _join()
     hosts.check_agreement({"the command line": options.shared_flags()})
     model = _load()

@@ -1,6 +1,7 @@
 """Requests through the command: files of them, templates, traces, and what is taken up again."""
 
 import json
+import os
 
 import pytest
 import tiny
@@ -76,6 +77,11 @@ def test_a_bad_line_stops_where_it_is_asked_to(home, tmp_path):
     refuse("each request of a file has its own", *sample, requests, "--num=2")
     refuse("say what to write in one way", *sample, requests, "--prefix=a")
     refuse("holds no requests", *sample, "--requests=/dev/null")
+    fits = tmp_path / "fits.jsonl"
+    fits.write_text('{"prompt": "a"}\n{"id": "far", "prompt": "a", "length": 999}\n')
+    refuse(
+        r"fits.jsonl, request 'far': 999 .* do not fit", *sample, f"--requests={fits}", "--strict"
+    )
     refuse("none.jsonl: No such file", *sample, f"--requests={tmp_path}/none.jsonl")
     refuse("no <gap>", *sample, "--template=abc")
     refuse(r"\.html.*\.gif", *sample, f"--trace={tmp_path}/trace.txt")
@@ -83,6 +89,32 @@ def test_a_bad_line_stops_where_it_is_asked_to(home, tmp_path):
     refuse("old.html exists already", *sample, f"--trace={tmp_path}/old.html")
     assert (tmp_path / "old.html").read_text() == "precious"
     assert not list(tmp_path.glob("s.jsonl*"))
+
+
+def test_no_file_is_written_over_another(home, tmp_path):
+    requests = tmp_path / "r.html"
+    requests.write_text('{"prompt": "a"}\n')
+    sample = ("sample", f"--workdir={home}/flex", "--overwrite")
+    (tmp_path / "link").symlink_to(requests)
+    given, out = f"--requests={requests}", f"--out={tmp_path}/s"
+    refuse("--requests and --out are the same file", *sample, given, f"--out={tmp_path}/link")
+    refuse("--requests and --trace are the same", *sample, given, out, f"--trace={requests}")
+    both = (f"--out={tmp_path}/t.html", f"--trace={tmp_path}/t.html")
+    refuse("--out and --trace are the same file", *sample, *both)
+    assert requests.read_text() == '{"prompt": "a"}\n'
+
+
+def test_a_pipe_of_requests_is_refused(home, tmp_path):
+    os.mkfifo(tmp_path / "r")
+    sample = ("sample", f"--workdir={home}/flex", f"--out={tmp_path}/s")
+    refuse("is a pipe, .* write them to a file", *sample, f"--requests={tmp_path}/r")
+
+
+def test_texts_are_watched_by_names_that_differ(home, tmp_path):
+    (tmp_path / "r").write_text('{"id": 2, "prompt": "a"}\n{"prompt": "b"}\n')
+    sample = ("sample", f"--workdir={home}/flex", f"--requests={tmp_path}/r", f"--out={tmp_path}/s")
+    refuse("two requests have the id '2'", *sample, "--watch")
+    refuse("two requests have the id '2'", *sample, f"--trace={tmp_path}/t.html")
 
 
 def test_traces_end_with_the_samples(home, tmp_path):
