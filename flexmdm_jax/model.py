@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,13 +16,14 @@ from flexmdm_jax.fields import nearest
 from flexmdm_jax.files import json_text
 from flexmdm_jax.generation.engine import Completions, Engine
 from flexmdm_jax.generation.pools import Job, Row
-from flexmdm_jax.generation.requests import SETTINGS, Request, sampler_of
+from flexmdm_jax.generation.requests import SETTINGS, Request, sampler_of, shown, whole
 from flexmdm_jax.generation.results import Result
 from flexmdm_jax.generation.scoring import Score, encode_prompted
 from flexmdm_jax.generation.starts import Start
 from flexmdm_jax.generation.texts import visible
 from flexmdm_jax.generation.trace.frames import Frame
 from flexmdm_jax.generation.writer import Seen, Writer
+from flexmdm_jax.ranges import Seed
 from flexmdm_jax.sampling import SamplerConfig
 from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.training.checkpoints import Checkpoints
@@ -135,7 +136,9 @@ class Model:
           UserError: If a setting is unknown or out of range, or what is given does not fit.
         """
         one = isinstance(given, str | Request)
-        requests = [self._request(x, n, settings) for x in ([given] if one else given)]
+        several = isinstance(given, Iterable) and not isinstance(given, Mapping) and not one
+        requests = [self._request(x, n, settings) for x in (given if several else [given])]
+        seed = whole("seed", seed, Seed)
         if one:
             requests = [dataclasses.replace(x, seed=_first(x.seed, seed)) for x in requests]
         requests = [x.seeded(seed) for x in requests]
@@ -233,6 +236,11 @@ class Model:
     def _request(self, given: str | Request, n: int, settings: dict[str, Any]) -> Request:
         if isinstance(given, str):
             return Request.prompt(given, n=n, sampler=_sampler(settings))
+        if not isinstance(given, Request):
+            raise UserError(
+                f"{shown(given)} is neither a text nor a Request; of token ids make one, "
+                "Request.prompt([5, 17, 9])"
+            )
         if settings or n != 1:
             raise UserError("a Request has its own n and sampler; leave out n and the settings")
         return given
@@ -250,7 +258,8 @@ def _sampler(settings: dict[str, Any]) -> SamplerConfig:
     for name in settings:
         if name not in SETTINGS:
             raise UserError(f"unknown setting {name!r}{nearest(name, SETTINGS)}")
-    return sampler_of(settings)
+    scalar = lambda x: isinstance(x, np.generic | jax.Array) and x.ndim == 0  # noqa: E731
+    return sampler_of({k: v.item() if scalar(v) else v for k, v in settings.items()})
 
 
 def _first(own: int | None, other: int) -> int:

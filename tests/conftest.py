@@ -36,6 +36,7 @@ install_import_hook("flexmdm_jax", "beartype.beartype")
 import browsers
 import hypothesis
 import jax
+import jaxtyping
 import pytest
 import tiny
 
@@ -65,6 +66,14 @@ def forget_programs():
     yield
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture
+def unchecked():
+    """Calls as users make them, without the checks of types that tests have besides."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,9 @@
 """A model in Python: what it writes, and one line for what it cannot."""
 
+import json
+
+import jax
+import numpy as np
 import pytest
 import tiny
 from untrained import untrained_model
@@ -42,15 +46,42 @@ REFUSED = {
     "seed = -1; it must lie in": {"seed": -1},
     "batch_size = 0; it must be at least 1": {"batch_size": 0},
     "length says it all": {"length": 3, "max_length": 4},
+    "seed = 1.5; it must be an integer": {"seed": 1.5},
+    "it must be an integer": {"seed": jax.random.key(0)},
+    "n = 2.0; it must be an integer": {"n": 2.0},
+    "n = true; it must be an integer": {"n": True},
+    "steps = [1, 2]; it must be an integer": {"steps": [1, 2]},
+    "temperature = array([0.5, 1. ]); it must be a number": {"temperature": np.array([0.5, 1])},
     "30 generated tokens do not fit": {"min_length": 30},
 }
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("message", REFUSED)
 def test_what_cannot_be_is_refused_in_a_line(model, message):
     with pytest.raises(UserError) as error:
         model.generate("ab", **REFUSED[message])
     assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_numbers_and_ids_of_numpy_are_as_good_as_pythons(model):
+    ours = model.generate(["ab"], n=2, seed=3, steps=3, temperature=0.5)
+    numpys = {"n": np.int64(2), "seed": np.uint32(3), "steps": np.int64(3)}
+    assert model.generate(["ab"], **numpys, temperature=np.float32(0.5)) == ours
+    jaxs = jax.numpy.asarray(0.5)
+    assert model.generate(["ab"], n=2, seed=3, steps=3, temperature=jaxs) == ours
+    [written] = model.generate([Request.prompt(np.array([97, 98]), seed=np.uint32(3))])
+    assert model.generate([Request.prompt((97, 98), seed=3)]) == [written]
+    json.dumps(written.json())
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("given", [None, 5, [5, 6], [[5, 6]], b"ab", {"prompt": "ab"}])
+def test_what_is_no_prompt_is_not_taken_for_one(model, given):
+    with pytest.raises(UserError, match="neither a text nor a Request"):
+        model.generate(given, temperature=0.5)
 
 
 def test_requests_have_their_own_settings(model):

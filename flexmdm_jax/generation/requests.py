@@ -3,10 +3,14 @@
 import collections
 import dataclasses
 import hashlib
+import itertools
 import json
+import operator
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+import numpy as np
 
 from flexmdm_jax.errors import UserError, first_line
 from flexmdm_jax.fields import nearest
@@ -48,7 +52,8 @@ class Request:
       sampler: How to sample.
 
     Raises:
-      UserError: If there are no samples, or the seed has more than 32 bits.
+      UserError: If there are no samples, the seed has more than 32 bits, what is given is neither
+        text nor token ids, the gaps are not among it, or the sampler is none.
     """
 
     parts: tuple[Part, ...] = ()
@@ -59,21 +64,30 @@ class Request:
     sampler: SamplerConfig = SamplerConfig()
 
     def __post_init__(self):
-        for name, kind in (("n", Count), ("seed", Seed)):
-            value = getattr(self, name)
-            if value is not None and (problem := range_of(kind).problem(value)):
-                raise UserError(f"{name} = {value}; it {problem}")
+        kept: dict[str, Any] = {"n": whole("n", self.n, Count)}
+        if self.seed is not None:
+            kept["seed"] = whole("seed", self.seed, Seed)
+        kept["parts"] = tuple(map(_checked_part, self.parts))
+        kept["gaps"] = gaps = tuple(self.gaps)
+        if any(a >= b for a, b in itertools.pairwise((-1, *gaps, len(self.parts) + 1))):
+            raise UserError(f"gaps = {gaps}; they must ascend within 0 to {len(self.parts)} parts")
+        if not isinstance(self.sampler, SamplerConfig):
+            raise UserError(f"sampler = {shown(self.sampler)}; it must be a SamplerConfig")
+        for name, value in kept.items():
+            object.__setattr__(self, name, value)
 
     @classmethod
     def prompt(cls, given: Part, **others: Any) -> "Request":
-        """Returns a request to continue a text."""
-        parts = (given,) if given else ()
+        """Returns a request to continue a text, or token ids."""
+        part = _checked_part(given)
+        parts = (part,) if part else ()
         return cls(parts, (len(parts),), **others)
 
     @classmethod
     def infill(cls, prefix: Part, suffix: Part, **others: Any) -> "Request":
         """Returns a request to write what stands between two texts; either may be empty."""
-        return cls(tuple(x for x in (prefix, suffix) if x), (1 if prefix else 0,), **others)
+        before, behind = _checked_part(prefix), _checked_part(suffix)
+        return cls(tuple(x for x in (before, behind) if x), (1 if before else 0,), **others)
 
     @classmethod
     def template(cls, text: str, mark: str = MARK, **others: Any) -> "Request":
@@ -94,6 +108,40 @@ class Request:
         given = json_text([seed, self.parts, self.gaps]).encode()
         own = int.from_bytes(hashlib.sha256(given).digest()[:4], "big")
         return dataclasses.replace(self, seed=own)
+
+
+def whole(name: str, value: Any, kind: Any) -> int:
+    """Returns a number as Python's own, for NumPy and JAX have others.
+
+    Args:
+      name: What a message calls it.
+      value: It.
+      kind: Of the integers that it may be, such as Count.
+
+    Raises:
+      UserError: If it is another.
+    """
+    try:
+        if isinstance(value, bool | np.bool_):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise UserError(f"{name} = {shown(value)}; it must be an integer") from None
+    if problem := range_of(kind).problem(number):
+        raise UserError(f"{name} = {number}; it {problem}")
+    return number
+
+
+def _checked_part(part: Any) -> Part:
+    """Returns a text, or token ids as Python's integers."""
+    if isinstance(part, str):
+        return part
+    try:
+        if isinstance(part, bytes | Mapping):
+            raise TypeError
+        return tuple(map(operator.index, part))
+    except TypeError:
+        raise UserError(f"{shown(part)} cannot be given; give a text or token ids") from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -343,4 +391,7 @@ def shown(value: Any) -> str:
         text = json_text(value, ensure_ascii=False)
     except RecursionError:
         text = "lists within lists"
+    except TypeError:
+        # From Python, not from JSON.
+        text = " ".join(repr(value).split())
     return text if len(text) <= 40 else f"{text[:37]}..."

@@ -58,6 +58,26 @@ def test_what_is_wrong_gets_one_line(name):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"parts": (5,)}, "5 cannot be given; give a text or token ids"),
+        ({"parts": (b"ab",)}, "cannot be given"),
+        ({"parts": ((1.5,),)}, "cannot be given"),
+        ({"parts": ("a",), "gaps": (2,)}, "gaps = (2,); they must ascend within 0 to 1 parts"),
+        ({"parts": ("a",), "gaps": (-1,)}, "they must ascend"),
+        ({"parts": ("a", "b"), "gaps": (2, 0)}, "they must ascend"),
+        ({"sampler": "exact"}, 'sampler = "exact"; it must be a SamplerConfig'),
+        ({"n": None}, "n = null; it must be an integer"),
+    ],
+)
+def test_what_python_says_wrong_gets_one_line(values, message):
+    with pytest.raises(UserError) as error:
+        Request(**values)
+    assert message in str(error.value)
+
+
 def test_the_ways_of_saying_what_is_given():
     forms = {
         '{"prompt": "a"}': (("a",), (1,)),
