@@ -50,13 +50,20 @@ _MULTIHOST = flags.DEFINE_bool("multihost", False, "Not for serving.")
 def _key() -> str:
     """Returns the key that clients need, or "" for none."""
     if not _KEY_FILE.value:
-        return os.environ.get("FLEXMDM_API_KEY", "").strip()
+        key = os.environ.get("FLEXMDM_API_KEY")
+        # As $(cat key.txt) leaves it where there is no such file: a key was meant.
+        if key is not None and not key.strip():
+            raise UserError("FLEXMDM_API_KEY is empty; put a key into it, or unset it for none")
+        return (key or "").strip()
+    place = f"--api_key_file={_KEY_FILE.value}"
     try:
         key = pathlib.Path(_KEY_FILE.value).read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--api_key_file={_KEY_FILE.value}: {error}") from None
+    except OSError as error:
+        raise UserError(f"{place}: {error.strerror}; name a file with a key") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{place} is no text; write a key into it") from None
     if not key:
-        raise UserError(f"--api_key_file={_KEY_FILE.value} is empty; write a key into it")
+        raise UserError(f"{place} is empty; write a key into it")
     return key
 
 

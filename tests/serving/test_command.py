@@ -90,7 +90,8 @@ REFUSED = {
     "--multihost: a server is one process; start one on every host": ["--multihost"],
     "--port=1: .*; choose another, --port=0 for any": ["--host=192.0.2.1", "--port=1"],
     "flag --port=65536: it must lie in|--port.*65535": ["--port=65536"],
-    "--api_key_file=nosuch: .*No such file": ["--api_key_file=nosuch"],
+    "--api_key_file=nosuch: No such file or directory; name a file": ["--api_key_file=nosuch"],
+    "--api_key_file=/dev/null is empty": ["--api_key_file=/dev/null"],
     "no run in|no such run|nosuch": ["--port=0"],
 }
 
@@ -98,3 +99,8 @@ REFUSED = {
 @pytest.mark.parametrize("message", REFUSED)
 def test_what_cannot_be_served_gets_a_line(message):
     refuse(message, "serve", "--workdir=nosuch", *REFUSED[message])
+
+
+def test_a_key_that_got_lost_does_not_open_the_server(monkeypatch):
+    monkeypatch.setenv("FLEXMDM_API_KEY", "\n")
+    refuse("FLEXMDM_API_KEY is empty; put a key into it", "serve", "--workdir=nosuch")
