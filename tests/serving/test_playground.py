@@ -1,6 +1,7 @@
 """The page of a server in a browser: type, write, watch, rewrite, and nothing else happens."""
 
 import contextlib
+import itertools
 import re
 
 import browsers
@@ -149,6 +150,37 @@ def test_it_fits_and_can_be_used_without_a_pointer(opened, width, scheme):
         ".map((x) => x.outerHTML)"
     )
     assert small == []
+
+
+# Of the element that has the focus: what it is called, and where it lies.
+FOCUSED = """() => {
+  const element = document.activeElement;
+  if (element === document.body) return null;
+  const words = element.ariaLabel || element.labels?.[0]?.firstChild.textContent;
+  const name = (words || element.textContent).trim().toLowerCase();
+  const { left, right, top, bottom } = element.getBoundingClientRect();
+  return { name, left, right, top: top + scrollY, bottom: bottom + scrollY };
+}"""
+
+
+@pytest.mark.parametrize("width", [360, 1100])
+def test_the_tab_key_goes_through_the_page_as_it_is_read(opened, width):
+    page = opened(viewport={"width": width, "height": 740})
+    write(page, "Once ")
+    page.evaluate("document.activeElement.blur(); getSelection().removeAllRanges()")
+    page.locator("#theme").focus()
+    visited = [page.evaluate(FOCUSED)]
+    page.keyboard.press("Tab")
+    while (here := page.evaluate(FOCUSED)) and here not in visited:
+        visited.append(here)
+        page.keyboard.press("Tab")
+    names = [place["name"] for place in visited]
+    for place, following in itertools.pairwise(visited):
+        below = following["top"] >= place["bottom"] - 1
+        beside = following["left"] >= place["right"] - 1 and following["bottom"] > place["top"]
+        assert below or beside, (place, following)
+    expected = ["text", "write", "sampler", "temperature", "seed", "more", "frame", "play"]
+    assert [name for name in names if name in expected] == expected
 
 
 def test_the_page_loads_nothing_but_itself(server):
