@@ -209,6 +209,7 @@ _USERS_ERRNO = {
     errno.EACCES: "permission denied; choose a folder that you may write to",
     errno.EPERM: "operation not permitted; choose a folder that you may write to",
     errno.EROFS: "read-only file system; choose a folder that you may write to",
+    errno.ENAMETOOLONG: "this name is longer than the file system allows; choose a shorter one",
     errno.ENOTDIR: "a part of this path is a file, not a folder; choose another",
 }
 

@@ -99,6 +99,7 @@ def test_no_file_is_written_over_another(home, tmp_path):
     given, out = f"--requests={requests}", f"--out={tmp_path}/s"
     refuse("--requests and --out are the same file", *sample, given, f"--out={tmp_path}/link")
     refuse("--requests and --trace are the same", *sample, given, out, f"--trace={requests}")
+    refuse("longer than the file system allows", *sample, f"--out={tmp_path}/{'a' * 300}")
     both = (f"--out={tmp_path}/t.html", f"--trace={tmp_path}/t.html")
     refuse("--out and --trace are the same file", *sample, *both)
     assert requests.read_text() == '{"prompt": "a"}\n'
