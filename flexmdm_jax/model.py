@@ -258,8 +258,14 @@ def _sampler(settings: dict[str, Any]) -> SamplerConfig:
     for name in settings:
         if name not in SETTINGS:
             raise UserError(f"unknown setting {name!r}{nearest(name, SETTINGS)}")
-    scalar = lambda x: isinstance(x, np.generic | jax.Array) and x.ndim == 0  # noqa: E731
-    return sampler_of({k: v.item() if scalar(v) else v for k, v in settings.items()})
+    return sampler_of({name: _plain(value) for name, value in settings.items()})
+
+
+def _plain(value: Any) -> Any:
+    """Returns one number of NumPy's or JAX's as Python's, and all else as it is."""
+    if isinstance(value, np.generic | jax.Array) and value.ndim == 0:
+        return value.item()
+    return value
 
 
 def _first(own: int | None, other: int) -> int:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -118,7 +117,7 @@ def _with_ids(source: Source, ids: SpecialIds) -> Source:
     mask, end = (source.config.get(name) for name in ("mask_token_id", "eos_token_id"))
     if chosen and ids.mask != "none" and not isinstance(end, int):
         raise UserError(
-            f"{source.path}: eos_token_id = {json.dumps(end)}; say which token closes a text, "
+            f"{source.path}: eos_token_id = {json_text(end)}; say which token closes a text, "
             "--end=ID"
         )
     if mask is not None and mask == end:
