@@ -1,6 +1,7 @@
-"""Compiles a config for TPUs that are not there and says what it costs.
+"""Compiles a config for TPUs or GPUs that are not there and says what it costs.
 
 python -m flexmdm_jax.aot --config=configs/owt.py --topology=v5e-16 --per_device_batch=16
+python -m flexmdm_jax.aot --config=configs/owt.py --topology=h100-8 --search
 """
 
 import dataclasses
@@ -23,7 +24,9 @@ from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.types import Vocabulary
 
 _CONFIG = options.define_config("A file of configs/.")
-_TOPOLOGY = flags.DEFINE_string("topology", None, "v5e-16, v5p:4x4x4, 2*v5e-16 (two slices), …")
+_TOPOLOGY = flags.DEFINE_string(
+    "topology", None, "v5e-16, v5p:4x4x4, 2*v5e-16 (two slices), h100-8, 2*h100-8 (two hosts), …"
+)
 _ROWS = options.define_number(
     "per_device_batch", 0, "Rows per chip; 0 spreads the config's batch.", CountOrZero
 )
@@ -79,7 +82,7 @@ def _rows(config, num_shards: int) -> int:
 def main(_):
     """Runs the command."""
     logging.set_verbosity(logging.WARNING)
-    # Nothing is run, and TPUs of this machine may be someone else's.
+    # Nothing is run, and chips of this machine may be someone else's.
     jax.config.update("jax_platforms", "cpu")
     out = new_file(_JSON.value, _OVERWRITE.value) if _JSON.value else None
     if not _PROGRAMS.value:

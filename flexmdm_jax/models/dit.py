@@ -126,7 +126,9 @@ class Block(nn.Module):
         modulation = Modulation(6, d, name="modulation")(condition)
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation
         y = ModulatedNorm(self.dtype, name="attention_norm")(x, shift, scale, segment_ids)
-        y = drop(self._attend(y, segment_ids), salt=2 * layer)
+        # As many conditions as a row may hold segments.
+        packed = condition.shape[1] > 1
+        y = drop(self._attend(y, segment_ids, packed), salt=2 * layer)
         x = gated_sum(x, gate, y, segment_ids)
         y = ModulatedNorm(self.dtype, name="mlp_norm")(x, mlp_shift, mlp_scale, segment_ids)
         y = linear(4 * d, ("embed", "mlp"), fan_in=d, dtype=self.dtype, name="mlp_in")(y)
@@ -135,7 +137,7 @@ class Block(nn.Module):
         y = drop(y, salt=2 * layer + 1)
         return gated_sum(x, mlp_gate, y, segment_ids), None
 
-    def _attend(self, x, segment_ids):
+    def _attend(self, x, segment_ids, packed):
         d = x.shape[-1]
         names = ("embed", None, "heads", None)
         qkv = nn.DenseGeneral(
@@ -146,8 +148,14 @@ class Block(nn.Module):
             name="qkv",
         )(x)
         q, k, v = jnp.moveaxis(qkv, 2, 0)
-        implementation = self.attention_implementation
-        y = attention(rotary(q), rotary(k), v, segment_ids, implementation=implementation)
+        y = attention(
+            rotary(q),
+            rotary(k),
+            v,
+            segment_ids,
+            packed=packed,
+            implementation=self.attention_implementation,
+        )
         return nn.DenseGeneral(
             d,
             axis=(-2, -1),

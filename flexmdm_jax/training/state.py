@@ -10,7 +10,8 @@ import optax
 from flax.core import meta
 from jax.sharding import Mesh
 
-from flexmdm_jax.attention import find_backend
+from flexmdm_jax.attention import Call
+from flexmdm_jax.attention.backends import choose_backend
 from flexmdm_jax.config import Config
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.generation.engine import Engine
@@ -69,13 +70,9 @@ class Setup:
 
         Raises:
           UserError: If the vocabulary is larger than the model's, or the mesh's devices do not run
-            the attention that the config names.
+            the attention that the config names, with its types and rows.
         """
-        if config.model.attention:
-            try:
-                find_backend(config.model.attention, mesh.devices.flat[0].platform)
-            except ValueError as error:
-                raise UserError(f"config.model.attention: {error}") from None
+        _check_attention(config, mesh.devices.flat[0])
         process = config.process(vocabulary)
         model = _MODELS[config.model.kind](config, process)
         return cls(model, mesh, process, base=config.model.llada.base)
@@ -121,6 +118,17 @@ class Setup:
         """Returns what bounds likelihoods, about batch_size rows at a time."""
         rows = self.round_up(batch_size)
         return Scorer(self.denoiser, self.process, num_times, self.mesh, rows)
+
+
+def _check_attention(config: Config, device) -> None:
+    model, name = config.model, config.model.attention
+    head_size = model.hidden_size // model.num_heads
+    packed = config.data.segments > 1
+    call = Call(jnp.dtype(model.compute_dtype), head_size, packed, device_kind=device.device_kind)
+    try:
+        choose_backend(name or None, device.platform, call)
+    except ValueError as error:
+        raise UserError(f"config.model.attention: {error}") from None
 
 
 def _dit(config: Config, process: Process) -> DiT:
@@ -193,7 +201,9 @@ def init_state(setup: Setup, optimizer: optax.GradientTransformation, seed: int)
         key = jax.random.key(seed)
         init_key, noise_key = jax.random.split(key)
         slots = jnp.zeros((1, 2), jnp.int32)
-        whole = setup.model.init(init_key, slots, slots + 1, jnp.zeros((1, 1)))["params"]
+        # Attention has no parameters, and the devices that its kernels are for may not be here.
+        model = setup.model.clone(attention_implementation="xla")
+        whole = model.init(init_key, slots, slots + 1, jnp.zeros((1, 1)))["params"]
         params, frozen = setup.split(whole)
         return TrainState(
             step=jnp.zeros((), jnp.int32),

@@ -145,7 +145,7 @@ def test_the_search_finds_a_limit_that_is_not_memory(limit):
 
 
 def test_more_rows_than_attention_can_list_are_an_error_and_no_find(monkeypatch):
-    def compile_program(rows, program):
+    def compile_program(rows, program, memory):
         if rows > 12:
             raise TooManyRowsError("the list of tiles is too long")
         return Compiled(True, 1, 1, None, "")
