@@ -6,6 +6,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from flexmdm_jax.attention.calls import ATTENTION_RESULTS, Call
+from flexmdm_jax.errors import UserError, first_line
 
 # More features only Hopper and later GPUs take; few heads are as large.
 _LARGEST_HEAD = 128
@@ -35,7 +36,7 @@ def attention_cudnn(
     across segments must not pass for the real thing.
 
     Raises:
-      ValueError: If cuDNN cannot be loaded, which JAX asks for its version.
+      UserError: If cuDNN cannot be loaded, which JAX asks for its version.
     """
     real = (segment_ids > 0)[:, :, None, None]
     lengths = real.sum(1, dtype=jnp.int32).reshape(-1)
@@ -58,9 +59,9 @@ def _by_lengths(q, k, v, lengths):
             implementation="cudnn",
         )
     except RuntimeError as error:
-        raise ValueError(
-            f"the cudnn attention cannot be traced ({str(error).splitlines()[0]}); "
-            "install it with: pip install nvidia-cudnn-cu13, or choose 'xla'"
+        raise UserError(
+            f"attention by cuDNN cannot be compiled ({first_line(error)}); install it "
+            "with: pip install nvidia-cudnn-cu13 (0.5 GB), or choose 'xla' (config.model.attention)"
         ) from None
 
 

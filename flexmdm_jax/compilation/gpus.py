@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from flexmdm_jax.chips import CHIPS
-from flexmdm_jax.errors import UserError
+from flexmdm_jax.errors import UserError, first_line
 
 # What JAX takes of a card's memory unless XLA_CLIENT_MEM_FRACTION says otherwise.
 _MEMORY_FRACTION = 0.75
@@ -123,7 +123,7 @@ def gpu_devices(generation: str, size: int, hosts: int) -> tuple[Any, ...]:
     except (jax.errors.JaxRuntimeError, ImportError, RuntimeError, KeyError) as error:
         version = jax.__version__
         raise UserError(
-            f"the CUDA compiler cannot be loaded ({str(error).splitlines()[0]}); install it with: "
+            f"the CUDA compiler cannot be loaded ({first_line(error)}); install it with: "
             f"pip install --no-deps jax-cuda13-plugin=={version} jax-cuda13-pjrt=={version}"
         ) from None
     return tuple(found.devices)
