@@ -23,6 +23,7 @@ from flexmdm_jax.generation.starts import Start
 from flexmdm_jax.generation.texts import visible
 from flexmdm_jax.generation.trace.frames import Frame
 from flexmdm_jax.generation.writer import Seen, Writer
+from flexmdm_jax.models.tables import resize_tables
 from flexmdm_jax.sampling import SamplerConfig
 from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.training.checkpoints import Checkpoints
@@ -53,7 +54,8 @@ class Model:
 
     def digest(self) -> str:
         """Returns a name for the parameters, bit for bit; every process of a run has to ask."""
-        return hashlib.sha256(json_text(array_checksums(self.params)).encode()).hexdigest()[:16]
+        stored = resize_tables(self.params, self.experiment.stored_shapes(self.params))
+        return hashlib.sha256(json_text(array_checksums(stored)).encode()).hexdigest()[:16]
 
     @property
     def max_length(self) -> int:

@@ -170,7 +170,7 @@ class DiT(nn.Module):
     """The denoising network (paper, Appendix F.1; the layout of its public code).
 
     Attributes:
-      vocabulary_size: Rows of the embedding and of the output head.
+      vocabulary_size: Columns of the logits.
       max_length: Slots of the longest sequence; scales the insertion head.
       hidden_size: Features per slot; num_heads must divide it.
       condition_size: Features of the time embedding.
@@ -184,6 +184,8 @@ class DiT(nn.Module):
       remat: What the backward pass computes again, a name in REMAT.
       scan_unroll: Blocks per iteration of the layer loop.
       attention_implementation: See attention().
+      table_size: Rows of the embedding and columns of the head; those beyond vocabulary_size are
+        spare, 0 and never trained. 0: vocabulary_size. See tables.py.
     """
 
     vocabulary_size: int
@@ -200,15 +202,17 @@ class DiT(nn.Module):
     remat: str = "none"
     scan_unroll: int = 1
     attention_implementation: str | None = None
+    table_size: int = 0
 
     def setup(self):
         """Builds the layers."""
         d = self.hidden_size
+        rows = self.table_size or self.vocabulary_size
         self.embedding = nn.Embed(
-            self.vocabulary_size,
+            rows,
             d,
             dtype=self.dtype,
-            embedding_init=nn.with_logical_partitioning(bias_init(d), ("vocab", "embed")),
+            embedding_init=nn.with_logical_partitioning(self._draw_embedding, ("vocab", "embed")),
         )
         if self.mark_start:
             initial = nn.with_logical_partitioning(bias_init(d), ("embed",))
@@ -229,7 +233,7 @@ class DiT(nn.Module):
         # Products of bfloat16 numbers, but logits that are never rounded to bfloat16.
         product = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
         self.head = linear(
-            self.vocabulary_size,
+            rows,
             ("embed", "vocab"),
             fan_in=d,
             zero=True,
@@ -243,6 +247,11 @@ class DiT(nn.Module):
                 self.gap_head = GapDistribution(self.gap_classes)
             else:
                 self.gap_head = GapHead(float(self.max_length))
+
+    def _draw_embedding(self, key, shape, dtype=jnp.float32):
+        rows, features = shape
+        drawn = bias_init(features)(key, (self.vocabulary_size, features), dtype)
+        return jnp.pad(drawn, ((0, rows - self.vocabulary_size), (0, 0)))
 
     def encode(
         self,
@@ -271,7 +280,7 @@ class DiT(nn.Module):
 
     def decode(self, hidden: Float[Array, "*slots d"]) -> Float[Array, "*slots v"]:
         """Returns float32 logits of hidden features at any slots."""
-        return self.head(hidden).astype(jnp.float32)
+        return self.head(hidden).astype(jnp.float32)[..., : self.vocabulary_size]
 
     def __call__(self, tokens, segment_ids, alpha):
         """Touches every parameter, for initialisation; returns (gaps, logits)."""

@@ -19,6 +19,7 @@ from flexmdm_jax.generation.scoring import Scorer
 from flexmdm_jax.models.dit import DiT, make_denoiser
 from flexmdm_jax.models.llada import LLaDA
 from flexmdm_jax.models.lora import Lora, join_base, split_base
+from flexmdm_jax.models.tables import padded_size
 from flexmdm_jax.process import Process
 from flexmdm_jax.sampling import ExactGaps, SamplerConfig
 from flexmdm_jax.sharding import num_batch_shards, state_shardings
@@ -134,6 +135,7 @@ def _check_attention(config: Config, device) -> None:
 def _dit(config: Config, process: Process) -> DiT:
     return DiT(
         vocabulary_size=process.vocabulary.size,
+        table_size=padded_size(process.vocabulary.size),
         condition_size=config.model.condition_size,
         insertion_head=process.inserts,
         gap_classes=config.gap_classes,
