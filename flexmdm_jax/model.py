@@ -23,7 +23,6 @@ from flexmdm_jax.generation.starts import Start
 from flexmdm_jax.generation.texts import visible
 from flexmdm_jax.generation.trace.frames import Frame
 from flexmdm_jax.generation.writer import Seen, Writer
-from flexmdm_jax.models.tables import resize_tables
 from flexmdm_jax.sampling import SamplerConfig
 from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.training.checkpoints import Checkpoints
@@ -31,6 +30,7 @@ from flexmdm_jax.training.checksums import array_checksums
 from flexmdm_jax.training.frozen import load_frozen
 from flexmdm_jax.training.memory import check_sampling
 from flexmdm_jax.training.state import Setup, parameter_shapes
+from flexmdm_jax.training.tables import resize_tables
 from flexmdm_jax.training.workdir import Experiment, load_experiment, load_run_tokenizer
 
 

@@ -185,7 +185,7 @@ class DiT(nn.Module):
       scan_unroll: Blocks per iteration of the layer loop.
       attention_implementation: See attention().
       table_size: Rows of the embedding and columns of the head; those beyond vocabulary_size are
-        spare, 0 and never trained. 0: vocabulary_size. See tables.py.
+        spare, 0 and never trained. 0: vocabulary_size. See training/tables.py.
     """
 
     vocabulary_size: int

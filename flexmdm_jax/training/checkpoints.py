@@ -9,10 +9,10 @@ from absl import logging
 
 from flexmdm_jax.errors import UserError, first_line
 from flexmdm_jax.hosts import all_agree
-from flexmdm_jax.models.tables import resize_tables
 from flexmdm_jax.training.checksums import array_checksums, json_checksum
 from flexmdm_jax.training.feed import DeviceBatches
 from flexmdm_jax.training.state import TrainState
+from flexmdm_jax.training.tables import resize_tables
 from flexmdm_jax.training.workdir import CHECKPOINTS, Experiment
 
 _DAMAGED = "damaged_checkpoints"

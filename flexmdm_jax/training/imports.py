@@ -16,7 +16,6 @@ from flexmdm_jax.conversion.peft import write_peft
 from flexmdm_jax.data.tokenizers import Tokenizer, tokenizer_hash
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import new_folder, refuse_pattern
-from flexmdm_jax.models.tables import resize_tables
 from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.training.checkpoints import Checkpoints
 from flexmdm_jax.training.frozen import open_matching_base
@@ -27,6 +26,7 @@ from flexmdm_jax.training.state import (
     parameter_shapes,
     sharded_shapes,
 )
+from flexmdm_jax.training.tables import resize_tables
 from flexmdm_jax.training.workdir import (
     Experiment,
     load_experiment,

@@ -19,10 +19,10 @@ from flexmdm_jax.generation.scoring import Scorer
 from flexmdm_jax.models.dit import DiT, make_denoiser
 from flexmdm_jax.models.llada import LLaDA
 from flexmdm_jax.models.lora import Lora, join_base, split_base
-from flexmdm_jax.models.tables import padded_size
 from flexmdm_jax.process import Process
 from flexmdm_jax.sampling import ExactGaps, SamplerConfig
 from flexmdm_jax.sharding import num_batch_shards, state_shardings
+from flexmdm_jax.training.tables import padded_size
 from flexmdm_jax.types import Denoiser, SegmentKeys, Vocabulary
 
 

@@ -14,7 +14,7 @@ from flexmdm_jax.data.storage.records import Dataset
 from flexmdm_jax.data.tokenizers import Tokenizer, load_tokenizer, save_tokenizer, tokenizer_hash
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import json_text, locked, nearest_folder, refuse_pattern, write_atomically
-from flexmdm_jax.models.tables import stored_shapes
+from flexmdm_jax.training.tables import stored_shapes
 from flexmdm_jax.types import Vocabulary
 
 CHECKPOINTS = "checkpoints"

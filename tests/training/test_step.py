@@ -15,8 +15,8 @@ from flexmdm_jax.data.batches.packing import Bins
 from flexmdm_jax.data.batches.pipeline import configured_batches, train_batches
 from flexmdm_jax.data.storage.records import TRAIN, VALIDATION, write_dataset
 from flexmdm_jax.data.tokenizers import ByteTokenizer
-from flexmdm_jax.models import tables
 from flexmdm_jax.sharding import make_mesh
+from flexmdm_jax.training import tables
 from flexmdm_jax.training.feed import corrupted
 from flexmdm_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from flexmdm_jax.training.state import Setup, init_state

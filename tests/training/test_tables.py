@@ -9,13 +9,13 @@ import tiny
 from flax.core import meta
 
 from flexmdm_jax.config import MeshConfig, read_config
-from flexmdm_jax.models import tables
 from flexmdm_jax.models.dit import DiT
-from flexmdm_jax.models.tables import padded_size
 from flexmdm_jax.sharding import make_mesh
+from flexmdm_jax.training import tables
 from flexmdm_jax.training.checkpoints import Checkpoints
 from flexmdm_jax.training.feed import DeviceBatches
 from flexmdm_jax.training.state import Setup, init_state, sharded_shapes
+from flexmdm_jax.training.tables import padded_size
 from flexmdm_jax.training.workdir import Experiment
 from flexmdm_jax.types import Vocabulary
 
