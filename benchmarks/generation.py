@@ -11,6 +11,7 @@ in the middle are measured and counted as often as there are steps.
 import dataclasses
 import functools
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -249,6 +250,7 @@ def batching(repetitions: int) -> Iterator[str]:
             started = time.perf_counter()
             run(jobs_of(size, MIXED, num, seed))
             times.setdefault(name, []).append(time.perf_counter() - started)
+            print(f"{name}, {seed}: {times[name][-1]:.1f} s", file=sys.stderr)
     yield f"| {num} requests, five samplers | seconds | × |"
     yield "| --- | ---: | ---: |"
     slowest = statistics.median(times["batch by batch"])

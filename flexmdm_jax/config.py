@@ -74,17 +74,29 @@ class LladaConfig(Ranged):
 
 
 @dataclasses.dataclass(frozen=True)
+class XlmConfig(Ranged):
+    """What only xlm-core's network has; see models/xlm.py. `convert xlm` sets it."""
+
+    mlp_size: CountOrZero = 0  # 0: four times hidden_size
+    rotary_size: CountOrZero = 0  # 0: whole heads
+    activation: Literal["relu", "gelu"] = "relu"
+    norm_epsilon: Positive = 1e-5
+    gap_mlp: bool = False  # before a distribution of gaps
+    pad: CountOrUnset = -1  # an id that is never drawn; -1: none
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig(Ranged):
-    """The network; see models/dit.py and models/llada.py for what each size means."""
+    """The network; see models/ (dit.py, llada.py, xlm.py) for what each size means."""
 
     hidden_size: Count
     num_layers: Count
     num_heads: Count
-    kind: Literal["dit", "llada"] = "dit"
-    condition_size: Count = 128  # DiT only
-    dropout_rate: ShareBelowOne = 0.0  # DiT only
+    kind: Literal["dit", "llada", "xlm"] = "dit"
+    condition_size: Count = 128  # of all but LLaDA
+    dropout_rate: ShareBelowOne = 0.0  # of all but LLaDA
     mark_start: bool = False  # DiT only
-    # What is learned of a gap: the mean number of missing tokens, or (DiT only) its distribution
+    # What is learned of a gap: the mean number of missing tokens, or (not LLaDA) its distribution
     # over 0, 1, … of gap_classes, the last that many or more; 0 classes: data.max_length + 1.
     gap_head: Literal["mean", "distribution"] = "mean"
     gap_classes: CountOrZero = 0
@@ -93,6 +105,7 @@ class ModelConfig(Ranged):
     scan_unroll: Count = 1
     attention: str = ""  # empty: the platform decides
     llada: LladaConfig = LladaConfig()
+    xlm: XlmConfig = XlmConfig()
 
     def __post_init__(self):
         super().__post_init__()
@@ -103,10 +116,18 @@ class ModelConfig(Ranged):
             )
         if self.kind == "llada" and self.dropout_rate:
             raise ValueError("dropout_rate is the DiT's; set llada.lora.dropout_rate")
-        if self.kind == "llada" and self.mark_start:
-            raise ValueError("mark_start is the DiT's; LLaDA's weights know no such mark")
+        if self.kind != "dit" and self.mark_start:
+            raise ValueError("mark_start is the DiT's; public weights know no such mark")
         if self.kind == "llada" and self.gap_head == "distribution":
             raise ValueError("gap_head = 'distribution' is the DiT's; leave it out")
+        if self.xlm.gap_mlp and self.gap_head == "mean":
+            raise ValueError("xlm.gap_mlp is a distribution's; set gap_head = 'distribution'")
+        size = self.hidden_size // self.num_heads
+        if self.xlm.rotary_size % 2 or self.xlm.rotary_size > size:
+            raise ValueError(
+                f"xlm.rotary_size = {self.xlm.rotary_size}; an even number up to the {size} "
+                "features of a head"
+            )
         if self.gap_classes and self.gap_head == "mean":
             raise ValueError("gap_classes are a distribution's; set gap_head = 'distribution'")
         if self.gap_classes == 1:

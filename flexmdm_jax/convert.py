@@ -1,10 +1,11 @@
 """Weights in and out: python -m flexmdm_jax.convert llada --from=LLaDA-8B-Base --out=data/llada.
 
-llada    a downloaded LLaDA or LLaMA (--from) -> a base folder
+llada    a downloaded LLaDA or LLaMA (--from), or a GGUF file of one -> a base folder
 export   a base folder (--from) -> safetensors and config.json
 merge    a run (--from) -> a run without adapters, with a base of its own
 peft     a run (--from) -> PEFT adapters, or PEFT adapters (--from) and --config -> a run
 flexmdm  a checkpoint of the paper's code (--from) and --config -> a run
+xlm      a FlexMDM of xlm-core (--from), a folder -> a run
 """
 
 import pathlib
@@ -17,7 +18,9 @@ from flexmdm_jax.conversion.base import open_base
 from flexmdm_jax.conversion.flexmdm_torch import exchange_rows, read_flexmdm
 from flexmdm_jax.conversion.llada import export_model, import_model
 from flexmdm_jax.conversion.peft import is_peft, read_peft
-from flexmdm_jax.data.tokenizers import Tokenizer, make_tokenizer
+from flexmdm_jax.conversion.sources import SpecialIds
+from flexmdm_jax.conversion.xlm import check_tokenizer, gpt2_with, read_xlm, read_xlm_config
+from flexmdm_jax.data.tokenizers import GPT2Tokenizer, Tokenizer, make_tokenizer
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.ranges import CountOrZero
 from flexmdm_jax.training.frozen import open_matching_base
@@ -32,10 +35,14 @@ _TOKENIZER = flags.DEFINE_string("tokenizer", "gpt2", "Of the run to make; see p
 _TOKENIZER_DIR = options.define_path("tokenizer_dir", None, "Folder of GPT-2's two files.")
 _PAD = options.define_number("pad_id", 50257, "Of a checkpoint of the paper's code.", CountOrZero)
 _MASK = options.define_number("mask_id", 50258, "Of a checkpoint of the paper's code.", CountOrZero)
+_MASK_OF_BASE = flags.DEFINE_string(
+    "mask", "", "MASK of a base: an id, new (a row of its own) or none; else as the model says."
+)
+_END = options.define_number("end", None, "END of a base or of xlm, if not the usual.", CountOrZero)
 
 
 def _llada(source: pathlib.Path, out: pathlib.Path) -> None:
-    print(import_model(source, out))
+    print(import_model(source, out, SpecialIds(_MASK_OF_BASE.value, _END.value)))
 
 
 def _export(source: pathlib.Path, out: pathlib.Path) -> None:
@@ -72,6 +79,16 @@ def _flexmdm(source: pathlib.Path, out: pathlib.Path) -> None:
     import_run(out, config, _tokenizer(), read)
 
 
+def _xlm(source: pathlib.Path, out: pathlib.Path) -> None:
+    config, mask, rows = read_xlm_config(source)
+    tokenizer = _tokenizer()
+    if isinstance(tokenizer, GPT2Tokenizer):
+        own_end = tokenizer.vocabulary.mask - 1
+        tokenizer = gpt2_with(tokenizer, rows, mask, own_end if _END.value is None else _END.value)
+    check_tokenizer(tokenizer, rows, mask, config.model.xlm.pad, source)
+    import_run(out, config, tokenizer, lambda _, shapes: read_xlm(source, config, shapes))
+
+
 def _config() -> Config:
     if _CONFIG.value is None:
         raise UserError("--config is missing; it says what the run to make is")
@@ -89,6 +106,7 @@ COMMANDS = {
     "merge": _merge,
     "peft": _peft,
     "flexmdm": _flexmdm,
+    "xlm": _xlm,
 }
 
 
@@ -98,6 +116,11 @@ def main(arguments):
     takes_base = arguments[1] in ("merge", "peft") and not is_peft(pathlib.Path(_FROM.value))
     if _BASE.value and not takes_base:
         raise UserError("--base is that of a run, for merge and peft; leave it out")
+    command = arguments[1]
+    if _MASK_OF_BASE.value and command != "llada":
+        raise UserError("--mask is that of a base, for llada; leave it out")
+    if _END.value is not None and command not in ("llada", "xlm"):
+        raise UserError("--end is for llada and xlm; leave it out")
     COMMANDS[arguments[1]](pathlib.Path(_FROM.value), pathlib.Path(_OUT.value))
     print(f"{arguments[1]}: {_OUT.value}")
 

@@ -268,14 +268,15 @@ def load(workdir: str | pathlib.Path, base: str = "") -> Model:
 
     Raises:
       UserError: If there is no run, no readable checkpoint, the tokenizer or the base is another
-        one, or a base is given for a DiT.
+        one, or a base is given for another network than LLaDA.
     """
     path = pathlib.Path(workdir)
     experiment = load_experiment(path)
     tokenizer = load_run_tokenizer(path, experiment)
     config = experiment.config
     if base and config.model.kind != "llada":
-        raise UserError(f"--base={base}: the run in {path} is a DiT and has no base; leave it out")
+        kind = {"dit": "a DiT", "xlm": "of xlm-core"}[config.model.kind]
+        raise UserError(f"--base={base}: the run in {path} is {kind} and has no base; leave it out")
     setup = Setup.of(config, experiment.vocabulary, make_mesh(config.mesh))
     setup = dataclasses.replace(setup, base=base or setup.base)
     trained, frozen = parameter_shapes(setup)

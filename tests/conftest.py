@@ -3,6 +3,8 @@
 import gc
 import os
 import pathlib
+import platform
+import zlib
 
 import effort
 
@@ -11,8 +13,20 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 flags = (os.environ.get("XLA_FLAGS", ""), effort.COMPILER_FLAGS)
 os.environ["XLA_FLAGS"] = " ".join((*flags, "--xla_force_host_platform_device_count=8"))
 
-# Tests compile the same programs many times, in this process and in those they start.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "xla"))
+
+def _processor() -> str:
+    """Returns what this machine's processor can do, as far as the system tells."""
+    told = pathlib.Path("/proc/cpuinfo")
+    lines = told.read_text().splitlines() if told.exists() else [platform.processor()]
+    first = {line.partition(":")[0].strip(): line for line in reversed(lines)}
+    return "".join(first.get(name, "") for name in ("model name", "flags", "Features")) or lines[0]
+
+
+# Tests compile the same programs many times, in this process and in those they start. A folder
+# that has moved to another processor keeps programs compiled for the first; beside one compiled
+# anew they round otherwise, and two processes of a training drift apart.
+CACHE = ROOT / ".pytest_cache" / f"xla-{zlib.crc32(_processor().encode()):08x}"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 from jaxtyping import install_import_hook

@@ -21,7 +21,7 @@ def test_a_model_goes_in_and_comes_out(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["llama"], "error: expected one of llada, export, merge, peft, flexmdm, got 'llama'"),
+        (["llama"], "error: expected one of llada, export, merge, peft, flexmdm, xlm, got 'llama'"),
         (["flexmdm"], "error: --config is missing; it says what the run to make is"),
     ],
 )

@@ -8,6 +8,7 @@ import sys
 import textwrap
 
 import pytest
+import training_programs
 from commands import environment
 
 from flexmdm_jax.config import read_config
@@ -18,6 +19,12 @@ from flexmdm_jax.training.loop import train
 from flexmdm_jax.training.state import Setup
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_programs():
+    with training_programs.shared():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -130,7 +130,19 @@ def read_architecture(folder: pathlib.Path) -> Architecture:
       UserError: If there is none, it is damaged, or it is of another kind of network.
     """
     path = folder / "config.json"
-    values = read_json(path, "name the folder of a downloaded model")
+    return architecture_of(read_json(path, "name the folder of a downloaded model"), path)
+
+
+def architecture_of(values: Mapping[str, Any], path: pathlib.Path) -> Architecture:
+    """Returns the architecture that the fields of a config.json describe.
+
+    Args:
+      values: The fields.
+      path: Where they stand, for messages.
+
+    Raises:
+      UserError: If one is missing or damaged, or they are of another kind of network.
+    """
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in _READERS:
         raise UserError(f"{path}: model_type = {kind!r}; only {' and '.join(_READERS)} are known")

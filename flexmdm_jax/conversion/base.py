@@ -77,7 +77,7 @@ class _StreamHandler(ocp.type_handlers.NumpyHandler):
 
 def write_base(
     out: pathlib.Path,
-    source: pathlib.Path,
+    write_files: Callable[[pathlib.Path], None],
     dtype: np.dtype,
     blocks_of: Callable[[Leaf], Blocks],
 ) -> None:
@@ -85,7 +85,8 @@ def write_base(
 
     Args:
       out: Must not exist yet, or be empty.
-      source: A model folder, whose config.json, tokenizer and the like are kept with the base.
+      write_files: Writes what is kept with the base into a folder: config.json, which says what the
+        base is, its tokenizer and the like.
       dtype: Of all parameters.
       blocks_of: A parameter -> function that yields (place, values) filling it.
 
@@ -93,12 +94,14 @@ def write_base(
       UserError: If out holds files.
     """
     registry = ocp.type_handlers.create_type_handler_registry((StreamedArray, _StreamHandler()))
-    tree = {
-        leaf.path: StreamedArray(leaf.shape, dtype, _chunks(leaf, dtype), blocks_of(leaf))
-        for leaf in leaves(read_architecture(source))
-    }
     description = {"format_version": FORMAT_VERSION, "dtype": dtype.name}
     with new_folder(out) as partial:
+        (partial / _FILES).mkdir()
+        write_files(partial / _FILES)
+        tree = {
+            leaf.path: StreamedArray(leaf.shape, dtype, _chunks(leaf, dtype), blocks_of(leaf))
+            for leaf in leaves(read_architecture(partial / _FILES))
+        }
         handler = ocp.PyTreeCheckpointHandler(
             type_handler_registry=registry, use_ocdbt=False, use_zarr3=True
         )
@@ -107,8 +110,6 @@ def write_base(
                 (partial / _PARAMS).absolute(),
                 args=ocp.args.PyTreeSave(traverse_util.unflatten_dict(tree)),
             )
-        (partial / _FILES).mkdir()
-        copy_files(source, partial / _FILES)
         (partial / _DESCRIPTION).write_text(json_text(description, indent=2) + "\n")
 
 

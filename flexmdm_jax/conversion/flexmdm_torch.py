@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
-from flexmdm_jax.conversion.layout import Path, check_tensors
+from flexmdm_jax.conversion.modulated import read_parameters
 from flexmdm_jax.conversion.pickles import load_pickle
 from flexmdm_jax.conversion.tensors import tensors_of_torch
 from flexmdm_jax.errors import UserError
 
-# Ours -> theirs. Linear maps are transposed; %s is the layer.
-_LINEAR = {
+# See read_parameters().
+_NAMES = {
+    "embedding/embedding": "vocab_embed.embedding",
     "time_embedding/in_proj": "sigma_map.mlp.0",
     "time_embedding/out_proj": "sigma_map.mlp.2",
     "blocks/modulation/proj": "blocks.%s.adaLN_modulation",
@@ -28,8 +29,6 @@ _LINEAR = {
     "gap_head/in_proj": "len_pred.proj1",
     "gap_head/out_proj": "len_pred.proj2",
     "gap_head/proj": "len_pred.linear",
-}
-_NORMS = {
     "blocks/attention_norm/norm": "blocks.%s.norm1",
     "blocks/mlp_norm/norm": "blocks.%s.norm2",
     "final_norm/norm": "output_layer.norm_final",
@@ -40,7 +39,6 @@ _BEFORE_DISTRIBUTION = {
     "gap_modulation/proj": "len_pred.adaLN_modulation",
     "gap_norm/norm": "len_pred.norm_final",
 }
-_EMBEDDING = "vocab_embed.embedding"
 # Buffers that hold no parameters.
 _IGNORED = re.compile(r"rotary_emb\.")
 
@@ -67,15 +65,7 @@ def read_flexmdm(path: pathlib.Path, shapes: Any, *, averaged: bool = True) -> A
     tensors = tensors_of_torch(state, path)
     _check_gap_head(tensors, path, distribution=distribution)
     before_head = _BEFORE_DISTRIBUTION if distribution else _BEFORE_MEAN
-    names = {leaf: _their_names(leaf, shape.shape[0], before_head) for leaf, shape in flat.items()}
-    expected = {name: _their_shape(leaf, flat[leaf].shape) for leaf in flat for name in names[leaf]}
-    check_tensors(tensors, expected, path)
-    parameters = {}
-    for leaf, shape in flat.items():
-        parts = [_to_ours(leaf, tensors[name].all()) for name in names[leaf]]
-        value = np.stack(parts) if leaf[0] == "blocks" else parts[0]
-        parameters[leaf] = value.astype(np.float32).reshape(shape.shape)
-    return traverse_util.unflatten_dict(parameters)
+    return read_parameters(tensors, shapes, _NAMES | before_head, path)
 
 
 def _plain_name(name: str) -> str:
@@ -93,27 +83,6 @@ def _check_gap_head(tensors: Mapping[str, Any], path: pathlib.Path, *, distribut
         )
     if distribution and "len_pred.proj1.weight" in tensors:
         raise UserError(f"{path} has means of gaps; set config.model.gap_head='mean'")
-
-
-def _their_names(leaf: Path, num_layers: int, before_head: Mapping[str, str]) -> list[str]:
-    if leaf == ("embedding", "embedding"):
-        return [_EMBEDDING]
-    name = (_LINEAR | _NORMS | before_head)["/".join(leaf[:-1])]
-    name += ".bias" if leaf[-1] == "bias" else ".weight"
-    return [name % layer for layer in range(num_layers)] if "%s" in name else [name]
-
-
-def _their_shape(leaf: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
-    inner = shape[1:] if leaf[0] == "blocks" else shape
-    if leaf[-1] != "kernel":
-        return inner
-    # The attention kernels are [d, 3, h, k] and [h, k, d]; all others have two axes.
-    width = inner[-1] if leaf[-2] != "qkv" else 3 * inner[0]
-    return (width, int(np.prod(inner)) // width)
-
-
-def _to_ours(leaf: Path, tensor: np.ndarray) -> np.ndarray:
-    return tensor.T if leaf[-1] == "kernel" else tensor
 
 
 def exchange_rows(params: Any, source: dict[str, int], target: dict[str, int]) -> Any:

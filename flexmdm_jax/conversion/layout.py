@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -17,28 +17,76 @@ from flexmdm_jax.models.llada import LLaDA
 from flexmdm_jax.sharding import state_shardings
 
 Path = tuple[str, ...]
+Form = Literal["family", "gguf"]
+# Names are those of a family in Hugging Face's form, or GGUF's, which are the same for both.
 _TOP: dict[Path, dict[str, str]] = {
     ("embedding", "embedding"): {
         "llada": "model.transformer.wte.weight",
         "llama": "model.embed_tokens.weight",
+        "gguf": "token_embd.weight",
     },
     ("final_norm", "scale"): {
         "llada": "model.transformer.ln_f.weight",
         "llama": "model.norm.weight",
+        "gguf": "output_norm.weight",
     },
-    ("head", "kernel"): {"llada": "model.transformer.ff_out.weight", "llama": "lm_head.weight"},
+    ("head", "kernel"): {
+        "llada": "model.transformer.ff_out.weight",
+        "llama": "lm_head.weight",
+        "gguf": "output.weight",
+    },
 }
-_BLOCK = {"llada": "model.transformer.blocks.{}.", "llama": "model.layers.{}."}
+_BLOCK = {
+    "llada": "model.transformer.blocks.{}.",
+    "llama": "model.layers.{}.",
+    "gguf": "blk.{}.",
+}
 _IN_BLOCK: dict[Path, dict[str, str]] = {
-    ("attention_norm", "scale"): {"llada": "attn_norm.weight", "llama": "input_layernorm.weight"},
-    ("q", "kernel"): {"llada": "q_proj.weight", "llama": "self_attn.q_proj.weight"},
-    ("k", "kernel"): {"llada": "k_proj.weight", "llama": "self_attn.k_proj.weight"},
-    ("v", "kernel"): {"llada": "v_proj.weight", "llama": "self_attn.v_proj.weight"},
-    ("out", "kernel"): {"llada": "attn_out.weight", "llama": "self_attn.o_proj.weight"},
-    ("mlp_norm", "scale"): {"llada": "ff_norm.weight", "llama": "post_attention_layernorm.weight"},
-    ("gate", "kernel"): {"llada": "ff_proj.weight", "llama": "mlp.gate_proj.weight"},
-    ("up", "kernel"): {"llada": "up_proj.weight", "llama": "mlp.up_proj.weight"},
-    ("down", "kernel"): {"llada": "ff_out.weight", "llama": "mlp.down_proj.weight"},
+    ("attention_norm", "scale"): {
+        "llada": "attn_norm.weight",
+        "llama": "input_layernorm.weight",
+        "gguf": "attn_norm.weight",
+    },
+    ("q", "kernel"): {
+        "llada": "q_proj.weight",
+        "llama": "self_attn.q_proj.weight",
+        "gguf": "attn_q.weight",
+    },
+    ("k", "kernel"): {
+        "llada": "k_proj.weight",
+        "llama": "self_attn.k_proj.weight",
+        "gguf": "attn_k.weight",
+    },
+    ("v", "kernel"): {
+        "llada": "v_proj.weight",
+        "llama": "self_attn.v_proj.weight",
+        "gguf": "attn_v.weight",
+    },
+    ("out", "kernel"): {
+        "llada": "attn_out.weight",
+        "llama": "self_attn.o_proj.weight",
+        "gguf": "attn_output.weight",
+    },
+    ("mlp_norm", "scale"): {
+        "llada": "ff_norm.weight",
+        "llama": "post_attention_layernorm.weight",
+        "gguf": "ffn_norm.weight",
+    },
+    ("gate", "kernel"): {
+        "llada": "ff_proj.weight",
+        "llama": "mlp.gate_proj.weight",
+        "gguf": "ffn_gate.weight",
+    },
+    ("up", "kernel"): {
+        "llada": "up_proj.weight",
+        "llama": "mlp.up_proj.weight",
+        "gguf": "ffn_up.weight",
+    },
+    ("down", "kernel"): {
+        "llada": "ff_out.weight",
+        "llama": "mlp.down_proj.weight",
+        "gguf": "ffn_down.weight",
+    },
 }
 # Axes that a linear map takes; all others take one.
 _NUM_INPUTS = {"out": 2}
@@ -129,13 +177,18 @@ def parameter_shapes(model: LLaDA, mesh: Mesh | None = None) -> Any:
     )
 
 
-def leaves(architecture: Architecture) -> list[Leaf]:
-    """Returns every parameter of a backbone with the tensors it is made of."""
-    return list(_leaves(architecture))
+def leaves(architecture: Architecture, form: Form = "family") -> list[Leaf]:
+    """Returns every parameter of a backbone with the tensors it is made of.
+
+    Args:
+      architecture: Of the backbone.
+      form: Whose names the tensors have: the family's own, or GGUF's.
+    """
+    return list(_leaves(architecture, form))
 
 
-def _leaves(architecture: Architecture) -> Iterator[Leaf]:
-    family = architecture.family
+def _leaves(architecture: Architecture, form: Form) -> Iterator[Leaf]:
+    family = architecture.family if form == "family" else form
     flat = traverse_util.flatten_dict(parameter_shapes(make_model(architecture)))
     for path, leaf in sorted(flat.items()):
         num_inputs = _NUM_INPUTS.get(path[-2], 1) if path[-1] == "kernel" else 0

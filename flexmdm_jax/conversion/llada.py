@@ -1,13 +1,13 @@
-"""LLaDA and LLaMA: from a Hugging Face folder to a base folder, and back."""
+"""LLaDA and LLaMA: from a Hugging Face folder or a GGUF file to a base folder, and back."""
 
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from flexmdm_jax.conversion.architecture import Architecture, read_architecture
+from flexmdm_jax.conversion.architecture import Architecture
 from flexmdm_jax.conversion.base import (
     Base,
     Blocks,
@@ -24,49 +24,56 @@ from flexmdm_jax.conversion.layout import (
     head_name,
     leaves,
 )
-from flexmdm_jax.conversion.tensors import Planned, Tensor, open_tensors, write_model
+from flexmdm_jax.conversion.sources import AS_IT_SAYS, Source, SpecialIds, open_source
+from flexmdm_jax.conversion.tensors import Planned, Tensor, write_model
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import new_folder
 
 SHARD_BYTES = 5_000_000_000
 
 
-def import_model(source: pathlib.Path, out: pathlib.Path) -> Architecture:
-    """Writes the base folder of a Hugging Face model folder and returns its architecture.
+def import_model(
+    path: pathlib.Path, out: pathlib.Path, ids: SpecialIds = AS_IT_SAYS
+) -> Architecture:
+    """Writes the base folder of a Hugging Face folder or a GGUF file; returns its architecture.
 
     Tensors are read and written in blocks of rows, so memory does not grow with the model.
 
+    Args:
+      path: The folder, or the file.
+      out: Folder to make.
+      ids: MASK and END, where they are to be chosen.
+
     Raises:
       UserError: If the source is incomplete, damaged or of another architecture, with every tensor
-        that is missing, unexpected or of another shape; if it is tied but has a head of its own; or
-        if out holds files.
+        that is missing, unexpected or of another shape; if it is tied but has a head of its own; if
+        MASK or END are not known; or if out holds files.
     """
-    architecture = read_architecture(source)
-    tensors = open_tensors(source)
+    source = open_source(path, ids)
+    architecture = source.architecture
     # Tied models may carry the head once more; old LLaMA files their rotary frequencies.
-    ignored = {name for name in tensors if name.endswith(".rotary_emb.inv_freq")}
+    ignored = {name for name in source.tensors if name.endswith(".rotary_emb.inv_freq")}
     if architecture.tied:
         ignored.add(head_name(architecture))
-    found = {name: tensor for name, tensor in tensors.items() if name not in ignored}
+    found = {name: tensor for name, tensor in source.tensors.items() if name not in ignored}
     expected = {n: leaf.tensor_shape for leaf in leaves(architecture) for n in leaf.names}
-    check_tensors(found, expected, source)
+    check_tensors(found, expected, path)
     if architecture.tied:
-        _check_tied(architecture, tensors, source)
+        _check_tied(source)
     dtype = stored_dtype([tensor.dtype for tensor in found.values()])
     with tqdm(total=len(expected), desc="convert", unit=" tensors") as progress:
         write_base(
             out,
-            source,
+            source.write_files,
             dtype,
             lambda leaf: _blocks_of(leaf, found, dtype, progress.update),
         )
     return architecture
 
 
-def _check_tied(
-    architecture: Architecture, tensors: dict[str, Tensor], source: pathlib.Path
-) -> None:
+def _check_tied(source: Source) -> None:
     """Raises UserError if a tied model carries a head that is not its embedding."""
+    architecture, tensors = source.architecture, source.tensors
     names = head_name(architecture), embedding_name(architecture)
     if names[0] not in tensors:
         return
@@ -80,14 +87,14 @@ def _check_tied(
     if head.shape != embedding.shape or any(differ(*rows) for rows in blocks):
         field = {"llada": "weight_tying", "llama": "tie_word_embeddings"}[architecture.family]
         raise UserError(
-            f"{source}: {field} is true in config.json, but {names[0]} differs from {names[1]}; "
-            f"set {field} to false if the model was trained with a head of its own, or remove "
-            "that tensor"
+            f"{source.path}: {field} is true in config.json, but {names[0]} differs from "
+            f"{names[1]}; set {field} to false if the model was trained with a head of its own, or "
+            "remove that tensor"
         )
 
 
 def _blocks_of(
-    leaf: Leaf, tensors: dict[str, Tensor], dtype: np.dtype, done: Callable[[int], Any]
+    leaf: Leaf, tensors: Mapping[str, Tensor], dtype: np.dtype, done: Callable[[int], Any]
 ) -> Blocks:
     def blocks():
         for layer, name in enumerate(leaf.names):

@@ -1,12 +1,13 @@
 """Folding adapters into the base they were trained on."""
 
+import functools
 import pathlib
 from typing import Any
 
 import numpy as np
 from flax import traverse_util
 
-from flexmdm_jax.conversion.base import Base, Blocks, row_places, write_base
+from flexmdm_jax.conversion.base import Base, Blocks, copy_files, row_places, write_base
 from flexmdm_jax.conversion.layout import Leaf
 from flexmdm_jax.models.lora import FACTORS
 
@@ -26,7 +27,12 @@ def merge_adapters(base: Base, trained: Any, scale: float, out: pathlib.Path) ->
       UserError: If out holds files.
     """
     flat = traverse_util.flatten_dict(trained)
-    write_base(out, base.files, base.dtype, lambda leaf: _merged_blocks(base, leaf, flat, scale))
+    write_base(
+        out,
+        functools.partial(copy_files, base.files),
+        base.dtype,
+        lambda leaf: _merged_blocks(base, leaf, flat, scale),
+    )
     rest = {path: value for path, value in flat.items() if path[-1] not in FACTORS}
     return traverse_util.unflatten_dict(rest)
 

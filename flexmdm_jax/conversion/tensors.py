@@ -47,6 +47,16 @@ class Tensor:
         self.dtype = dtype
         self._read = read
 
+    @classmethod
+    def of_rows(
+        cls, shape: tuple[int, ...], dtype: np.dtype, rows: Callable[[int, int], np.ndarray]
+    ) -> "Tensor":
+        """Returns a tensor whose rows(start, stop) are made by a function."""
+        width = math.prod(shape[1:])
+        return cls(
+            shape, dtype, lambda start, stop: rows(start // width, stop // width).reshape(-1)
+        )
+
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Returns rows start to stop."""
         width = math.prod(self.shape[1:])

@@ -38,6 +38,7 @@ class ModulatedNorm(nn.Module):
     """LayerNorm with a weight and no bias, then the shift and scale of adaLN, in float32."""
 
     dtype: Dtype
+    epsilon: float = 1e-5
 
     @nn.compact
     def __call__(
@@ -49,7 +50,7 @@ class ModulatedNorm(nn.Module):
     ) -> Float[Array, "b l d"]:
         """Returns the features, each segment modulated by its own shift and scale, as dtype."""
         y = nn.LayerNorm(
-            epsilon=1e-5,
+            epsilon=self.epsilon,
             use_bias=False,
             dtype=jnp.float32,
             scale_init=nn.with_logical_partitioning(nn.initializers.ones, ("embed",)),

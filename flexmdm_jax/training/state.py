@@ -19,6 +19,7 @@ from flexmdm_jax.generation.scoring import Scorer
 from flexmdm_jax.models.dit import DiT, make_denoiser
 from flexmdm_jax.models.llada import LLaDA
 from flexmdm_jax.models.lora import Lora, join_base, split_base
+from flexmdm_jax.models.xlm import Xlm
 from flexmdm_jax.process import Process
 from flexmdm_jax.sampling import ExactGaps, SamplerConfig
 from flexmdm_jax.sharding import num_batch_shards, state_shardings
@@ -60,7 +61,7 @@ class Setup:
       base: Folder of a LLaDA's frozen parameters.
     """
 
-    model: DiT | LLaDA
+    model: DiT | LLaDA | Xlm
     mesh: Mesh
     process: Process
     base: str = ""
@@ -101,7 +102,7 @@ class Setup:
 
     def check_sampler(self, sampler: SamplerConfig) -> None:
         """Raises UserError if the sampler needs distributions of gaps, the network giving means."""
-        has_distributions = isinstance(self.model, DiT) and self.model.gap_classes > 0
+        has_distributions = getattr(self.model, "gap_classes", 0) > 0
         needed = self.process.inserts and isinstance(sampler.insertions, ExactGaps)
         if needed and not has_distributions:
             raise UserError(
@@ -175,6 +176,24 @@ def _llada(config: Config, process: Process) -> LLaDA:
     )
 
 
+def _xlm(config: Config, process: Process) -> Xlm:
+    model, sizes = config.model, config.model.xlm
+    return Xlm(
+        vocabulary_size=process.vocabulary.size,
+        mlp_size=sizes.mlp_size or 4 * model.hidden_size,
+        rotary_size=sizes.rotary_size or model.hidden_size // model.num_heads,
+        activation=sizes.activation,
+        norm_epsilon=sizes.norm_epsilon,
+        pad=sizes.pad,
+        condition_size=model.condition_size,
+        insertion_head=process.inserts,
+        gap_classes=config.gap_classes,
+        gap_mlp=sizes.gap_mlp and process.inserts,
+        dropout_rate=model.dropout_rate,
+        **_common(config),
+    )
+
+
 def _common(config: Config) -> dict[str, Any]:
     model = config.model
     return {
@@ -189,7 +208,7 @@ def _common(config: Config) -> dict[str, Any]:
     }
 
 
-_MODELS = {"dit": _dit, "llada": _llada}
+_MODELS = {"dit": _dit, "llada": _llada, "xlm": _xlm}
 
 
 def init_state(setup: Setup, optimizer: optax.GradientTransformation, seed: int):

@@ -1,6 +1,8 @@
 """LLaDA and LLaMA from PyTorch's files: the same function, and the same bytes on the way back."""
 
+import dataclasses
 import json
+import pathlib
 import shutil
 
 import jax
@@ -12,16 +14,23 @@ import safetensors.torch
 import torch
 import torch_llada
 from effort import either
+from flax import traverse_util
 from scipy import special
 from torch_llada import Sizes
 
-from flexmdm_jax.config import MeshConfig
+from flexmdm_jax.config import MeshConfig, load_config_file, read_config
 from flexmdm_jax.conversion import base as base_module
 from flexmdm_jax.conversion.base import open_base
 from flexmdm_jax.conversion.layout import leaves, make_model, parameter_shapes
 from flexmdm_jax.conversion.llada import export_model, import_model
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.sharding import make_mesh
+from flexmdm_jax.training.frozen import load_frozen
+from flexmdm_jax.training.state import Setup
+from flexmdm_jax.training.state import parameter_shapes as state_shapes
+from flexmdm_jax.types import Vocabulary
+
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs" / "any.py"
 
 LENGTH = 160
 VARIANTS = {
@@ -77,6 +86,36 @@ def _tensors(folder):
     for path in folder.glob("*.safetensors"):
         found |= safetensors.torch.load_file(path)
     return found
+
+
+def test_a_model_of_illadas_shape_goes_in_and_out_and_fits_its_config(tmp_path):
+    """Tied, a quarter as many heads for keys and values, MASK = 5; sizes divided by 128."""
+    sizes = Sizes(rows=1212, width=32, layers=2, heads=4, kv_heads=1, mlp=112, tied=True)
+    state = torch_llada.random_state(sizes, torch.bfloat16)
+    source = torch_llada.save(tmp_path / "source", sizes, state)
+    fields = json.loads((source / "config.json").read_text())
+    fields |= {"vocab_size": sizes.rows, "mask_token_id": 5, "eos_token_id": 2}
+    fields |= {"max_sequence_length": 8192}
+    (source / "config.json").write_text(json.dumps(fields))
+    import_model(source, tmp_path / "base")
+    export_model(open_base(tmp_path / "base"), tmp_path / "out")
+    returned = _tensors(tmp_path / "out")
+    assert set(returned) == set(state)
+    assert all(torch.equal(returned[name], tensor) for name, tensor in state.items())
+    values = load_config_file(str(CONFIGS), "illada_flexmdm.py")
+    values.model.update({"hidden_size": 32, "num_heads": 4, "num_layers": 2})
+    values.model.llada.update({"embedding_size": 1212, "mlp_size": 112, "num_kv_heads": 1})
+    values.model.llada.base = str(tmp_path / "base")
+    config = read_config(values)
+    setup = Setup.of(config, Vocabulary(1212, mask=5, end=2), make_mesh(config.mesh))
+    trained, frozen = state_shapes(setup)
+    assert {path[-1] for path in traverse_util.flatten_dict(trained)} >= {"lora_a", "lora_b"}
+    params = load_frozen(setup, frozen)
+    embed = state[torch_llada.LLADA["embed"]].view(torch.uint8).numpy().view(jnp.bfloat16)
+    np.testing.assert_array_equal(params["embedding"]["embedding"], embed)
+    wrong = dataclasses.replace(setup, model=setup.model.clone(num_kv_heads=2))
+    with pytest.raises(UserError, match="num_kv_heads = 1 instead of 2"):
+        load_frozen(wrong, frozen)
 
 
 @pytest.mark.parametrize("shard_bytes", [10**9, 5_000])

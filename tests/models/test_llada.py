@@ -1,6 +1,7 @@
 """LLaDA as a FlexMDM: what is added starts as if it were not there, and is all that is trained."""
 
 import functools
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,15 @@ from counting import matmul_flops
 from flax import traverse_util
 from flax.core import meta
 
+from flexmdm_jax.config import load_config_file, read_config
 from flexmdm_jax.models.dit import make_denoiser
 from flexmdm_jax.models.llada import LLaDA
 from flexmdm_jax.models.lora import Lora, join_base, split_base, trained_sizes
+from flexmdm_jax.sharding import make_mesh
+from flexmdm_jax.training.state import Setup, parameter_shapes
+from flexmdm_jax.types import Vocabulary
+
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs" / "any.py"
 
 SIZES = {
     "vocabulary_size": 11,
@@ -84,6 +91,23 @@ def test_llada_8b_trains_402_657_281_parameters():
     assert {x.dtype for x in jax.tree.leaves(trained)} == {np.dtype(np.float32)}
     assert {x.dtype for x in jax.tree.leaves(base)} == {np.dtype(jnp.bfloat16)}
     assert sum(x.size for x in jax.tree.leaves(base)) == 8_015_581_184
+
+
+def test_illada_8b_trains_360_779_777_parameters():
+    """Its config, by sums of products of its sizes: d = 4096, 32 layers, 8 of 32 heads for k, v."""
+    config = load_config_file(str(CONFIGS), "illada_flexmdm.py")
+    vocabulary = Vocabulary(size=155_136, mask=5, end=2)
+    config = read_config(config)
+    trained, base = parameter_shapes(Setup.of(config, vocabulary, make_mesh(config.mesh)))
+    d, m, kv, layers, rank = 4096, 14_336, 1024, 32, 128
+    block = 2 * d * d + 2 * d * kv + 3 * d * m + 2 * d
+    assert sum(x.size for x in jax.tree.leaves(base)) == 155_136 * d + layers * block + d
+    adapters = layers * rank * ((d + d) + 2 * (d + kv))
+    modulation = 4 * (2 * d * d + 2 * d)
+    embedding = d * 4 * d + 4 * d + 4 * d * d + d
+    gap_head = 2 * d + d * d + d + d + 1
+    total = sum(x.size for x in jax.tree.leaves(trained))
+    assert total == adapters + modulation + embedding + gap_head == 360_779_777
 
 
 @pytest.mark.parametrize("tied", [False, True])

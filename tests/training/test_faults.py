@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tiny
 from commands import config_file as write_config
-from commands import environment
+from commands import environment, succeed
 from effort import either
 
 from flexmdm_jax.config import read_config
@@ -114,12 +114,10 @@ def ended(config_file, tmp_path_factory):
     # The notice reaches one process; both save the same step and end well.
     os.kill(_children(run)[1], signal.SIGTERM)
     assert run.wait() == 0, _output(killed)
-    stopped_at = _steps_logged(killed)[-1]
-    assert (killed / "checkpoints" / str(stopped_at)).is_dir()
+    last = _steps_logged(killed)[-1]
+    assert (killed / "checkpoints" / str(last)).is_dir()
     assert _output(killed).count("told to stop") == 2
-    last = max(_steps_logged(killed)) + 3
-    for workdir in (killed, home / "straight"):
-        _finish(config_file, workdir, f"--config.training.num_steps={last}")
+    _finish(config_file, home / "straight", f"--config.training.num_steps={last}")
     return killed, home / "straight", last
 
 
@@ -201,8 +199,7 @@ def test_a_coordinator_that_never_answers_is_given_up(config_file, tmp_path):
 def test_two_processes_sample_what_one_does(ended, tmp_path):
     _, workdir, _ = ended
     common = [f"--workdir={workdir}", "--num=13", "--steps=4", "--batch_size=8"]
-    alone = [sys.executable, "-m", "flexmdm_jax.sample", *common, f"--out={tmp_path / 'one'}"]
-    subprocess.run(alone, env=_environment(), check=True)
+    succeed("sample", *common, f"--out={tmp_path / 'one'}")
     together = [*common, f"--out={tmp_path / 'two'}"]
     ends = _side_by_side("sample", [(0, together), (1, together)])
     assert [status for status, _ in ends] == [0, 0], ends
@@ -216,8 +213,7 @@ def test_two_processes_evaluate_what_one_does(ended, tmp_path):
     _, workdir, _ = ended
     common = [f"--workdir={workdir}", "--num=13", "--steps=4", "--batch_size=8"]
     common += ["--num_sequences=11", "--num_times=2"]
-    alone = [sys.executable, "-m", "flexmdm_jax.evaluate", *common, f"--out={tmp_path / 'one'}"]
-    subprocess.run(alone, env=_environment(), check=True)
+    succeed("evaluate", *common, f"--out={tmp_path / 'one'}")
     together = [*common, f"--out={tmp_path / 'two'}"]
     ends = _side_by_side("evaluate", [(0, together), (1, together)])
     assert [status for status, _ in ends] == [0, 0], ends

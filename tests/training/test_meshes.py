@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
+import training_programs
 
 from flexmdm_jax.config import MeshConfig, read_config
 from flexmdm_jax.data.batches.pipeline import configured_batches
@@ -31,6 +32,12 @@ MESHES = {
     "mixed": MeshConfig(2, 2, 2),
 }
 ONE = MeshConfig(1, 1, 1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_programs():
+    with training_programs.shared():
+        yield
 
 
 def _mesh(config):

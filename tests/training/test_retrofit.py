@@ -11,6 +11,7 @@ import safetensors.torch
 import tiny
 import torch
 import torch_llada
+import training_programs
 from flax import traverse_util
 from torch_llada import Sizes
 
@@ -92,6 +93,12 @@ def one_device():
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def shared_programs():
+    with training_programs.shared():
+        yield
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory, one_device):
     """A folder with a converted LLaDA, sums to learn, and a run trained on them."""
@@ -161,21 +168,26 @@ def test_sampling_keeps_the_prompt_and_writes_an_answer(written):
     assert any("####" in record.text for record in written)
 
 
-def test_merged_exported_and_read_again_it_writes_the_same(home, written, tmp_path):
-    merge_run(home / "run", tmp_path / "merged")
-    merged = load(tmp_path / "merged")
+@pytest.fixture(scope="module")
+def merged_home(home, tmp_path_factory):
+    """A folder with the run merged into its base, and that base exported."""
+    folder = tmp_path_factory.mktemp("merged")
+    merge_run(home / "run", folder / "merged")
+    export_model(open_base(folder / "merged" / "base"), folder / "exported")
+    return folder
+
+
+def test_merged_exported_and_read_again_it_writes_the_same(merged_home, written, tmp_path):
+    merged = load(merged_home / "merged")
     assert not any("lora" in name for path in trained_part(merged.params) for name in path)
     assert samples(merged) == written
-    export_model(open_base(tmp_path / "merged" / "base"), tmp_path / "exported")
-    import_model(tmp_path / "exported", tmp_path / "again")
-    again = load(tmp_path / "merged", base=str(tmp_path / "again"))
+    import_model(merged_home / "exported", tmp_path / "again")
+    again = load(merged_home / "merged", base=str(tmp_path / "again"))
     assert samples(again) == written
 
 
-def test_the_merged_base_is_what_pytorch_computes(home, run, tmp_path):
-    merge_run(home / "run", tmp_path / "merged")
-    export_model(open_base(tmp_path / "merged" / "base"), tmp_path / "exported")
-    state = safetensors.torch.load_file(tmp_path / "exported" / "model.safetensors")
+def test_the_merged_base_is_what_pytorch_computes(merged_home, run):
+    state = safetensors.torch.load_file(merged_home / "exported" / "model.safetensors")
     original = torch_llada.random_state(SIZES)
     params = jax.device_get(run.params)
     for layer in range(SIZES.layers):

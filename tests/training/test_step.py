@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -23,15 +24,52 @@ from flexmdm_jax.training.state import Setup, init_state
 from flexmdm_jax.training.step import make_train_step
 
 
-def _prepare(values, dataset):
-    config = read_config(values)
-    setup = Setup.of(config, dataset.vocabulary, make_mesh(config.mesh))
-    optimizer = make_optimizer(config.optimizer, config.training.num_steps)
+def _mesh(config):
+    """Returns the mesh of a config, on one device where it asks for no more."""
+    alone = (config.data, config.fsdp, config.tensor) == (1, 1, 1)
+    return make_mesh(config, jax.devices()[:1] if alone else None)
+
+
+@functools.cache
+def _start(text, vocabulary, descent):
+    """Returns (setup, optimizer, the jitted first state, its shardings) of a config as JSON.
+
+    Descent is plain, and not AdamW.
+    """
+    config = read_config(json.loads(text))
+    setup = Setup.of(config, vocabulary, _mesh(config.mesh))
+    adamw = make_optimizer(config.optimizer, config.training.num_steps)
+    optimizer = optax.sgd(1.0) if descent else adamw
     make_state, shardings = init_state(setup, optimizer, config.seed)
-    state = jax.jit(make_state, out_shardings=shardings)()
-    batches = configured_batches(config, dataset, setup.process)
-    expected = batches.expected * dataset.mean_length
-    step = make_train_step(config, setup, optimizer, shardings, expected)
+    return setup, optimizer, jax.jit(make_state, out_shardings=shardings), shardings
+
+
+@functools.cache
+def _compiled(text, vocabulary, expected, descent):
+    """Returns the jitted step; tests that take the same one share what it is compiled to."""
+    setup, optimizer, _, shardings = _start(text, vocabulary, descent)
+    return make_train_step(read_config(json.loads(text)), setup, optimizer, shardings, expected)
+
+
+def _programs(values, dataset, expected, *, descent=False):
+    """Returns (step, first state)."""
+    text = json.dumps(values, sort_keys=True)
+    _, _, first, _ = _start(text, dataset.vocabulary, descent)
+    return _compiled(text, dataset.vocabulary, expected, descent), first()
+
+
+def _batches(values, dataset):
+    config = read_config(values)
+    return configured_batches(config, dataset, config.process(dataset.vocabulary))
+
+
+# Rows of any number.
+ONE_DEVICE = {"data": 1, "fsdp": 1, "tensor": 1}
+
+
+def _prepare(values, dataset):
+    batches = _batches(values, dataset)
+    step, state = _programs(values, dataset, batches.expected * dataset.mean_length)
     return step, state, map(corrupted, batches)
 
 
@@ -46,15 +84,11 @@ def _run(values, dataset, num_steps=3):
 
 def _gradient_of(rows, values, dataset):
     """The whole effect of one step of plain descent on these rows of the first batch."""
-    config = read_config(values)
-    setup = Setup.of(config, dataset.vocabulary, make_mesh(config.mesh))
-    optimizer = optax.sgd(1.0)
-    make_state, shardings = init_state(setup, optimizer, config.seed)
-    state = jax.jit(make_state, out_shardings=shardings)()
-    step = make_train_step(config, setup, optimizer, shardings, len(rows) * dataset.mean_length)
+    expected = len(rows) * dataset.mean_length
+    step, state = _programs(values, dataset, expected, descent=True)
     before = jax.device_get(state.params)
-    _, _, batches = _prepare(values, dataset)
-    batch = jax.tree.map(lambda x: x[np.array(rows)], next(batches))
+    batch = corrupted(next(_batches(values, dataset)))
+    batch = jax.tree.map(lambda x: x[np.array(rows)], batch)
     state, _ = step(state, batch)
     return jax.tree.map(lambda x, y: x - y, before, jax.device_get(state.params)), batch
 
@@ -99,8 +133,7 @@ def test_result_does_not_depend_on_accumulation(tiny_config, tiny_dataset, metho
 
 def test_a_sequence_counts_the_same_in_any_company(tiny_config, tiny_dataset):
     """What eight rows add to the gradient does not depend on which of them share a batch."""
-    values = _with(tiny_config, "mesh", data=1, fsdp=1, tensor=-1)
-    values["model"] |= {"num_heads": 8}
+    values = _with(tiny_config, "mesh", **ONE_DEVICE)
     whole, batch = _gradient_of(range(8), values, tiny_dataset)
     order = np.argsort((batch.x.segment_ids > 0).sum(1))
     short, _ = _gradient_of(order[:4], values, tiny_dataset)
@@ -108,17 +141,15 @@ def test_a_sequence_counts_the_same_in_any_company(tiny_config, tiny_dataset):
     _close(whole, jax.tree.map(lambda x, y: (x + y) / 2, short, long), tolerance=1e-6)
 
 
-def _step_of(config, setup, dataset, batch, expected):
+def _step_of(values, dataset, batch, expected):
     """What plain descent does to the parameters in one step on a batch, and its metrics."""
-    optimizer = optax.sgd(1.0)
-    make_state, shardings = init_state(setup, optimizer, config.seed)
-    state = jax.jit(make_state, out_shardings=shardings)()
+    step, state = _programs(values, dataset, expected, descent=True)
     rng = np.random.default_rng(0)
     # In a fresh network, whole layers and their dropout have no effect.
     drawn = lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32)  # noqa: E731
     state = state.replace(params=jax.tree.map(drawn, state.params))
     before = jax.device_get(state.params)
-    state, metrics = make_train_step(config, setup, optimizer, shardings, expected)(state, batch)
+    state, metrics = step(state, batch)
     after = jax.device_get(state.params)
     return jax.tree.map(lambda x, y: x - y, before, after), jax.device_get(metrics)
 
@@ -129,14 +160,13 @@ def test_empty_sequences_teach_even_if_they_are_alone(tiny_config, tmp_path):
     dataset = write_dataset(
         tmp_path / "d", sequences, ByteTokenizer({}), max_length=tiny.LENGTH, origin={}
     )
-    config = read_config(tiny_config)
-    setup = Setup.of(config, dataset.vocabulary, make_mesh(config.mesh))
-    batch = next(train_batches(dataset, setup.process, length=tiny.LENGTH, batch_size=32, seed=0))
+    process = read_config(tiny_config).process(dataset.vocabulary)
+    batch = next(train_batches(dataset, process, length=tiny.LENGTH, batch_size=32, seed=0))
     empty = np.flatnonzero((batch["gaps"].sum(1) == 0) & ((batch["segment_ids"] > 0).sum(1) == 1))
     full = np.setdiff1d(np.arange(32), empty)[:8]
     assert len(full) == 8
     together, *parts = (
-        _step_of(config, setup, dataset, corrupted({k: x[rows] for k, x in batch.items()}), 10.0)[0]
+        _step_of(tiny_config, dataset, corrupted({k: x[rows] for k, x in batch.items()}), 10.0)[0]
         for rows in (np.concatenate([empty[:8], full]), empty[:8], full)
     )
     _close(together, jax.tree.map(np.add, *parts), tolerance=1e-5)
@@ -146,11 +176,10 @@ def test_empty_sequences_teach_even_if_they_are_alone(tiny_config, tmp_path):
 @pytest.mark.parametrize("kind", ["dit", "llada"])
 def test_packed_rows_have_the_gradient_of_padded_ones(tiny_config, tiny_dataset, kind):
     """The same examples, a row each or several to a row, dropout and all."""
-    values = _with(tiny_config, "mesh", data=1, fsdp=1, tensor=-1)
-    values["model"] |= {"num_heads": 8}
+    values = _with(tiny_config, "mesh", **ONE_DEVICE)
     if kind == "llada":
         lora = {"rank": 2, "alpha": 4.0, "dropout_rate": 0.2, "targets": "q,v,down,head"}
-        sizes = {"embedding_size": 300, "mlp_size": 24, "num_kv_heads": 8, "layers_per_group": 1}
+        sizes = {"embedding_size": 300, "mlp_size": 24, "num_kv_heads": 2, "layers_per_group": 1}
         values["model"] |= {"kind": "llada", "dropout_rate": 0.0, "llada": sizes | {"lora": lora}}
         del values["model"]["condition_size"]
     else:
@@ -158,16 +187,14 @@ def test_packed_rows_have_the_gradient_of_padded_ones(tiny_config, tiny_dataset,
     packed = _with(values, "data", packing=True, row_length=40, max_segments=7)
     packed["training"] |= {"batch_size": 3, "time_warp": 2.0}
     config = read_config(packed)
-    setup = Setup.of(config, tiny_dataset.vocabulary, make_mesh(config.mesh))
+    process = config.process(tiny_dataset.vocabulary)
     make = functools.partial(
-        train_batches, tiny_dataset, setup.process, length=tiny.LENGTH, seed=0, time_warp=2.0
+        train_batches, tiny_dataset, process, length=tiny.LENGTH, seed=0, time_warp=2.0
     )
     rows = next(make(batch_size=3, packed=Bins.of(config)))
     count = int(np.count_nonzero(rows["weight"]))
     alone = next(make(batch_size=count))
-    outcomes = [
-        _step_of(config, setup, tiny_dataset, corrupted(batch), 100.0) for batch in (rows, alone)
-    ]
+    outcomes = [_step_of(packed, tiny_dataset, corrupted(batch), 100.0) for batch in (rows, alone)]
     (packed_grads, packed_metrics), (padded_grads, padded_metrics) = outcomes
     assert count > 8
     assert max(np.abs(x).max() for x in jax.tree.leaves(packed_grads)) > 1e-3
@@ -219,13 +246,24 @@ def test_vectors_do_not_decay_and_matrices_do(tiny_config, tiny_dataset):
     optimizer = make_optimizer(config.optimizer, 10)
     setup = Setup.of(config, tiny_dataset.vocabulary, make_mesh(config.mesh))
     make_state, _ = init_state(setup, optimizer, 0)
-    params = jax.tree.map(jnp.ones_like, make_state().params)
+    shapes = jax.eval_shape(make_state).params
+    params = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), shapes)
     zeros = jax.tree.map(jnp.zeros_like, params)
-    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    updates, _ = jax.jit(optimizer.update)(zeros, jax.jit(optimizer.init)(params), params)
     for path, update in jax.tree_util.tree_leaves_with_path(updates):
         name = jax.tree_util.keystr(path)
         expected = 0.0 if "bias" in name or "norm" in name else -0.5
         np.testing.assert_allclose(update, expected, err_msg=name)
+
+
+def test_a_constant_learning_rate_does_not_know_the_number_of_steps(tiny_config):
+    config = read_config(_with(tiny_config, "optimizer", warmup_steps=4)).optimizer
+    assert config.decay == "constant"
+    short, long = (
+        np.array([learning_rate_schedule(config, num_steps)(step) for step in range(30)])
+        for num_steps in (3, 20)
+    )
+    np.testing.assert_array_equal(short, long)
 
 
 def test_learning_rate_warms_up_and_falls_to_zero(tiny_config):
