@@ -20,7 +20,6 @@ from flexmdm_jax.data.storage.records import Dataset, open_dataset
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import json_text, new_file, write_atomically
 from flexmdm_jax.ranges import CountOrZero
-from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.types import Vocabulary
 
 _CONFIG = options.define_config("A file of configs/.")
@@ -63,8 +62,8 @@ def _vocabulary(config: Config) -> Vocabulary:
     """Returns the vocabulary of what is prepared; else one of the size it will have."""
     if prepared := _prepared(config):
         return open_dataset(prepared[0]).vocabulary
-    rows = {"dit": _GPT2_ROWS, "llada": config.model.llada.embedding_size}
-    size = _VOCABULARY.value or rows[config.model.kind]
+    rows = config.model.llada.embedding_size if config.model.kind == "llada" else _GPT2_ROWS
+    size = _VOCABULARY.value or rows
     if size < 3:
         raise UserError(f"--vocabulary_size={size}: a token, MASK and END need at least 3")
     return Vocabulary(size, size - 2, size - 1)
@@ -91,7 +90,7 @@ def main(_):
         raise UserError(f"unknown program {unknown.pop()!r}; choose of {', '.join(PROGRAMS)}")
     config = read_config(_CONFIG.value)
     topology = find_topology(_TOPOLOGY.value)
-    mesh = make_mesh(config.mesh, topology.devices)
+    mesh = topology.mesh(config.mesh)
     dataset = _dataset(config)
     vocabulary = _vocabulary(config)
     make = lambda rows: Experiment.of(config, vocabulary, mesh, rows)  # noqa: E731

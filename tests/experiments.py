@@ -5,7 +5,6 @@ import tiny
 from flexmdm_jax.compilation.programs import Experiment
 from flexmdm_jax.compilation.topology import find_topology
 from flexmdm_jax.config import MeshConfig, read_config
-from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.types import Vocabulary
 
 LENGTH, LAYERS = 128, 2
@@ -20,6 +19,5 @@ def small_experiment(topology="v5e-4", rows=2, mesh=MeshConfig(1, -1, 1), **mode
         "compute_dtype": "bfloat16",
     } | model
     values["data"]["max_length"] = LENGTH
-    devices = find_topology(topology).devices
-    mesh = make_mesh(mesh, devices)
+    mesh = find_topology(topology).mesh(mesh)
     return Experiment.of(read_config(values), Vocabulary(512, 510, 511), mesh, rows)

@@ -7,10 +7,13 @@ import re
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from flexmdm_jax.chips import CHIPS, Chip
 from flexmdm_jax.compilation.gpus import GPUS, SIZES, gpu_devices, usable_memory
+from flexmdm_jax.config import MeshConfig
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.sharding import check_slices, make_mesh
 
 # What Cloud TPU calls v5e-16 or v5p-16: chips for the first, TensorCores (two a chip) for v4, v5p.
 _SHAPES_2D = {
@@ -48,6 +51,7 @@ class Topology:
       chip: What each of them is.
       memory: Bytes of each that a program may take; None if the compiler itself refuses what takes
         more.
+      slices: Groups of devices that fast links join: of GPUs, hosts.
     """
 
     name: str
@@ -55,6 +59,14 @@ class Topology:
     devices: tuple[Any, ...]
     chip: Chip
     memory: int | None = None
+    slices: int = 1
+
+    def mesh(self, config: MeshConfig) -> Mesh:
+        """Returns make_mesh() of the devices, which refuses what a run on them would refuse."""
+        mesh = make_mesh(config, self.devices)
+        # GPUs that a compiler alone knows do not tell their slice; those of a run do.
+        check_slices(mesh.shape["data"], self.slices)
+        return mesh
 
 
 def find_topology(name: str) -> Topology:
@@ -87,7 +99,8 @@ def find_topology(name: str) -> Topology:
             f"{', '.join(f'{generation}-{known}' for known in _SHAPES[generation])}"
         )
     devices = _devices(generation, shape, number, name)
-    return Topology(name, generation, devices[:1] if alone else devices, CHIPS[generation])
+    devices = devices[:1] if alone else devices
+    return Topology(name, generation, devices, CHIPS[generation], slices=number)
 
 
 def _find_gpus(name: str, generation: str, size: int, hosts: int) -> Topology:
@@ -98,7 +111,8 @@ def _find_gpus(name: str, generation: str, size: int, hosts: int) -> Topology:
             "two hosts"
         )
     devices = gpu_devices(generation, size, hosts)
-    return Topology(name, generation, devices, CHIPS[generation], usable_memory(generation))
+    memory = usable_memory(generation)
+    return Topology(name, generation, devices, CHIPS[generation], memory, slices=hosts)
 
 
 @functools.cache

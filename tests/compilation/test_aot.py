@@ -199,6 +199,14 @@ def test_only_data_crosses_between_slices():
         make_mesh(MeshConfig(data=1, fsdp=8), devices)
 
 
+def test_a_named_attention_is_that_of_the_devices_compiled_for():
+    """Initialisation is traced here, on a CPU, which runs no kernel of theirs."""
+    small_experiment("v5e-1", attention="pallas")
+    small_experiment("h100-1", attention="cudnn")
+    with pytest.raises(UserError, match="'cudnn' runs on gpu only and this program is for tpu"):
+        small_experiment("v5e-1", attention="cudnn")
+
+
 def test_the_command_writes_what_it_prints(tmp_path):
     values = tiny.config_at(tmp_path / "nowhere")
     values["data"]["max_length"] = 128

@@ -108,6 +108,13 @@ def test_hosts_share_the_work_and_only_data_crosses_between_them(plain):
     assert four.parameters < 0.6 * plain.parameters
 
 
+def test_what_hosts_would_refuse_is_refused():
+    """Where they run each is a slice; the compiler's cards all say that theirs is the first."""
+    with pytest.raises(UserError, match="data = 1 does not split over 2 slices"):
+        find_topology("2*h100-2").mesh(MeshConfig(data=1, fsdp=-1))
+    assert find_topology("h100-2").mesh(MeshConfig(data=1, fsdp=-1)).shape["fsdp"] == 2
+
+
 def test_a_program_too_large_for_a_card_is_said_to_be(plain, monkeypatch):
     """The compiler makes it all the same; of a small one it is known what it takes."""
     held = plain.parameters + plain.optimizer
