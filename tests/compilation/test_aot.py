@@ -220,3 +220,7 @@ def test_the_command_writes_what_it_prints(tmp_path):
     assert figures["mesh"] == [4, 1, 1]
     refuse("unknown topology 'v5x-4'", "aot", config, "--topology=v5x-4")
     refuse("8 rows do not split", "aot", config, "--topology=v5e-16")
+    # A vocabulary is found for every kind of network before rows are counted.
+    values["model"]["kind"] = "xlm"
+    config = f"--config={config_file(tmp_path / 'xlm.py', values)}"
+    refuse("8 rows do not split", "aot", config, "--topology=v5e-16")
