@@ -9,8 +9,8 @@ PLATFORM := JAX_PLATFORMS=$(or $(JAX_PLATFORMS),cpu)
 RUN := $(KEEP_MEMORY) $(PLATFORM) $(VENV)/bin/python
 TEST := $(PLATFORM) $(VENV)/bin/python
 
-.PHONY: demo maze brackets retrofit smollm2 install install-dev chromium test test-all proofs faults check \
-	format bench-attention bench-aot bench-scaling clean
+.PHONY: demo maze brackets retrofit smollm2 install install-dev chromium test test-all test-matrix proofs \
+	faults check format bench-attention bench-aot bench-scaling clean
 
 demo: install data/demo
 	$(RUN) -m flexmdm_jax.train --config=configs/demo.py --workdir=runs/demo
@@ -135,6 +135,10 @@ test: install-dev
 # The same with more rows and more kills, and with programs compiled as they are for users.
 test-all: install-dev
 	FLEXMDM_THOROUGH=1 $(TEST) $(PYTEST) tests
+
+# A quick part of the suite on other versions of Python and JAX; VERSIONS=3.13 runs one.
+test-matrix: install-dev
+	$(TEST) tests/matrix.py $(VERSIONS)
 
 # The figures of docs/results.md on samplers and bounds: of a benchmark, and those that tests print.
 proofs: install-dev

@@ -1,6 +1,7 @@
-"""Compiles a config for TPUs that are not there and says what it costs.
+"""Compiles a config for TPUs or GPUs that are not there and says what it costs.
 
 python -m flexmdm_jax.aot --config=configs/owt.py --topology=v5e-16 --per_device_batch=16
+python -m flexmdm_jax.aot --config=configs/owt.py --topology=h100-8 --search
 """
 
 import dataclasses
@@ -19,11 +20,12 @@ from flexmdm_jax.data.storage.records import Dataset, open_dataset
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import json_text, new_file, write_atomically
 from flexmdm_jax.ranges import CountOrZero
-from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.types import Vocabulary
 
 _CONFIG = options.define_config("A file of configs/.")
-_TOPOLOGY = flags.DEFINE_string("topology", None, "v5e-16, v5p:4x4x4, 2*v5e-16 (two slices), …")
+_TOPOLOGY = flags.DEFINE_string(
+    "topology", None, "v5e-16, v5p:4x4x4, 2*v5e-16 (two slices), h100-8, 2*h100-8 (two hosts), …"
+)
 _ROWS = options.define_number(
     "per_device_batch", 0, "Rows per chip; 0 spreads the config's batch.", CountOrZero
 )
@@ -60,8 +62,8 @@ def _vocabulary(config: Config) -> Vocabulary:
     """Returns the vocabulary of what is prepared; else one of the size it will have."""
     if prepared := _prepared(config):
         return open_dataset(prepared[0]).vocabulary
-    rows = {"dit": _GPT2_ROWS, "llada": config.model.llada.embedding_size}
-    size = _VOCABULARY.value or rows[config.model.kind]
+    rows = config.model.llada.embedding_size if config.model.kind == "llada" else _GPT2_ROWS
+    size = _VOCABULARY.value or rows
     if size < 3:
         raise UserError(f"--vocabulary_size={size}: a token, MASK and END need at least 3")
     return Vocabulary(size, size - 2, size - 1)
@@ -79,7 +81,7 @@ def _rows(config, num_shards: int) -> int:
 def main(_):
     """Runs the command."""
     logging.set_verbosity(logging.WARNING)
-    # Nothing is run, and TPUs of this machine may be someone else's.
+    # Nothing is run, and chips of this machine may be someone else's.
     jax.config.update("jax_platforms", "cpu")
     out = new_file(_JSON.value, _OVERWRITE.value) if _JSON.value else None
     if not _PROGRAMS.value:
@@ -88,7 +90,7 @@ def main(_):
         raise UserError(f"unknown program {unknown.pop()!r}; choose of {', '.join(PROGRAMS)}")
     config = read_config(_CONFIG.value)
     topology = find_topology(_TOPOLOGY.value)
-    mesh = make_mesh(config.mesh, topology.devices)
+    mesh = topology.mesh(config.mesh)
     dataset = _dataset(config)
     vocabulary = _vocabulary(config)
     make = lambda rows: Experiment.of(config, vocabulary, mesh, rows)  # noqa: E731

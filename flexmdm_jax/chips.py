@@ -31,6 +31,7 @@ CHIPS = {
     "a100-40": Chip("NVIDIA A100-SXM4-40GB", 312e12, 40 << 30),
     "h100": Chip("NVIDIA H100 80GB HBM3", 989e12, 80 << 30),
     "h200": Chip("NVIDIA H200", 989e12, 141 << 30),
+    "b200": Chip("NVIDIA B200", 2250e12, 180 << 30),
 }
 
 
@@ -45,3 +46,9 @@ def current_platform() -> str:
     """Returns "cpu", "gpu" or "tpu": of the ambient mesh, or else of the default device."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return device.platform if device is not None else jax.default_backend()
+
+
+def current_device_kind() -> str:
+    """Returns what JAX calls the devices of the ambient mesh, or else the default device."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return (device or jax.devices()[0]).device_kind

@@ -31,6 +31,7 @@ from flexmdm_jax.training.checksums import array_checksums
 from flexmdm_jax.training.frozen import load_frozen
 from flexmdm_jax.training.memory import check_sampling
 from flexmdm_jax.training.state import Setup, parameter_shapes
+from flexmdm_jax.training.tables import resize_tables
 from flexmdm_jax.training.workdir import Experiment, load_experiment, load_run_tokenizer
 
 
@@ -54,7 +55,8 @@ class Model:
 
     def digest(self) -> str:
         """Returns a name for the parameters, bit for bit; every process of a run has to ask."""
-        return hashlib.sha256(json_text(array_checksums(self.params)).encode()).hexdigest()[:16]
+        stored = resize_tables(self.params, self.experiment.stored_shapes(self.params))
+        return hashlib.sha256(json_text(array_checksums(stored)).encode()).hexdigest()[:16]
 
     @property
     def max_length(self) -> int:

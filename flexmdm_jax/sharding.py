@@ -58,17 +58,27 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     return Mesh(_lay_out(sizes, devices), (*BATCH_AXES, TENSOR_AXIS), axis_types=types)
 
 
+def check_slices(data: int, slices: int) -> None:
+    """Raises UserError unless the axis "data" alone can cross between slices.
+
+    Args:
+      data: Size of the axis.
+      slices: How many there are; of GPUs, each host is one.
+    """
+    if data % slices:
+        raise UserError(
+            f"config.mesh.data = {data} does not split over {slices} slices; only this axis may "
+            "cross between slices, so make it a multiple of their number"
+        )
+
+
 def _lay_out(sizes: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
     """Returns the devices as an array of the mesh's shape, neighbours close to each other."""
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices == 1:
         return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     data, *rest = sizes
-    if data % slices:
-        raise UserError(
-            f"config.mesh.data = {data} does not split over {slices} slices; only this axis may "
-            "cross between slices, so make it a multiple of their number"
-        )
+    check_slices(data, slices)
     return mesh_utils.create_hybrid_device_mesh(
         (data // slices, *rest), (slices, 1, 1), devices, allow_split_physical_axes=True
     )

@@ -9,6 +9,8 @@ import subprocess
 import sys
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -74,17 +76,41 @@ def test_what_pages_are_made_of_is_installed(installed, tmp_path):
     assert result.stdout.startswith("<!doctype html>"), result.stderr
 
 
-def test_what_the_package_imports_is_pinned():
-    """Every third-party import is in requirements.txt or an extra, with a version."""
+def _setup() -> configparser.ConfigParser:
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
-    extras = setup["options.extras_require"].values()
-    pinned = {
-        line.split("==")[0].lower().replace("-", "_"): line
-        for lines in [(ROOT / "requirements.txt").read_text(), *extras]
-        for line in lines.split()
-    }
-    assert all("==" in line for line in pinned.values())
+    return setup
+
+
+def _pins() -> dict[str, Requirement]:
+    """Returns the requirements of requirements.txt by name."""
+    lines = map(Requirement, (ROOT / "requirements.txt").read_text().split())
+    return {canonicalize_name(line.name): line for line in lines}
+
+
+def test_ranges_hold_what_is_tested():
+    """The oldest of each is the one that is pinned, and nothing is asked for that is not pinned."""
+    ranges = map(Requirement, _setup()["options"]["install_requires"].split())
+    ranges = {canonicalize_name(line.name): line for line in ranges}
+    pins = _pins()
+    assert set(ranges) == set(pins)
+    for name, pin in pins.items():
+        [exact] = pin.specifier
+        assert exact.operator == "=="
+        assert ranges[name].specifier.contains(exact.version), name
+    for version in ("0.10.2", "0.11.2", "0.12.0"):
+        assert ranges["jax"].specifier.contains(version)
+    assert not ranges["jax"].specifier.contains("0.13.0")
+
+
+def test_what_the_package_imports_is_pinned():
+    """Every third-party import is in requirements.txt or an extra, with a version."""
+    extras = [
+        Requirement(x) for line in _setup()["options.extras_require"].values() for x in line.split()
+    ]
+    assert all("==" in str(line.specifier) for line in extras if line.name != "jax")
+    pinned = {name.replace("-", "_") for name in _pins()}
+    pinned |= {canonicalize_name(line.name).replace("-", "_") for line in extras}
     names = {"absl": "absl_py", "orbax": "orbax_checkpoint", "PIL": "pillow"}
     names |= {"tensorboardX": "tensorboardx"}
     for path in [*(ROOT / "flexmdm_jax").rglob("*.py"), *(ROOT / "configs").glob("*.py")]:

@@ -5,10 +5,11 @@ import logging
 
 from jaxtyping import Array, Float, Int
 
-from flexmdm_jax.attention.backends import BACKENDS, DEFAULTS, Backend
+from flexmdm_jax.attention.backends import BACKENDS, Choice, choose_backend
+from flexmdm_jax.attention.calls import ATTENTION_RESULTS as ATTENTION_RESULTS
+from flexmdm_jax.attention.calls import Call as Call
 from flexmdm_jax.attention.checks import check_inputs
-from flexmdm_jax.attention.pallas_tpu import ATTENTION_RESULTS as ATTENTION_RESULTS
-from flexmdm_jax.chips import current_platform
+from flexmdm_jax.chips import current_device_kind, current_platform
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +21,7 @@ def attention(
     segment_ids: Int[Array, "b l"],
     *,
     causal: bool = False,
+    packed: bool = True,
     implementation: str | None = None,
 ) -> Float[Array, "b l h d"]:
     """Returns softmax(q kᵀ / √d) v within each segment, and exactly 0 at padding.
@@ -31,47 +33,28 @@ def attention(
       segment_ids: 0 at padding, which ends the row, and ascending before it; slots attend to the
         slots of their own segment only.
       causal: Slots attend to themselves and to what stands before them only.
-      implementation: One of BACKENDS; None lets the platform decide (DEFAULTS), and takes "xla" if
-        causal, which no other has.
+      packed: Whether rows may hold several segments. False is a promise that none does, which lets
+        a GPU take cuDNN's kernels; they answer NaN where it is not kept.
+      implementation: One of BACKENDS; None lets the platform decide (DEFAULTS).
 
     Raises:
       ValueError: If an argument does not fit the others, or the implementation is unknown or
-        cannot run on this platform.
+        cannot do this call on this platform.
     """
     check_inputs(q, k, v, segment_ids)
     platform = current_platform()
-    name = implementation or ("xla" if causal else DEFAULTS.get(platform, "xla"))
-    backend = find_backend(name, platform)
-    _announce(name, platform, chosen=implementation is not None)
-    if not causal:
-        return backend.attend(q, k, v, segment_ids)
-    if backend.attend_causal is None:
-        raise ValueError(
-            f"attention implementation {name!r} always sees both ways; choose 'xla' if causal"
-        )
-    return backend.attend_causal(q, k, v, segment_ids)
-
-
-def find_backend(name: str, platform: str) -> Backend:
-    """Returns the backend of a name.
-
-    Raises:
-      ValueError: If there is none, or it cannot run on the platform.
-    """
-    if name not in BACKENDS:
-        raise ValueError(
-            f"unknown attention implementation {name!r}; choose one of {', '.join(BACKENDS)}"
-        )
-    backend = BACKENDS[name]
-    if backend.platforms and platform not in backend.platforms:
-        raise ValueError(
-            f"attention implementation {name!r} runs on {' or '.join(backend.platforms)} only and "
-            f"this program is for {platform}; {backend.advice}"
-        )
-    return backend
+    call = Call(q.dtype, q.shape[-1], packed, causal, current_device_kind())
+    choice = choose_backend(implementation, platform, call)
+    if implementation is None:
+        _announce(choice, platform)
+    backend = BACKENDS[choice.name]
+    return (backend.attend_causal if causal else backend.attend)(q, k, v, segment_ids)
 
 
 @functools.cache
-def _announce(name: str, platform: str, chosen: bool):
-    """Logs once which backend runs."""
-    logger.info("attention: %s on %s (%s)", name, platform, "chosen" if chosen else "default")
+def _announce(choice: Choice, platform: str):
+    """Logs once which backend the platform chose, and why no faster one."""
+    why = f" ({'; '.join(choice.passed_over)})" if choice.passed_over else ""
+    # Plain XLA where there is something better is what its user wants to know of.
+    level = logging.WARNING if choice.passed_over and choice.name == "xla" else logging.INFO
+    logger.log(level, "attention: %s on %s%s", choice.name, platform, why)

@@ -13,11 +13,9 @@ from jaxtyping import Array, Float, Int
 
 from flexmdm_jax.attention import kernels, tiles
 from flexmdm_jax.attention.blocks import CHIPS, BlockSizes, current_chip, plan
+from flexmdm_jax.attention.calls import ATTENTION_RESULTS
 
 LOG2_E = math.log2(math.e)
-
-# What a policy of jax.checkpoint has to save, so that the forward kernel is not run again.
-ATTENTION_RESULTS = "attention_results"
 
 
 @dataclasses.dataclass(frozen=True)

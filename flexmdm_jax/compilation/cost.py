@@ -25,12 +25,8 @@ _NOT_MOVED = frozenset(
         "while",
         "conditional",
         "call",
-        "copy-done",
         "partition-id",
         "replica-id",
-        "async-start",
-        "async-update",
-        "async-done",
     ]
 )
 
@@ -68,11 +64,11 @@ class Cost:
 
 def _attention_flops(products: int, share: float) -> Callable[[list], float]:
     def flops(shapes: list) -> float:
-        # The first array with three axes and many features is q, [rows, length, heads · size].
-        rows, length, features = next(
-            s.dims for s in shapes if len(s.dims) == 3 and s.dtype != "s32"
+        # The first array of numbers with three axes or four is q: [rows, length, heads · size].
+        rows, length, *features = next(
+            s.dims for s in shapes if len(s.dims) in (3, 4) and s.dtype != "s32"
         )
-        return products * share * 2.0 * rows * length * length * features
+        return products * share * 2.0 * rows * length * length * math.prod(features)
 
     return flops
 
@@ -87,6 +83,9 @@ def attention_kernels(share: float) -> Kernels:
         "segment_attention_backward": _attention_flops(5, share),
     }
 
+
+# cuDNN's attention by its custom call: products forward and backward.
+_CUDNN = {"__cudnn$fmhaSoftmax": 2, "__cudnn$fmhaSoftmaxBackward": 5}
 
 # Full rows, the most there can be.
 ATTENTION_KERNELS = attention_kernels(1.0)
@@ -138,6 +137,9 @@ class _Counter:
         return self._known[name]
 
     def _one(self, computation: Computation, x: Instruction) -> collections.Counter:
+        if x.opcode.endswith(("-done", "-update")):
+            return collections.Counter()
+        x = _synchronous(computation, x)
         opcode = x.opcode
         if opcode == "while":
             body = self.of(x.calls("body")[0])
@@ -159,7 +161,7 @@ class _Counter:
             most = collections.Counter(max(costs, key=lambda cost: cost["flops"]))
             most["conditional flops"] = most["flops"]
             return most
-        if opcode in ("call", "async-start"):
+        if opcode in ("call", "async"):
             return self.of((x.calls("to_apply") or x.calls("calls"))[0])
         cost = collections.Counter(bytes=_bytes(self._program, computation, x))
         if opcode == "fusion":
@@ -171,18 +173,59 @@ class _Counter:
             cost["flops"] = _dot_flops(computation, x)
         elif opcode == "custom-call":
             cost["flops"] = self._kernel_flops(computation, x)
-        elif kind := _collective_kind(opcode):
-            cost[f"count {kind}"] = 1
-            cost[f"sent {kind}"] = _sent(kind, computation, x)
+        elif opcode in _COLLECTIVES:
+            cost[f"count {opcode}"] = 1
+            cost[f"sent {opcode}"] = _sent(opcode, computation, x)
         return cost
 
     def _kernel_flops(self, computation: Computation, x: Instruction) -> float:
-        if x.attribute("custom_call_target") != '"tpu_custom_call"':
-            return 0.0
+        """Returns the operations of kernels, cuBLAS and cuDNN; other calls have no product."""
+        target = (x.attribute("custom_call_target") or "").strip('"')
+        if target in _CUDNN:
+            return _CUDNN[target] * _scores_flops(computation, x)
+        if target.startswith("__cublas"):
+            return _cublas_flops(computation, x)
         for name, flops in self._kernels.items():
             if name in x.name or name in x.attributes:
                 return flops(computation.operand_shapes(x))
-        raise ValueError(f"the operations of the kernel {x.name} are not known")
+        if target.startswith(_KERNELS):
+            raise ValueError(f"the operations of the kernel {x.name} are not known")
+        return 0.0
+
+
+# Calls that may hold products: of Pallas on TPUs and GPUs, and cuDNN's convolutions.
+_KERNELS = ("tpu_custom_call", "mosaic_gpu", "__gpu$xla.gpu.triton", "__cudnn$")
+_COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all")
+
+
+def _synchronous(computation: Computation, x: Instruction) -> Instruction:
+    """Returns an instruction that starts something as one that does it, with the results alone.
+
+    Its own type holds the operands and what the compiler keeps account by, too.
+    """
+    if not x.opcode.endswith("-start"):
+        return x
+    ends = (
+        other
+        for other in computation.instructions.values()
+        if x.name in other.operands and other.opcode.endswith("-done")
+    )
+    shapes = next((end.shapes for end in ends), x.shapes)
+    return dataclasses.replace(x, opcode=x.opcode.removesuffix("-start"), shapes=shapes)
+
+
+def _scores_flops(computation: Computation, x: Instruction) -> float:
+    """Returns the operations of one of attention's products, from the shape of its scores."""
+    scores = re.search(r'"intermediate_tensor_shape".*?"dimensions":\s*\[([^\]]*)\]', x.attributes)
+    dims = [int(n) for n in re.findall(r"\d+", scores[1])]
+    return 2.0 * math.prod(dims) * computation.operand_shapes(x)[0].dims[-1]
+
+
+def _cublas_flops(computation: Computation, x: Instruction) -> float:
+    axes = re.search(r'"lhs_contracting_dimensions":\s*\[([^\]]*)\]', x.attributes)
+    left = computation.operand_shapes(x)[0]
+    contracted = math.prod(left.dims[int(n)] for n in re.findall(r"\d+", axes[1]))
+    return 2.0 * x.shapes[0].size * contracted
 
 
 def _times(cost: collections.Counter, turns: int) -> collections.Counter:
@@ -229,12 +272,6 @@ def _meetings(data, outputs, size, *, stride, low, data_step, kernel_step) -> in
     return count
 
 
-def _collective_kind(opcode: str) -> str | None:
-    kind = opcode.removesuffix("-start")
-    kinds = ("all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all")
-    return kind if kind in kinds else None
-
-
 def _sent(kind: str, computation: Computation, x: Instruction) -> float:
     operand = sum(shape.bytes for shape in computation.operand_shapes(x))
     if kind == "collective-permute":
@@ -266,7 +303,7 @@ def _bytes(program: Program, computation: Computation, x: Instruction) -> float:
         return 0.0
     written = sum(shape.bytes for shape in x.shapes)
     read = [sum(s.bytes for s in computation.instructions[name].shapes) for name in x.operands]
-    if x.opcode == "dynamic-slice":
+    if x.opcode in ("slice", "dynamic-slice"):
         return 2.0 * written
     if x.opcode == "dynamic-update-slice":
         return 2.0 * read[1]

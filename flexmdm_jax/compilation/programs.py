@@ -150,8 +150,14 @@ def lower_sampling(experiment: Experiment):
 PROGRAMS: dict[str, Callable] = {"train": lower_train_step, "sample": lower_sampling}
 
 
-def compile_program(experiment: Experiment, program: str) -> Compiled:
-    """Returns what the compiler makes of a program of PROGRAMS; not fitting is no error."""
+def compile_program(experiment: Experiment, program: str, memory: int | None = None) -> Compiled:
+    """Returns what the compiler makes of a program of PROGRAMS; not fitting is no error.
+
+    Args:
+      experiment: Its config and devices.
+      program: Of PROGRAMS.
+      memory: Bytes of a chip that it may take, if the compiler does not know; see Topology.
+    """
     lowered = PROGRAMS[program](experiment)
     try:
         compiled = lowered.compile()
@@ -162,18 +168,25 @@ def compile_program(experiment: Experiment, program: str) -> Compiled:
         needed = int(float(found[1]) * _UNITS[found[2]])
         available = int(float(found[3]) * _UNITS[found[4]])
         return Compiled(False, needed, None, available, "")
-    memory = compiled.memory_analysis()
-    return Compiled(
-        fits=True,
-        temporaries=memory.temp_size_in_bytes,
-        peak=memory.peak_memory_in_bytes,
-        available=None,
-        text=compiled.as_text(),
-    )
+    parts = compiled.memory_analysis()
+    if memory is None:
+        peak = parts.peak_memory_in_bytes
+        return Compiled(True, parts.temp_size_in_bytes, peak, None, compiled.as_text())
+    # Temporaries of a GPU's program are one piece of memory, which is there as a whole or not.
+    results = parts.output_size_in_bytes - parts.alias_size_in_bytes
+    peak = parts.argument_size_in_bytes + results + parts.temp_size_in_bytes
+    if peak > memory:
+        return Compiled(False, peak, None, memory, "")
+    return Compiled(True, parts.temp_size_in_bytes, peak, memory, compiled.as_text())
 
 
 def available_memory(topology: Topology) -> int:
-    """Returns the bytes of a chip's memory that the compiler may use, by asking for too many."""
+    """Returns the bytes of a chip's memory that a program may use.
+
+    Where the compiler knows, it is asked for too many.
+    """
+    if topology.memory is not None:
+        return topology.memory
     sharding = jax.sharding.SingleDeviceSharding(topology.devices[0])
     huge = jax.ShapeDtypeStruct((1 << 38,), jnp.float32, sharding=sharding)
     try:

@@ -136,7 +136,7 @@ def report(
       UserError: If attention cannot take so many rows, or rows so long.
     """
     try:
-        compiled = compile_program(experiment, program)
+        compiled = compile_program(experiment, program, topology.memory)
     except DoesNotFitError as error:
         raise UserError(f"{program}, {experiment.rows_per_chip} rows per chip: {error}") from None
     return _report(experiment, program, topology, compiled, dataset)
@@ -174,7 +174,7 @@ def _report(experiment, program: str, topology: Topology, compiled: Compiled, da
 
 def _of_data(experiment: Experiment, topology: Topology, parsed, dataset: Dataset) -> dict:
     """Returns the fields of a report on a training step that depend on what is in its rows."""
-    work = workload(experiment, dataset, topology.generation)
+    work = workload(experiment, dataset, topology)
     if parsed is None:
         return {"workload": work}
     cost = program_cost(parsed, attention_kernels(work.attended))
@@ -253,7 +253,7 @@ def search(
 
     def compile_rows(rows: int) -> Compiled | None:
         try:
-            return compile_program(make_experiment(rows), program)
+            return compile_program(make_experiment(rows), program, topology.memory)
         except TooManyRowsError:
             return None
 

@@ -1,4 +1,4 @@
-"""TPU slices by name, as devices that the compiler knows and nobody has to own."""
+"""TPU slices and GPUs by name, as devices that compilers know and nobody has to own."""
 
 import dataclasses
 import functools
@@ -7,9 +7,13 @@ import re
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from flexmdm_jax.chips import CHIPS, Chip
+from flexmdm_jax.compilation.gpus import GPUS, SIZES, gpu_devices, usable_memory
+from flexmdm_jax.config import MeshConfig
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.sharding import check_slices, make_mesh
 
 # What Cloud TPU calls v5e-16 or v5p-16: chips for the first, TensorCores (two a chip) for v4, v5p.
 _SHAPES_2D = {
@@ -42,33 +46,50 @@ class Topology:
 
     Attributes:
       name: As it was asked for.
-      generation: v5e, for example.
+      generation: v5e or h100, for example.
       devices: Of all slices.
       chip: What each of them is.
+      memory: Bytes of each that a program may take; None if the compiler itself refuses what takes
+        more.
+      slices: Groups of devices that fast links join: of GPUs, hosts.
     """
 
     name: str
     generation: str
     devices: tuple[Any, ...]
     chip: Chip
+    memory: int | None = None
+    slices: int = 1
+
+    def mesh(self, config: MeshConfig) -> Mesh:
+        """Returns make_mesh() of the devices, which refuses what a run on them would refuse."""
+        mesh = make_mesh(config, self.devices)
+        # GPUs that a compiler alone knows do not tell their slice; those of a run do.
+        check_slices(mesh.shape["data"], self.slices)
+        return mesh
 
 
 def find_topology(name: str) -> Topology:
-    """Returns the devices of a slice such as `v5e-16`, `v5p:4x4x4` or `2*v5e-16` (two slices).
+    """Returns the devices of a TPU slice or of hosts with GPUs.
 
-    `v5e-1` is a single chip.
+    Slices are `v5e-16`, `v5p:4x4x4` or `2*v5e-16` (two of them); `v5e-1` is a single chip.
+    `h100-8` is a host with 8 cards, `2*h100-8` two such hosts.
 
     Raises:
-      UserError: If there is no such slice, or the TPU compiler is not installed.
+      UserError: If there is no such slice or GPU, or its compiler is not installed.
     """
-    match = re.fullmatch(r"(?:(\d+)\*)?(v\d\w*)(?:-(\d+)|:(\d+(?:x\d+)*))", name)
-    if not match or match[2] not in _SHAPES:
+    match = re.fullmatch(r"(?:(\d+)\*)?([a-z]\d\w*)(?:-(\d+)|:(\d+(?:x\d+)*))", name)
+    number, generation, size, shape = match.groups() if match else (None,) * 4
+    number = int(number or 1)
+    if generation in GPUS and size and number:
+        return _find_gpus(name, generation, int(size), number)
+    if generation not in _SHAPES or not number:
         raise UserError(
             f"unknown topology {name!r}; write v5e-16, v5p:4x4x4 or 2*v5e-16 (two slices), "
-            f"with one of {', '.join(_SHAPES)}"
+            f"with one of {', '.join(_SHAPES)}; or h100-8 or 2*h100-8 (two hosts), with one of "
+            f"{', '.join(GPUS)}"
         )
-    slices, generation, size, shape = int(match[1] or 1), match[2], match[3], match[4]
-    alone = size == "1" and slices == 1
+    alone = size == "1" and number == 1
     if not shape:
         shapes = _SHAPES[generation]
         shape = shapes[min(shapes)] if alone else shapes.get(int(size))
@@ -77,8 +98,21 @@ def find_topology(name: str) -> Topology:
             f"unknown topology {name!r}: {generation} comes as "
             f"{', '.join(f'{generation}-{known}' for known in _SHAPES[generation])}"
         )
-    devices = _devices(generation, shape, slices, name)
-    return Topology(name, generation, devices[:1] if alone else devices, CHIPS[generation])
+    devices = _devices(generation, shape, number, name)
+    devices = devices[:1] if alone else devices
+    return Topology(name, generation, devices, CHIPS[generation], slices=number)
+
+
+def _find_gpus(name: str, generation: str, size: int, hosts: int) -> Topology:
+    if size not in SIZES:
+        raise UserError(
+            f"unknown topology {name!r}: a host has "
+            f"{', '.join(f'{generation}-{known}' for known in SIZES)}; write 2*{generation}-8 for "
+            "two hosts"
+        )
+    devices = gpu_devices(generation, size, hosts)
+    memory = usable_memory(generation)
+    return Topology(name, generation, devices, CHIPS[generation], memory, slices=hosts)
 
 
 @functools.cache

@@ -7,6 +7,7 @@ import numpy as np
 
 from flexmdm_jax.attention import blocks, tiles
 from flexmdm_jax.compilation.programs import Experiment
+from flexmdm_jax.compilation.topology import Topology
 from flexmdm_jax.data.batches.pipeline import configured_batches
 from flexmdm_jax.data.storage.records import Dataset
 from flexmdm_jax.posterior import chunk_sizes, executed_slots
@@ -25,8 +26,8 @@ class Workload:
       pairs: Of slots of one sequence, which attention needs.
       masks: Slots that the vocabulary head is needed for.
       fill: Share of the rows' slots that hold a token.
-      attended: Share of all pairs of a row's slots that the TPU's attention kernels visit, of rows
-        filled up to whole tiles, which is what the kernels are given.
+      attended: Share of all pairs of a row's slots that attention visits: of the TPU's kernels, in
+        rows filled up to whole tiles, which is what the kernels are given; all others count whole.
       decoded: Share of the slots that the vocabulary head works off.
     """
 
@@ -40,21 +41,21 @@ class Workload:
     decoded: float
 
 
-def workload(experiment: Experiment, dataset: Dataset, generation: str) -> Workload:
+def workload(experiment: Experiment, dataset: Dataset, topology: Topology) -> Workload:
     """Returns what the first steps of an experiment do with a dataset.
 
     Args:
       experiment: Whose rows are filled.
       dataset: With what.
-      generation: Of TPUs, a name in attention.blocks.CHIPS.
+      topology: Whose devices do the work.
     """
     batches = configured_batches(experiment.config, dataset, experiment.setup.process)
-    found = [_of_batch(next(batches), experiment, generation) for _ in range(_STEPS)]
+    found = [_of_batch(next(batches), experiment, topology) for _ in range(_STEPS)]
     mean = np.mean([dataclasses.astuple(x) for x in found], axis=0)
     return Workload(*mean.tolist())
 
 
-def _of_batch(batch: dict[str, np.ndarray], experiment: Experiment, generation: str) -> Workload:
+def _of_batch(batch: dict[str, np.ndarray], experiment: Experiment, topology) -> Workload:
     vocabulary, groups = experiment.setup.process.vocabulary, experiment.setup.num_groups
     real = batch["segment_ids"] > 0
     masked = real & (batch["tokens"] == vocabulary.mask)
@@ -63,7 +64,8 @@ def _of_batch(batch: dict[str, np.ndarray], experiment: Experiment, generation: 
     # Chips wait for the one with most masks; all have as many rows.
     most = int(masked.reshape(groups, -1).sum(axis=1).max())
     slots = rows // groups * length
-    decoded = executed_slots(most, slots, chunk_sizes("tpu")) / slots
+    platform = topology.devices[0].platform
+    decoded = executed_slots(most, slots, chunk_sizes(platform)) / slots
     return Workload(
         sequences=np.count_nonzero(sizes),
         tokens=np.count_nonzero(real & (batch["targets"] != vocabulary.end)) + batch["gaps"].sum(),
@@ -71,13 +73,15 @@ def _of_batch(batch: dict[str, np.ndarray], experiment: Experiment, generation: 
         pairs=(sizes.astype(float) ** 2).sum(),
         masks=masked.sum(),
         fill=real.mean(),
-        attended=_attended(batch["segment_ids"], experiment, generation),
+        attended=_attended(batch["segment_ids"], experiment, topology.generation),
         decoded=decoded,
     )
 
 
 def _attended(segment_ids: np.ndarray, experiment: Experiment, generation: str) -> float:
     model, (rows, length) = experiment.config.model, segment_ids.shape
+    if generation not in blocks.CHIPS or model.attention == "xla":
+        return 1.0
     heads = model.llada.num_kv_heads if model.kind == "llada" else model.num_heads
     layout = blocks.plan(
         1,

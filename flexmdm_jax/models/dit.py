@@ -127,7 +127,9 @@ class Block(nn.Module):
         modulation = Modulation(6, d, name="modulation")(condition)
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation
         y = ModulatedNorm(self.dtype, name="attention_norm")(x, shift, scale, segment_ids)
-        y = drop(self._attend(y, segment_ids), salt=2 * layer)
+        # As many conditions as a row may hold segments.
+        packed = condition.shape[1] > 1
+        y = drop(self._attend(y, segment_ids, packed), salt=2 * layer)
         x = gated_sum(x, gate, y, segment_ids)
         y = ModulatedNorm(self.dtype, name="mlp_norm")(x, mlp_shift, mlp_scale, segment_ids)
         y = linear(4 * d, ("embed", "mlp"), fan_in=d, dtype=self.dtype, name="mlp_in")(y)
@@ -136,7 +138,7 @@ class Block(nn.Module):
         y = drop(y, salt=2 * layer + 1)
         return gated_sum(x, mlp_gate, y, segment_ids), None
 
-    def _attend(self, x, segment_ids):
+    def _attend(self, x, segment_ids, packed):
         d = x.shape[-1]
         names = ("embed", None, "heads", None)
         qkv = nn.DenseGeneral(
@@ -147,8 +149,14 @@ class Block(nn.Module):
             name="qkv",
         )(x)
         q, k, v = jnp.moveaxis(qkv, 2, 0)
-        implementation = self.attention_implementation
-        y = attention(rotary(q), rotary(k), v, segment_ids, implementation=implementation)
+        y = attention(
+            rotary(q),
+            rotary(k),
+            v,
+            segment_ids,
+            packed=packed,
+            implementation=self.attention_implementation,
+        )
         return nn.DenseGeneral(
             d,
             axis=(-2, -1),
@@ -163,7 +171,7 @@ class DiT(nn.Module):
     """The denoising network (paper, Appendix F.1; the layout of its public code).
 
     Attributes:
-      vocabulary_size: Rows of the embedding and of the output head.
+      vocabulary_size: Columns of the logits.
       max_length: Slots of the longest sequence; scales the insertion head.
       hidden_size: Features per slot; num_heads must divide it.
       condition_size: Features of the time embedding.
@@ -177,6 +185,8 @@ class DiT(nn.Module):
       remat: What the backward pass computes again, a name in REMAT.
       scan_unroll: Blocks per iteration of the layer loop.
       attention_implementation: See attention().
+      table_size: Rows of the embedding and columns of the head; those beyond vocabulary_size are
+        spare, 0 and never trained. 0: vocabulary_size. See training/tables.py.
     """
 
     vocabulary_size: int
@@ -193,15 +203,17 @@ class DiT(nn.Module):
     remat: str = "none"
     scan_unroll: int = 1
     attention_implementation: str | None = None
+    table_size: int = 0
 
     def setup(self):
         """Builds the layers."""
         d = self.hidden_size
+        rows = self.table_size or self.vocabulary_size
         self.embedding = nn.Embed(
-            self.vocabulary_size,
+            rows,
             d,
             dtype=self.dtype,
-            embedding_init=nn.with_logical_partitioning(bias_init(d), ("vocab", "embed")),
+            embedding_init=nn.with_logical_partitioning(self._draw_embedding, ("vocab", "embed")),
         )
         if self.mark_start:
             initial = nn.with_logical_partitioning(bias_init(d), ("embed",))
@@ -222,7 +234,7 @@ class DiT(nn.Module):
         # Products of bfloat16 numbers, but logits that are never rounded to bfloat16.
         product = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
         self.head = linear(
-            self.vocabulary_size,
+            rows,
             ("embed", "vocab"),
             fan_in=d,
             zero=True,
@@ -236,6 +248,11 @@ class DiT(nn.Module):
                 self.gap_head = GapDistribution(self.gap_classes)
             else:
                 self.gap_head = GapHead(float(self.max_length))
+
+    def _draw_embedding(self, key, shape, dtype=jnp.float32):
+        rows, features = shape
+        drawn = bias_init(features)(key, (self.vocabulary_size, features), dtype)
+        return jnp.pad(drawn, ((0, rows - self.vocabulary_size), (0, 0)))
 
     def encode(
         self,
@@ -264,7 +281,7 @@ class DiT(nn.Module):
 
     def decode(self, hidden: Float[Array, "*slots d"]) -> Float[Array, "*slots v"]:
         """Returns float32 logits of hidden features at any slots."""
-        return self.head(hidden).astype(jnp.float32)
+        return self.head(hidden).astype(jnp.float32)[..., : self.vocabulary_size]
 
     def __call__(self, tokens, segment_ids, alpha):
         """Touches every parameter, for initialisation; returns (gaps, logits)."""

@@ -68,10 +68,11 @@ class Block(nn.Module):
         lora = self.lora.on(target) if self.lora is not None else None
         return Projection(inputs, features, names, self.dtype, self.param_dtype, lora)
 
-    def __call__(self, x, layer, modulation, segment_ids, noise):
+    def __call__(self, x, layer, modulation, segment_ids, alpha, noise):
         """Returns (features [b, l, d], None), as nn.scan wants it.
 
         modulation [b, s, 2 d] holds scale and shift of both norms; None leaves them as they are.
+        Of alpha [b, s] only the number of segments that a row may hold is asked.
         """
 
         def modulated(norm):
@@ -97,6 +98,7 @@ class Block(nn.Module):
             v,
             segment_ids,
             causal=self.causal,
+            packed=alpha.shape[1] > 1,
             implementation=self.attention_implementation,
         )
         x = x + project("out", y)
@@ -188,7 +190,7 @@ class LLaDA(nn.Module):
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(0, 0, nn.broadcast, nn.broadcast),
+            in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast),
             length=self.num_layers,
             unroll=self.scan_unroll,
             metadata_params={nn.PARTITION_NAME: "layers"},
@@ -248,7 +250,7 @@ class LLaDA(nn.Module):
         if self.layers_per_group:
             groups = self.modulation(self.time_embedding(alpha))
             modulation = groups[layers // self.layers_per_group]
-        x, _ = self.blocks(x, layers, modulation, segment_ids, noise)
+        x, _ = self.blocks(x, layers, modulation, segment_ids, alpha, noise)
         normed = self.final_norm(x)
         hidden = normed.astype(self.dtype)
         if not self.tied and self.head.lora is not None:

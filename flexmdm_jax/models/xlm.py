@@ -54,7 +54,9 @@ class Block(nn.Module):
         modulation = Modulation(6, d, name="modulation")(condition)
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation
         x = norm(name="attention_norm")(x, shift, scale, segment_ids)
-        y = drop(self._attend(x, segment_ids), salt=2 * layer)
+        # As many conditions as a row may hold segments.
+        packed = condition.shape[1] > 1
+        y = drop(self._attend(x, segment_ids, packed), salt=2 * layer)
         x = gated_sum(x, gate, y, segment_ids)
         y = norm(name="mlp_norm")(x, mlp_shift, mlp_scale, segment_ids)
         y = linear(m, ("embed", "mlp"), fan_in=d, dtype=self.dtype, name="mlp_in")(y)
@@ -62,7 +64,7 @@ class Block(nn.Module):
         y = linear(d, ("mlp", "embed"), fan_in=m, dtype=self.dtype, name="mlp_out")(y)
         return gated_sum(x, mlp_gate, drop(y, salt=2 * layer + 1), segment_ids), None
 
-    def _attend(self, x, segment_ids):
+    def _attend(self, x, segment_ids, packed):
         d = x.shape[-1]
         names = ("embed", None, "heads", None)
         qkv = nn.DenseGeneral(
@@ -74,7 +76,9 @@ class Block(nn.Module):
         )(x)
         q, k, v = jnp.moveaxis(qkv, 2, 0)
         q, k = (self._rotated(part) for part in (q, k))
-        y = attention(q, k, v, segment_ids, implementation=self.attention_implementation)
+        y = attention(
+            q, k, v, segment_ids, packed=packed, implementation=self.attention_implementation
+        )
         return nn.DenseGeneral(
             d,
             axis=(-2, -1),

@@ -12,6 +12,7 @@ from flexmdm_jax.hosts import all_agree
 from flexmdm_jax.training.checksums import array_checksums, json_checksum
 from flexmdm_jax.training.feed import DeviceBatches
 from flexmdm_jax.training.state import TrainState
+from flexmdm_jax.training.tables import resize_tables
 from flexmdm_jax.training.workdir import CHECKPOINTS, Experiment
 
 _DAMAGED = "damaged_checkpoints"
@@ -47,18 +48,19 @@ class Checkpoints:
         step = int(state.step)
         if step in self._manager.all_steps():
             return
+        ema = self._as_stored(state.ema)
         rest = {"step": state.step, "rng": state.rng, "params": state.params}
-        rest |= {"opt_state": state.opt_state}
+        rest = self._as_stored(rest | {"opt_state": state.opt_state})
         position = data.get_state()
         sums = {
-            "ema": array_checksums(state.ema),
+            "ema": array_checksums(ema),
             "state": array_checksums(rest),
             "data": json_checksum(position),
         }
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                ema=ocp.args.StandardSave(state.ema),
+                ema=ocp.args.StandardSave(ema),
                 state=ocp.args.StandardSave(rest),
                 data=ocp.args.JsonSave(position),
                 checksums=ocp.args.JsonSave(sums),
@@ -72,6 +74,7 @@ class Checkpoints:
 
     def save_average(self, step: int, ema: Any) -> None:
         """Saves averaged parameters alone: enough to sample and to start from, not to resume."""
+        ema = self._as_stored(ema)
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -98,16 +101,18 @@ class Checkpoints:
           UserError: If there are checkpoints but none can be read.
         """
         rest = {"step": like.step, "rng": like.rng, "params": like.params}
+        rest |= {"opt_state": like.opt_state}
 
         def read(step: int) -> TrainState:
             items = self._read(
                 step,
-                ema=ocp.args.StandardRestore(like.ema),
-                state=ocp.args.StandardRestore(rest | {"opt_state": like.opt_state}),
+                ema=self._restore(like.ema),
+                state=self._restore(rest),
                 data=ocp.args.JsonRestore(),
             )
             data.set_state(items["data"])
-            return TrainState(ema=items["ema"], **items["state"])
+            state = resize_tables(items["state"], rest)
+            return TrainState(ema=resize_tables(items["ema"], like.ema), **state)
 
         _, state = self._newest(read, move_aside=True)
         return state
@@ -120,7 +125,7 @@ class Checkpoints:
         """
 
         def read(step: int) -> Any:
-            return self._read(step, ema=ocp.args.StandardRestore(like))["ema"]
+            return resize_tables(self._read(step, ema=self._restore(like))["ema"], like)
 
         step, ema = self._newest(read, move_aside=False)
         if step is None:
@@ -130,6 +135,13 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for saves under way and releases Orbax's threads."""
         self._manager.close()
+
+    def _as_stored(self, tree: Any) -> Any:
+        """Returns arrays as files hold them, whatever the devices pad."""
+        return resize_tables(tree, self._experiment.stored_shapes(tree))
+
+    def _restore(self, like: Any) -> ocp.args.StandardRestore:
+        return ocp.args.StandardRestore(self._experiment.stored_shapes(like))
 
     def _read(self, step: int, **items: ocp.args.CheckpointArgs) -> ocp.args.Composite:
         """Returns items of a checkpoint, which must be bit for bit what was saved.

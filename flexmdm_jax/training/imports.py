@@ -26,6 +26,7 @@ from flexmdm_jax.training.state import (
     parameter_shapes,
     sharded_shapes,
 )
+from flexmdm_jax.training.tables import resize_tables
 from flexmdm_jax.training.workdir import (
     Experiment,
     load_experiment,
@@ -67,9 +68,12 @@ def import_run(
     """
     refuse_pattern(out)
     setup = Setup.of(config, tokenizer.vocabulary, make_mesh(config.mesh))
+    experiment = Experiment(config, tokenizer.vocabulary, tokenizer_hash(tokenizer))
     make_state, shardings = init_state(setup, optax.identity(), config.seed)
-    imported = traverse_util.flatten_dict(read(setup, sharded_shapes(make_state, shardings).params))
-    params = traverse_util.flatten_dict(first_state(make_state, shardings).params)
+    like = experiment.stored_shapes(sharded_shapes(make_state, shardings).params)
+    imported = traverse_util.flatten_dict(read(setup, like))
+    first = resize_tables(first_state(make_state, shardings).params, like)
+    params = traverse_util.flatten_dict(first)
     for path, value in imported.items():
         params[path] = jax.device_put(value, params[path].sharding)
     with new_folder(out) as partial:

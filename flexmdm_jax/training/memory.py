@@ -6,7 +6,6 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from flexmdm_jax.attention.backends import DEFAULTS
 from flexmdm_jax.config import Config
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.training.state import Setup, parameter_shapes
@@ -49,7 +48,7 @@ def bytes_of_a_batch(config: Config, rows: int, length: int) -> dict[str, int]:
     """Returns bytes of what one layer certainly holds for a batch, by what it is."""
     model = config.model
     features = rows * length * model.hidden_size * jnp.dtype(model.compute_dtype).itemsize
-    is_dense = (model.attention or DEFAULTS.get("cpu", "xla")) == "xla"
+    is_dense = (model.attention or "xla") == "xla"
     scores = 4 * rows * model.num_heads * length**2 * is_dense
     gaps = 4 * rows * length * config.gap_classes
     batch = f"{rows:,} rows of {length:,} slots"

@@ -10,7 +10,8 @@ import optax
 from flax.core import meta
 from jax.sharding import Mesh
 
-from flexmdm_jax.attention import find_backend
+from flexmdm_jax.attention import Call
+from flexmdm_jax.attention.backends import choose_backend
 from flexmdm_jax.config import Config
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.generation.engine import Engine
@@ -22,6 +23,7 @@ from flexmdm_jax.models.xlm import Xlm
 from flexmdm_jax.process import Process
 from flexmdm_jax.sampling import ExactGaps, SamplerConfig
 from flexmdm_jax.sharding import num_batch_shards, state_shardings
+from flexmdm_jax.training.tables import padded_size
 from flexmdm_jax.types import Denoiser, SegmentKeys, Vocabulary
 
 
@@ -70,13 +72,9 @@ class Setup:
 
         Raises:
           UserError: If the vocabulary is larger than the model's, or the mesh's devices do not run
-            the attention that the config names.
+            the attention that the config names, with its types and rows.
         """
-        if config.model.attention:
-            try:
-                find_backend(config.model.attention, mesh.devices.flat[0].platform)
-            except ValueError as error:
-                raise UserError(f"config.model.attention: {error}") from None
+        _check_attention(config, mesh.devices.flat[0])
         process = config.process(vocabulary)
         model = _MODELS[config.model.kind](config, process)
         return cls(model, mesh, process, base=config.model.llada.base)
@@ -124,9 +122,21 @@ class Setup:
         return Scorer(self.denoiser, self.process, num_times, self.mesh, rows)
 
 
+def _check_attention(config: Config, device) -> None:
+    model, name = config.model, config.model.attention
+    head_size = model.hidden_size // model.num_heads
+    packed = config.data.segments > 1
+    call = Call(jnp.dtype(model.compute_dtype), head_size, packed, device_kind=device.device_kind)
+    try:
+        choose_backend(name or None, device.platform, call)
+    except ValueError as error:
+        raise UserError(f"config.model.attention: {error}") from None
+
+
 def _dit(config: Config, process: Process) -> DiT:
     return DiT(
         vocabulary_size=process.vocabulary.size,
+        table_size=padded_size(process.vocabulary.size),
         condition_size=config.model.condition_size,
         insertion_head=process.inserts,
         gap_classes=config.gap_classes,
@@ -212,7 +222,9 @@ def init_state(setup: Setup, optimizer: optax.GradientTransformation, seed: int)
         key = jax.random.key(seed)
         init_key, noise_key = jax.random.split(key)
         slots = jnp.zeros((1, 2), jnp.int32)
-        whole = setup.model.init(init_key, slots, slots + 1, jnp.zeros((1, 1)))["params"]
+        # Attention has no parameters, and the devices that its kernels are for may not be here.
+        model = setup.model.clone(attention_implementation="xla")
+        whole = model.init(init_key, slots, slots + 1, jnp.zeros((1, 1)))["params"]
         params, frozen = setup.split(whole)
         return TrainState(
             step=jnp.zeros((), jnp.int32),

@@ -14,6 +14,7 @@ from flexmdm_jax.data.storage.records import Dataset
 from flexmdm_jax.data.tokenizers import Tokenizer, load_tokenizer, save_tokenizer, tokenizer_hash
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import json_text, locked, nearest_folder, refuse_pattern, write_atomically
+from flexmdm_jax.training.tables import stored_shapes
 from flexmdm_jax.types import Vocabulary
 
 CHECKPOINTS = "checkpoints"
@@ -35,6 +36,11 @@ class Experiment:
     vocabulary: Vocabulary
     tokenizer_sha256: str
     dataset_sha256: str | None = None
+
+    def stored_shapes(self, tree: Any) -> Any:
+        """Returns a tree of parameters or optimizer state, or their shapes, as files hold it."""
+        is_dit = self.config.model.kind == "dit"
+        return stored_shapes(tree, self.vocabulary.size) if is_dit else tree
 
     def to_json(self) -> dict[str, Any]:
         """Returns it as JSON stores it."""

@@ -6,7 +6,8 @@ import jaxtyping
 import pytest
 
 from benchmarks.tpu_compiler import tpu_mesh
-from flexmdm_jax.attention import _announce, attention
+from flexmdm_jax.attention import Call, _announce, attention, backends
+from flexmdm_jax.attention.backends import Backend, choose_backend
 from flexmdm_jax.attention.blocks import CHIPS, BlockSizes, plan
 
 
@@ -58,7 +59,7 @@ def test_bad_argument_is_named_while_tracing():
     [
         ("palas", "unknown attention implementation 'palas'; choose one of xla, pallas"),
         ("pallas", "'pallas' runs on tpu only and this program is for cpu; choose 'xla'"),
-        ("cudnn", "'cudnn' runs on gpu or cuda only and this program is for cpu"),
+        ("cudnn", "'cudnn' runs on gpu only and this program is for cpu"),
     ],
 )
 def test_a_backend_that_cannot_run_says_why(name, message):
@@ -89,7 +90,56 @@ def test_the_choice_is_logged_once(caplog):
     with caplog.at_level("INFO", logger="flexmdm_jax.attention"):
         attention(**arguments())
         attention(**arguments())
-    assert [record.getMessage() for record in caplog.records] == ["attention: xla on cpu (default)"]
+    assert [record.getMessage() for record in caplog.records] == ["attention: xla on cpu"]
+
+
+def _call(packed=False, dtype=jnp.bfloat16, head_size=64, causal=False, kind="NVIDIA H100"):
+    return Call(jnp.dtype(dtype), head_size, packed, causal, kind)
+
+
+def test_a_gpu_takes_cudnn_for_rows_of_one_segment_and_else_xla():
+    chosen = lambda call: choose_backend(None, "gpu", call).name  # noqa: E731
+    assert chosen(_call()) == chosen(_call(dtype=jnp.float16, head_size=128)) == "cudnn"
+    for other in ({"packed": True}, {"dtype": jnp.float32}, {"head_size": 136}, {"causal": True}):
+        assert chosen(_call(**other)) == "xla"
+
+
+def test_a_kernel_for_packed_rows_is_taken_where_it_runs(monkeypatch):
+    """A line in BACKENDS adds it, with the reason where it does not run."""
+    hopper = lambda call: "" if "H100" in call.device_kind else "runs on Hopper"  # noqa: E731
+    kernel = Backend(attention, platforms=("gpu",), objection=hopper)
+    monkeypatch.setitem(backends.BACKENDS, "pallas_gpu", kernel)
+    assert choose_backend(None, "gpu", _call()).name == "cudnn"
+    assert choose_backend(None, "gpu", _call(packed=True)).name == "pallas_gpu"
+    ampere = choose_backend(None, "gpu", _call(packed=True, kind="NVIDIA A100-SXM4-80GB"))
+    assert ampere.name == "xla"
+    assert ampere.passed_over[1] == "pallas_gpu runs on Hopper"
+
+
+def test_why_a_gpu_takes_plain_xla_is_said(caplog):
+    _announce.cache_clear()
+    call = _call(packed=True)
+    for _ in range(2):
+        _announce(choose_backend(None, "gpu", call), "gpu")
+    [record] = caplog.records
+    assert record.getMessage() == (
+        "attention: xla on gpu (cudnn takes rows of one segment and these hold several)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (_call(packed=True), "'cudnn' takes rows of one segment and these hold several"),
+        (_call(dtype=jnp.float32), "'cudnn' takes float16 and bfloat16 and q is float32"),
+        (_call(head_size=136), r"'cudnn' takes heads of 8, 16, … 128 features and these have 136"),
+        (_call(head_size=36), "and these have 36; choose 'xla'"),
+        (_call(causal=True), "'cudnn' always sees both ways"),
+    ],
+)
+def test_calls_that_cudnn_cannot_do_say_why(call, message):
+    with pytest.raises(ValueError, match=message):
+        choose_backend("cudnn", "gpu", call)
 
 
 @pytest.mark.parametrize(("query", "key"), [(64, 256), (128, 192), (256, 128), (0, 128)])

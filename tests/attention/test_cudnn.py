@@ -50,9 +50,3 @@ def test_rows_of_several_segments_are_nan_not_wrong(asked):
     out = jax.jit(attention_cudnn)(q, k, v, segment_rows([[10, 10], [20]], 32))
     assert np.isnan(np.asarray(out[0], np.float32)).all()
     assert np.isfinite(np.asarray(out[1], np.float32)).all()
-
-
-def test_float32_is_refused():
-    q, k, v, _ = random_inputs(3, 1, 8, 2, 2, 16)
-    with pytest.raises(ValueError, match="takes float16 and bfloat16, q is float32"):
-        attention_cudnn(q, k, v, segment_rows([[8]], 8))

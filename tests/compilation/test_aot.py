@@ -10,20 +10,17 @@ import numpy as np
 import pytest
 import tiny
 from commands import config_file, refuse, succeed
+from experiments import LAYERS, LENGTH, small_experiment
 
 from flexmdm_jax.attention.blocks import TooManyRowsError
 from flexmdm_jax.chips import CHIPS, chip_of
 from flexmdm_jax.compilation import report as reports
 from flexmdm_jax.compilation import workload
-from flexmdm_jax.compilation.programs import Compiled, Experiment, available_memory, bytes_per_chip
+from flexmdm_jax.compilation.programs import Compiled, available_memory, bytes_per_chip
 from flexmdm_jax.compilation.topology import find_topology
-from flexmdm_jax.config import MeshConfig, read_config
+from flexmdm_jax.config import MeshConfig
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.sharding import make_mesh
-from flexmdm_jax.types import Vocabulary
-
-VOCABULARY = Vocabulary(512, 510, 511)
-LENGTH, LAYERS = 128, 2
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -34,33 +31,20 @@ def unchecked_shapes():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
-def _experiment(topology="v5e-4", rows=2, mesh=MeshConfig(1, -1, 1), **model):  # noqa: B008
-    values = tiny.config_at("nowhere")
-    values["model"] |= {
-        "hidden_size": 128,
-        "num_layers": LAYERS,
-        "dropout_rate": 0.0,
-        "compute_dtype": "bfloat16",
-    } | model
-    values["data"]["max_length"] = LENGTH
-    devices = find_topology(topology).devices
-    return Experiment.of(read_config(values), VOCABULARY, make_mesh(mesh, devices), rows)
-
-
 def _report(experiment, program="train", topology="v5e-4"):
     return reports.report(experiment, program, find_topology(topology))
 
 
 @pytest.fixture(scope="module")
 def plain():
-    return _report(_experiment(topology="v5e-1"), topology="v5e-1")
+    return _report(small_experiment(topology="v5e-1"), topology="v5e-1")
 
 
 def test_operations_do_not_depend_on_how_layers_run(plain):
     """Scanned and unrolled, as a small proof of the count; and what remat adds is seen."""
-    unrolled = _report(_experiment("v5e-1", scan_unroll=LAYERS), topology="v5e-1")
+    unrolled = _report(small_experiment("v5e-1", scan_unroll=LAYERS), topology="v5e-1")
     assert plain.flops == pytest.approx(unrolled.flops, rel=0.005)
-    full = _report(_experiment("v5e-1", remat="full"), topology="v5e-1")
+    full = _report(small_experiment("v5e-1", remat="full"), topology="v5e-1")
     slots, d = 2 * LENGTH, 128
     # Of each block's forward pass; what only feeds the gate of the MLP need not be redone.
     again = LAYERS * (24 * d * d * slots + 4 * d * 2 * LENGTH**2)
@@ -74,7 +58,7 @@ def test_operations_are_those_of_the_model_and_what_is_known_to_be_repeated(plai
 
 
 def test_weak_scaling_leaves_the_work_of_a_chip_as_it_is(plain):
-    four = _report(_experiment("v5e-4", mesh=MeshConfig(-1, 1, 1)))
+    four = _report(small_experiment("v5e-4", mesh=MeshConfig(-1, 1, 1)))
     assert four.chips == 4
     assert four.flops == pytest.approx(plain.flops, rel=0.02)
     assert not plain.collectives
@@ -84,10 +68,10 @@ def test_weak_scaling_leaves_the_work_of_a_chip_as_it_is(plain):
 
 
 def test_parameters_are_divided_by_fsdp_and_bytes_are_counted_by_hand():
-    whole = _experiment(mesh=MeshConfig(-1, 1, 1)).state
+    whole = small_experiment(mesh=MeshConfig(-1, 1, 1)).state
     numbers = sum(math.prod(x.shape) for x in jax.tree.leaves(whole.params))
     assert bytes_per_chip(whole.params) == 4 * numbers
-    parts = _experiment(mesh=MeshConfig(1, -1, 1)).state
+    parts = small_experiment(mesh=MeshConfig(1, -1, 1)).state
     for name in ("qkv", "out", "mlp_in", "mlp_out"):
         kernel = parts.params["blocks"][name]["kernel"]
         assert math.prod(kernel.sharding.shard_shape(kernel.shape)) * 4 == kernel.size
@@ -98,14 +82,14 @@ def test_parameters_are_divided_by_fsdp_and_bytes_are_counted_by_hand():
 def test_full_rows_are_visited_whole_and_no_more_than_kernels_are_given(length):
     """Kernels are given rows of whole tiles; a share of these pairs, which is never above 1."""
     rows = np.ones((3, length), np.int32)
-    attended = workload._attended(rows, _experiment("v5e-1"), "v5e")
+    attended = workload._attended(rows, small_experiment("v5e-1"), "v5e")
     key = 128 if length <= 128 else 256
     queries, keys = -(-length // 128) * 128, -(-length // key) * key
     assert attended == pytest.approx(queries * keys / keys**2)
 
 
 def test_the_real_sampler_compiles_with_all_its_steps():
-    sampling = _report(_experiment("v5e-1"), "sample", topology="v5e-1")
+    sampling = _report(small_experiment("v5e-1"), "sample", topology="v5e-1")
     assert sampling.fits
     assert sampling.optimizer == 0
     # Every step runs the network once, and the head on chosen slots.
@@ -145,7 +129,7 @@ def test_the_search_finds_a_limit_that_is_not_memory(limit):
 
 
 def test_more_rows_than_attention_can_list_are_an_error_and_no_find(monkeypatch):
-    def compile_program(rows, program):
+    def compile_program(rows, program, memory):
         if rows > 12:
             raise TooManyRowsError("the list of tiles is too long")
         return Compiled(True, 1, 1, None, "")
@@ -155,7 +139,7 @@ def test_more_rows_than_attention_can_list_are_an_error_and_no_find(monkeypatch)
     assert reports.search(lambda rows: rows, "train", find_topology("v5e-4")) == 12
     monkeypatch.undo()
     with pytest.raises(UserError, match=r"train, 65536 rows per chip: .* fewer rows per device"):
-        _report(_experiment("v5e-4", rows=65536))
+        _report(small_experiment("v5e-4", rows=65536))
 
 
 def test_a_model_that_never_fits_is_an_error(monkeypatch):
@@ -166,7 +150,7 @@ def test_a_model_that_never_fits_is_an_error(monkeypatch):
 
 
 def test_what_does_not_fit_is_reported_with_what_is_missing():
-    huge = _experiment("v5e-4", rows=4096, hidden_size=2048, num_layers=8)
+    huge = small_experiment("v5e-4", rows=4096, hidden_size=2048, num_layers=8)
     figures = _report(huge)
     assert not figures.fits
     assert figures.temporaries > figures.available
@@ -192,6 +176,13 @@ def test_topologies_are_those_of_cloud_tpu(name, devices, kind):
         ("v5e-7", "v5e comes as v5e-4, v5e-8"),
         ("v5e:3x5", "topology 'v5e:3x5': .* not divisible"),
         ("16", "unknown topology '16'"),
+        (
+            "h900-8",
+            "unknown topology 'h900-8'; .* with one of a100, h100, h200, b200",
+        ),
+        ("h100-3", r"a host has h100-1, h100-2, h100-4, h100-8; write 2\*h100-8 for two hosts"),
+        ("h100:2x4", "unknown topology 'h100:2x4'"),
+        ("0*h100-8", r"unknown topology '0\*h100-8'"),
     ],
 )
 def test_unknown_topologies_are_named(name, message):
@@ -208,6 +199,14 @@ def test_only_data_crosses_between_slices():
         make_mesh(MeshConfig(data=1, fsdp=8), devices)
 
 
+def test_a_named_attention_is_that_of_the_devices_compiled_for():
+    """Initialisation is traced here, on a CPU, which runs no kernel of theirs."""
+    small_experiment("v5e-1", attention="pallas")
+    small_experiment("h100-1", attention="cudnn")
+    with pytest.raises(UserError, match="'cudnn' runs on gpu only and this program is for tpu"):
+        small_experiment("v5e-1", attention="cudnn")
+
+
 def test_the_command_writes_what_it_prints(tmp_path):
     values = tiny.config_at(tmp_path / "nowhere")
     values["data"]["max_length"] = 128
@@ -220,4 +219,8 @@ def test_the_command_writes_what_it_prints(tmp_path):
     assert f"{figures['flops'] / 1e12:.3f}" in printed
     assert figures["mesh"] == [4, 1, 1]
     refuse("unknown topology 'v5x-4'", "aot", config, "--topology=v5x-4")
+    refuse("8 rows do not split", "aot", config, "--topology=v5e-16")
+    # A vocabulary is found for every kind of network before rows are counted.
+    values["model"]["kind"] = "xlm"
+    config = f"--config={config_file(tmp_path / 'xlm.py', values)}"
     refuse("8 rows do not split", "aot", config, "--topology=v5e-16")

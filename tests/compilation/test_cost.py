@@ -181,6 +181,37 @@ def test_types_take_their_bytes(dtype, size):
     assert Shape(dtype, (2, 3)).bytes == size
 
 
+ASYNC = """
+%fused (a: bf16[4,8], b: bf16[8,16]) -> bf16[4,16] {
+  %a = bf16[4,8]{1,0} parameter(0)
+  %b = bf16[8,16]{1,0} parameter(1)
+  ROOT %dot = bf16[4,16]{1,0} dot(%a, %b), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+ENTRY %main (a: bf16[4,8], b: bf16[8,16]) -> bf16[4,16] {
+  %a = bf16[4,8]{1,0} parameter(0)
+  %b = bf16[8,16]{1,0} parameter(1)
+  BODY
+}
+"""
+STARTED = """
+  %s = ((bf16[4,8]{1,0}, bf16[8,16]{1,0}), bf16[4,16]{1,0}, u32[]) fusion-start(%a, %b), CALLS
+  ROOT %d = bf16[4,16]{1,0} fusion-done(%s)
+"""
+
+
+def test_what_is_started_and_done_costs_what_it_does_at_once():
+    calls = "kind=kOutput, calls=%fused"
+    at_once = f"ROOT %f = bf16[4,16]{{1,0}} fusion(%a, %b), {calls}"
+    costs = [
+        program_cost(parse_program(ASYNC.replace("BODY", body)))
+        for body in (at_once, STARTED.strip().replace("CALLS", calls))
+    ]
+    assert costs[0] == costs[1]
+    assert costs[0].bytes == 2 * (4 * 8 + 8 * 16 + 4 * 16)
+    assert costs[0].flops == 2 * 4 * 8 * 16
+
+
 GATHER = """
 ENTRY %main (x: f32[8]) -> f32[32] {
   %x = f32[8]{0} parameter(0)

@@ -193,16 +193,22 @@ def test_what_stands_at_padding_is_invisible():
 
 
 def test_slots_see_their_whole_segment_and_nothing_else():
-    """END is seen like any token; another segment's tokens are not seen at all."""
+    """END is seen like any token; another segment's tokens are not seen at all.
+
+    One token may happen to say nearly the same as another; of all ten others none does.
+    """
     before = forward()
     for row, slot in [(0, 0), (0, 3), (0, 4), (1, 1), (1, 7)]:
-        after = forward(TOKENS.at[row, slot].set(10))
         same = np.zeros(TOKENS.shape, bool)
         same[row] = np.asarray(SEGMENT_IDS[row] == SEGMENT_IDS[row, slot])
-        for a, b in zip(before, after, strict=True):
-            np.testing.assert_array_equal(a[~same], b[~same])
-            moved = np.abs(a[same] - b[same]).reshape(same.sum(), -1).max(axis=1)
-            assert (moved > 1e-6).all()
+        moved = [np.zeros(same.sum()) for _ in before]
+        for token in range(SIZES["vocabulary_size"]):
+            after = forward(TOKENS.at[row, slot].set(token))
+            for i, (a, b) in enumerate(zip(before, after, strict=True)):
+                np.testing.assert_array_equal(a[~same], b[~same])
+                change = np.abs(a[same] - b[same]).reshape(same.sum(), -1).max(axis=1)
+                moved[i] = np.maximum(moved[i], change)
+        assert min(x.min() for x in moved) > 1e-5
 
 
 def test_time_changes_its_own_segment_only():

@@ -17,6 +17,7 @@ from flexmdm_jax.data.batches.pipeline import configured_batches, train_batches
 from flexmdm_jax.data.storage.records import TRAIN, VALIDATION, write_dataset
 from flexmdm_jax.data.tokenizers import ByteTokenizer
 from flexmdm_jax.sharding import make_mesh
+from flexmdm_jax.training import tables
 from flexmdm_jax.training.feed import corrupted
 from flexmdm_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from flexmdm_jax.training.state import Setup, init_state
@@ -101,6 +102,20 @@ def _with(values, section, **changes):
     values = copy.deepcopy(values)
     values.setdefault(section, {}).update(changes)
     return values
+
+
+def test_spare_rows_of_tables_change_nothing_and_stay_zero(tiny_config, tiny_dataset, monkeypatch):
+    plain, history = _run(tiny_config, tiny_dataset)
+    monkeypatch.setattr(tables, "_FEWEST", 1)
+    padded, padded_history = _run(tiny_config, tiny_dataset)
+    _close(history, padded_history)
+    size = tiny_dataset.vocabulary.size
+    assert padded.params["head"]["kernel"].shape[1] > size
+    for x, y in zip(*map(jax.tree.leaves, (plain, padded)), strict=True):
+        _close(x, y[tuple(slice(n) for n in x.shape)])
+        assert np.abs(y).astype(float).sum() == pytest.approx(
+            np.abs(y[tuple(slice(n) for n in x.shape)]).astype(float).sum()
+        )
 
 
 @pytest.mark.parametrize("method", ["flexmdm", "mdm"])

@@ -1,0 +1,104 @@
+"""Runs the quick part of the suite on other versions of Python and JAX that are found here.
+
+make test-matrix, or python tests/matrix.py 3.13 for one of them. Environments are kept in
+~/.cache/flexmdm_jax/matrix, or under XDG_CACHE_HOME; a version that is not found is said to be so.
+"""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parents[1]
+CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+
+# Python -> the series of JAX it is run with. JAX 0.11 and later ask for Python 3.12, and the pins
+# of requirements.txt, on Python 3.11, are what `make test` runs.
+SERIES = {"3.11": "0.10", "3.12": "0.11", "3.13": "0.12"}
+
+# What moves with JAX: compilers, networks, kernels, the step, checkpoints and meshes.
+QUICK = (
+    *("attention/test_checks.py", "attention/test_cudnn.py", "attention/test_tiles.py"),
+    *("attention/test_transformations.py", "compilation/test_cost.py", "compilation/test_gpus.py"),
+    *("models", "sampling/test_steps.py", "test_imports.py", "test_interpolant.py"),
+    *("test_posterior.py", "test_process.py", "test_rows.py", "test_schedules.py"),
+    *("training/test_checksums.py", "training/test_step.py", "training/test_tables.py"),
+)
+# Of requirements-dev.txt, what these tests need.
+TOOLS = ("beartype", "hypothesis", "pytest-xdist", "pytest", "safetensors", "scipy")
+
+
+def interpreter(version: str) -> str | None:
+    """Returns the path of a Python, from pyenv or PATH; None if there is none that runs."""
+    folders = sorted((pathlib.Path.home() / ".pyenv" / "versions").glob(f"{version}.*"))
+    found = [str(folder / "bin" / "python") for folder in reversed(folders)]
+    found += [path] if (path := shutil.which(f"python{version}")) else []
+    runs = lambda path: subprocess.run([path, "--version"], capture_output=True).returncode == 0  # noqa: E731
+    return next((path for path in found if pathlib.Path(path).exists() and runs(path)), None)
+
+
+def environment(python: str, version: str) -> pathlib.Path:
+    """Returns the Python of an environment with a series of JAX, made unless it is there."""
+    series = SERIES[version]
+    folder = CACHE / "flexmdm_jax" / "matrix" / f"python{version}-jax{series}"
+    inside, done = folder / "bin" / "python", folder / "installed"
+    if done.exists():
+        return inside
+    subprocess.run([python, "-m", "venv", "--clear", str(folder)], check=True)
+    lines = (ROOT / "requirements-dev.txt").read_text().splitlines()
+    tools = [line for line in lines if line.partition("==")[0] in TOOLS]
+    pip = [str(inside), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    # Ranges of setup.cfg, not pins; the package itself is taken from the working tree.
+    subprocess.run([*pip, str(ROOT), f"jax[tpu]~={series}.0", *tools], check=True)
+    subprocess.run([str(inside), "-m", "pip", "uninstall", "-qy", "flexmdm-jax"], check=True)
+    jax = version_of_jax(inside)
+    subprocess.run([*pip, f"jax-cuda13-plugin=={jax}"], check=True)
+    done.touch()
+    return inside
+
+
+def version_of_jax(python: pathlib.Path) -> str:
+    """Returns the version of JAX that is installed beside a Python."""
+    code = "import importlib.metadata; print(importlib.metadata.version('jax'))"
+    return subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout[
+        :-1
+    ]
+
+
+def run(python: pathlib.Path) -> tuple[bool, str]:
+    """Returns (whether the tests passed, pytest's last line)."""
+    tests = [f"tests/{name}" for name in QUICK]
+    command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
+    cache = str(python.parents[1] / "xla")
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": cache}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        last = ""
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            last = line.strip() or last
+    return process.returncode == 0, last
+
+
+def main(versions: list[str]) -> int:
+    """Returns 1 if a version failed, and prints a line for each."""
+    lines, passed = [], True
+    for version in versions or SERIES:
+        python = interpreter(version)
+        if python is None:
+            lines.append(f"Python {version}: not found; install it, with pyenv for example")
+            continue
+        inside = environment(python, version)
+        succeeded, last = run(inside)
+        passed &= succeeded
+        lines.append(f"Python {version}, JAX {version_of_jax(inside)}: {last}")
+    print("\n".join(lines))
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    if unknown := [version for version in sys.argv[1:] if version not in SERIES]:
+        sys.exit(f"unknown version {unknown[0]}; choose of {', '.join(SERIES)}")
+    sys.exit(main(sys.argv[1:]))
