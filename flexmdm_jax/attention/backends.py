@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable
 
 from flexmdm_jax.attention.cudnn import attention_cudnn
+from flexmdm_jax.attention.pallas_gpu import attention_pallas_gpu
 from flexmdm_jax.attention.pallas_tpu import attention_pallas
 from flexmdm_jax.attention.reference import attention_xla
 from flexmdm_jax.attention.sharded import shard_attention
@@ -40,6 +41,11 @@ BACKENDS = {
     ),
     "cudnn": Backend(
         functools.partial(shard_attention, attention_cudnn),
+        platforms=("gpu", "cuda"),
+        advice="choose 'xla'",
+    ),
+    "pallas_gpu": Backend(
+        functools.partial(shard_attention, attention_pallas_gpu),
         platforms=("gpu", "cuda"),
         advice="choose 'xla'",
     ),
