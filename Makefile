@@ -160,9 +160,10 @@ format: install-dev
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-# Needs no TPU: the compiler's schedules stand in for one.
+# Needs neither TPU nor GPU: what their compilers make of the kernels stands in for them.
 bench-attention: install-dev
 	$(TEST) -m benchmarks.attention_tpu
+	$(TEST) -m benchmarks.attention_gpu
 	$(TEST) -m benchmarks.model_attention
 
 PADDED := --config.data.packing=False --config.data.row_length=0 --config.data.max_segments=0

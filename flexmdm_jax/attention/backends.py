@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
-from flexmdm_jax.attention import cudnn
+from flexmdm_jax.attention import cudnn, pallas_gpu
 from flexmdm_jax.attention.calls import Call
 from flexmdm_jax.attention.pallas_tpu import attention_pallas
 from flexmdm_jax.attention.reference import attention_xla
@@ -47,10 +47,15 @@ BACKENDS = {
         advice="choose 'xla'",
         objection=cudnn.objection,
     ),
+    "pallas_gpu": Backend(
+        functools.partial(shard_attention, pallas_gpu.attention_pallas_gpu),
+        platforms=("gpu",),
+        advice="choose 'xla'",
+        objection=pallas_gpu.objection,
+    ),
 }
 
-# Of each platform, best first; the first that can do a call does it, and "xla" can do them all. A
-# name that BACKENDS lacks is passed over.
+# Of each platform, best first; the first that can do a call does it, and "xla" can do them all.
 DEFAULTS = {"tpu": ("pallas",), "gpu": ("cudnn", "pallas_gpu")}
 
 
@@ -81,10 +86,9 @@ def choose_backend(name: str | None, platform: str, call: Call) -> Choice:
     if name is None:
         passed_over = []
         for preferred in DEFAULTS.get(platform, ()):
-            if preferred in BACKENDS:
-                if not (why := _objection(preferred, call)):
-                    return Choice(preferred, tuple(passed_over))
-                passed_over.append(f"{preferred} {why}")
+            if not (why := _objection(preferred, call)):
+                return Choice(preferred, tuple(passed_over))
+            passed_over.append(f"{preferred} {why}")
         return Choice("xla", tuple(passed_over))
     if name not in BACKENDS:
         raise ValueError(

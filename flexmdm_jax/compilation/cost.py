@@ -76,11 +76,14 @@ def _attention_flops(products: int, share: float) -> Callable[[list], float]:
 def attention_kernels(share: float) -> Kernels:
     """Returns the kernels' operations if they visit a share of all pairs of a row's slots.
 
-    A pair takes two products forward and five backward.
+    A pair takes two products forward and five backward; of the GPU's two kernels, each of which
+    computes the scores and their gradients again, three and four.
     """
     return {
         "segment_attention_forward": _attention_flops(2, share),
         "segment_attention_backward": _attention_flops(5, share),
+        "segment_attention_query_gradient": _attention_flops(3, share),
+        "segment_attention_key_gradient": _attention_flops(4, share),
     }
 
 

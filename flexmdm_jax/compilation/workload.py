@@ -5,12 +5,14 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from flexmdm_jax.attention import blocks, tiles
+from flexmdm_jax.attention import blocks, streams, tiles
+from flexmdm_jax.attention.pallas_gpu import plan_of
 from flexmdm_jax.compilation.programs import Experiment
 from flexmdm_jax.compilation.topology import Topology
 from flexmdm_jax.data.batches.pipeline import configured_batches
 from flexmdm_jax.data.storage.records import Dataset
 from flexmdm_jax.posterior import chunk_sizes, executed_slots
+from flexmdm_jax.training.state import attention_backend
 
 _STEPS = 8  # looked at
 
@@ -26,8 +28,8 @@ class Workload:
       pairs: Of slots of one sequence, which attention needs.
       masks: Slots that the vocabulary head is needed for.
       fill: Share of the rows' slots that hold a token.
-      attended: Share of all pairs of a row's slots that attention visits: of the TPU's kernels, in
-        rows filled up to whole tiles, which is what the kernels are given; all others count whole.
+      attended: Share of all pairs of a row's slots that attention visits: of our own kernels, in
+        rows filled up to whole tiles, which is what they are given; all others count whole.
       decoded: Share of the slots that the vocabulary head works off.
     """
 
@@ -73,15 +75,19 @@ def _of_batch(batch: dict[str, np.ndarray], experiment: Experiment, topology) ->
         pairs=(sizes.astype(float) ** 2).sum(),
         masks=masked.sum(),
         fill=real.mean(),
-        attended=_attended(batch["segment_ids"], experiment, topology.generation),
+        attended=_attended(batch["segment_ids"], experiment, topology),
         decoded=decoded,
     )
 
 
-def _attended(segment_ids: np.ndarray, experiment: Experiment, generation: str) -> float:
+def _attended(segment_ids: np.ndarray, experiment: Experiment, topology: Topology) -> float:
+    count = {"pallas": _attended_on_tpu, "pallas_gpu": _attended_on_gpu}
+    name = attention_backend(experiment.config, topology.devices[0])
+    return count[name](segment_ids, experiment, topology.generation) if name in count else 1.0
+
+
+def _attended_on_tpu(segment_ids, experiment: Experiment, generation: str) -> float:
     model, (rows, length) = experiment.config.model, segment_ids.shape
-    if generation not in blocks.CHIPS or model.attention == "xla":
-        return 1.0
     heads = model.llada.num_kv_heads if model.kind == "llada" else model.num_heads
     layout = blocks.plan(
         1,
@@ -92,7 +98,21 @@ def _attended(segment_ids: np.ndarray, experiment: Experiment, generation: str) 
         jnp.dtype(model.compute_dtype).itemsize,
         chip=blocks.CHIPS[generation],
     )
-    ids = jnp.pad(jnp.asarray(segment_ids), ((0, 0), (0, layout.length - length)))
-    steps = tiles.list_tiles(tiles.segment_bounds(ids), layout.blocks.query, layout.blocks.key)
+    bounds = _bounds(segment_ids, layout.length)
+    steps = tiles.list_tiles(bounds, layout.blocks.query, layout.blocks.key)
     visited = float(steps.count) * layout.blocks.query * layout.blocks.key
     return visited / (rows * layout.length**2)
+
+
+def _attended_on_gpu(segment_ids, experiment: Experiment, generation: str) -> float:
+    """Returns the share of the forward kernel; those of large heads take smaller tiles backward."""
+    model, (rows, length) = experiment.config.model, segment_ids.shape
+    tile = plan_of(model.hidden_size // model.num_heads).forward.tile
+    length = -(-length // streams.BLOCK) * streams.BLOCK
+    table = streams.list_streams(_bounds(segment_ids, length), tile)
+    return float(streams.visited_pairs(table, tile)) / (rows * length**2)
+
+
+def _bounds(segment_ids: np.ndarray, length: int):
+    more = length - segment_ids.shape[1]
+    return tiles.segment_bounds(jnp.pad(jnp.asarray(segment_ids), ((0, 0), (0, more))))

@@ -74,7 +74,7 @@ class Setup:
           UserError: If the vocabulary is larger than the model's, or the mesh's devices do not run
             the attention that the config names, with its types and rows.
         """
-        _check_attention(config, mesh.devices.flat[0])
+        attention_backend(config, mesh.devices.flat[0])
         process = config.process(vocabulary)
         model = _MODELS[config.model.kind](config, process)
         return cls(model, mesh, process, base=config.model.llada.base)
@@ -122,13 +122,18 @@ class Setup:
         return Scorer(self.denoiser, self.process, num_times, self.mesh, rows)
 
 
-def _check_attention(config: Config, device) -> None:
+def attention_backend(config: Config, device: Any) -> str:
+    """Returns the name of the attention that a training takes on a device.
+
+    Raises:
+      UserError: If the config names one that does not run there, or not with its types and rows.
+    """
     model, name = config.model, config.model.attention
     head_size = model.hidden_size // model.num_heads
     packed = config.data.segments > 1
     call = Call(jnp.dtype(model.compute_dtype), head_size, packed, device_kind=device.device_kind)
     try:
-        choose_backend(name or None, device.platform, call)
+        return choose_backend(name or None, device.platform, call).name
     except ValueError as error:
         raise UserError(f"config.model.attention: {error}") from None
 

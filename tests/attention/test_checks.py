@@ -6,8 +6,8 @@ import jaxtyping
 import pytest
 
 from benchmarks.tpu_compiler import tpu_mesh
-from flexmdm_jax.attention import Call, _announce, attention, backends
-from flexmdm_jax.attention.backends import Backend, choose_backend
+from flexmdm_jax.attention import Call, _announce, attention
+from flexmdm_jax.attention.backends import choose_backend
 from flexmdm_jax.attention.blocks import CHIPS, BlockSizes, plan
 
 
@@ -93,37 +93,46 @@ def test_the_choice_is_logged_once(caplog):
     assert [record.getMessage() for record in caplog.records] == ["attention: xla on cpu"]
 
 
-def _call(packed=False, dtype=jnp.bfloat16, head_size=64, causal=False, kind="NVIDIA H100"):
+HOPPER = "NVIDIA H100 80GB HBM3"
+
+
+def _call(packed=False, dtype=jnp.bfloat16, head_size=64, causal=False, kind=HOPPER):
     return Call(jnp.dtype(dtype), head_size, packed, causal, kind)
 
 
-def test_a_gpu_takes_cudnn_for_rows_of_one_segment_and_else_xla():
+AMPERE, BLACKWELL = "NVIDIA A100-SXM4-80GB", "NVIDIA B200"
+
+
+def test_a_gpu_takes_cudnn_for_rows_of_one_segment():
     chosen = lambda call: choose_backend(None, "gpu", call).name  # noqa: E731
-    assert chosen(_call()) == chosen(_call(dtype=jnp.float16, head_size=128)) == "cudnn"
-    for other in ({"packed": True}, {"dtype": jnp.float32}, {"head_size": 136}, {"causal": True}):
+    for kind in (HOPPER, AMPERE, BLACKWELL):
+        assert chosen(_call(kind=kind)) == "cudnn"
+        assert chosen(_call(dtype=jnp.float16, head_size=128, kind=kind)) == "cudnn"
+    for other in ({"dtype": jnp.float32}, {"head_size": 136}, {"causal": True}):
         assert chosen(_call(**other)) == "xla"
 
 
-def test_a_kernel_for_packed_rows_is_taken_where_it_runs(monkeypatch):
-    """A line in BACKENDS adds it, with the reason where it does not run."""
-    hopper = lambda call: "" if "H100" in call.device_kind else "runs on Hopper"  # noqa: E731
-    kernel = Backend(attention, platforms=("gpu",), objection=hopper)
-    monkeypatch.setitem(backends.BACKENDS, "pallas_gpu", kernel)
-    assert choose_backend(None, "gpu", _call()).name == "cudnn"
-    assert choose_backend(None, "gpu", _call(packed=True)).name == "pallas_gpu"
-    ampere = choose_backend(None, "gpu", _call(packed=True, kind="NVIDIA A100-SXM4-80GB"))
-    assert ampere.name == "xla"
-    assert ampere.passed_over[1] == "pallas_gpu runs on Hopper"
+def test_a_hopper_takes_its_kernel_for_packed_rows_and_other_cards_xla():
+    chosen = lambda **call: choose_backend(None, "gpu", _call(packed=True, **call)).name  # noqa: E731
+    for kind in (HOPPER, "NVIDIA H100 PCIe", "NVIDIA H200", "NVIDIA GH200 480GB", "NVIDIA H20"):
+        assert chosen(kind=kind) == "pallas_gpu"
+    for kind in (AMPERE, BLACKWELL, "NVIDIA GeForce RTX 4090", "Tesla V100-SXM2-32GB"):
+        assert chosen(kind=kind) == "xla"
+    # A size of head that cuDNN does not take is padded.
+    assert chosen(head_size=36) == "pallas_gpu"
+    for other in ({"dtype": jnp.float32}, {"head_size": 136}, {"causal": True}):
+        assert chosen(**other) == "xla"
 
 
 def test_why_a_gpu_takes_plain_xla_is_said(caplog):
     _announce.cache_clear()
-    call = _call(packed=True)
+    call = _call(packed=True, kind=AMPERE)
     for _ in range(2):
         _announce(choose_backend(None, "gpu", call), "gpu")
     [record] = caplog.records
     assert record.getMessage() == (
-        "attention: xla on gpu (cudnn takes rows of one segment and these hold several)"
+        "attention: xla on gpu (cudnn takes rows of one segment and these hold several; pallas_gpu "
+        f"is for Hopper GPUs (H100, H200) and this program for {AMPERE})"
     )
 
 
@@ -140,6 +149,21 @@ def test_why_a_gpu_takes_plain_xla_is_said(caplog):
 def test_calls_that_cudnn_cannot_do_say_why(call, message):
     with pytest.raises(ValueError, match=message):
         choose_backend("cudnn", "gpu", call)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (_call(dtype=jnp.float32), "'pallas_gpu' takes float16 and bfloat16 and q is float32"),
+        (_call(head_size=136), "takes heads of up to 128 features and these have 136; choose"),
+        (_call(kind=AMPERE), "is for Hopper GPUs .H100, H200. and this program for NVIDIA A100"),
+        (_call(causal=True), "'pallas_gpu' always sees both ways"),
+    ],
+)
+def test_calls_that_the_kernel_for_hopper_cannot_do_say_why(call, message):
+    with pytest.raises(ValueError, match=message) as error:
+        choose_backend("pallas_gpu", "gpu", call)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(("query", "key"), [(64, 256), (128, 192), (256, 128), (0, 128)])

@@ -82,7 +82,7 @@ def test_parameters_are_divided_by_fsdp_and_bytes_are_counted_by_hand():
 def test_full_rows_are_visited_whole_and_no_more_than_kernels_are_given(length):
     """Kernels are given rows of whole tiles; a share of these pairs, which is never above 1."""
     rows = np.ones((3, length), np.int32)
-    attended = workload._attended(rows, small_experiment("v5e-1"), "v5e")
+    attended = workload._attended(rows, small_experiment("v5e-1"), find_topology("v5e-1"))
     key = 128 if length <= 128 else 256
     queries, keys = -(-length // 128) * 128, -(-length // key) * key
     assert attended == pytest.approx(queries * keys / keys**2)

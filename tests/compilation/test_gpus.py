@@ -26,7 +26,7 @@ from flexmdm_jax.errors import UserError
 from flexmdm_jax.models.dit import make_denoiser
 from flexmdm_jax.sharding import make_mesh
 
-# Two products over all pairs of slots, of each layer.
+# A product over all pairs of slots of both rows, of each layer.
 SCORES = LAYERS * 2 * 128 * 2 * LENGTH**2
 
 
@@ -82,6 +82,12 @@ def plain():
 def test_operations_of_cudnn_are_counted(plain):
     """Its backward kernel computes the scores again."""
     assert plain.flops == pytest.approx(plain.model_flops + SCORES, rel=0.005)
+
+
+def test_operations_of_the_kernels_for_packed_rows_are_counted():
+    """Nine products where six are needed: both backward kernels compute scores, and gradients."""
+    packed = _report(small_experiment("h100-1", packed=True))
+    assert packed.flops == pytest.approx(packed.model_flops + 3 * SCORES, rel=0.005)
 
 
 @pytest.mark.parametrize(
