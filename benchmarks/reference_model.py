@@ -8,15 +8,16 @@ import re
 import sys
 
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 
+from flexmdm_jax import cli, options
 from flexmdm_jax.evaluation.reference import PIECE, open_reference
 
 README = str(pathlib.Path(__file__).parents[1] / "README.md")
-_BASE = flags.DEFINE_string("base", None, "Folder that `convert llada` wrote.", required=True)
+_BASE = options.define_path("base", None, "Folder that `convert llada` wrote.")
 _PROMPT = flags.DEFINE_string("prompt", "The capital of France is", "What it goes on from.")
 _EXPECT = flags.DEFINE_string("expect", "Paris", "A word of what has to follow; empty: any.")
-_TEXT = flags.DEFINE_string("text", README, "What is scored, paragraph by paragraph.")
+_TEXT = options.define_path("text", README, "What is scored, paragraph by paragraph.")
 
 
 def paragraphs(text: str) -> list[str]:
@@ -43,4 +44,5 @@ def main(_):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    flags.mark_flag_as_required("base")
+    cli.run(main)

@@ -113,16 +113,16 @@ COMMANDS = {
 def main(arguments):
     """Runs the command."""
     logging.set_verbosity(logging.ERROR)
-    takes_base = arguments[1] in ("merge", "peft") and not is_peft(pathlib.Path(_FROM.value))
+    command = arguments[1]
+    takes_base = command in ("merge", "peft") and not is_peft(pathlib.Path(_FROM.value))
     if _BASE.value and not takes_base:
         raise UserError("--base is that of a run, for merge and peft; leave it out")
-    command = arguments[1]
     if _MASK_OF_BASE.value and command != "llada":
         raise UserError("--mask is that of a base, for llada; leave it out")
     if _END.value is not None and command not in ("llada", "xlm"):
         raise UserError("--end is for llada and xlm; leave it out")
-    COMMANDS[arguments[1]](pathlib.Path(_FROM.value), pathlib.Path(_OUT.value))
-    print(f"{arguments[1]}: {_OUT.value}")
+    COMMANDS[command](pathlib.Path(_FROM.value), pathlib.Path(_OUT.value))
+    print(f"{command}: {_OUT.value}")
 
 
 if __name__ == "__main__":

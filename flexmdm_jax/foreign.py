@@ -1,10 +1,11 @@
 """JSON files that other libraries write: read whole, or refused by the name of a field."""
 
+import contextlib
 import dataclasses
 import json
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flexmdm_jax.errors import UserError
@@ -83,6 +84,25 @@ def read_json(path: pathlib.Path, hint: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no fields but {_short(values)}; copy or download it again")
     return values
+
+
+@contextlib.contextmanager
+def reading_fields(where: Any, group: str = "") -> Iterator[None]:
+    """Makes a UserError of what whole(), positive() and flag() raise.
+
+    Args:
+      where: The file, for messages.
+      group: What stands before a field's name in messages, such as `model.`.
+    """
+    try:
+        yield
+    except KeyError as error:
+        (name,) = error.args
+        raise UserError(f"{where} has no field {group + name if group else repr(name)}") from None
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{where}: {group}{error}") from None
 
 
 def whole(values: Mapping[str, Any], name: str, least: int = 1) -> int:

@@ -17,9 +17,9 @@ os.environ["XLA_FLAGS"] = " ".join((*flags, "--xla_force_host_platform_device_co
 def _processor() -> str:
     """Returns what this machine's processor can do, as far as the system tells."""
     told = pathlib.Path("/proc/cpuinfo")
-    lines = told.read_text().splitlines() if told.exists() else [platform.processor()]
-    first = {line.partition(":")[0].strip(): line for line in reversed(lines)}
-    return "".join(first.get(name, "") for name in ("model name", "flags", "Features")) or lines[0]
+    lines = told.read_text().splitlines() if told.exists() else []
+    kinds = {line for line in lines if line.startswith(("model name", "flags", "Features"))}
+    return "".join([*sorted(kinds), platform.processor()])
 
 
 # Tests compile the same programs many times, in this process and in those they start. A folder

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from flexmdm_jax.errors import UserError
-from flexmdm_jax.foreign import Form, flag, names, positive, read_json, whole
+from flexmdm_jax.foreign import Form, flag, names, positive, read_json, reading_fields, whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,14 +148,8 @@ def architecture_of(values: Mapping[str, Any], path: pathlib.Path) -> Architectu
         raise UserError(f"{path}: model_type = {kind!r}; only {' and '.join(_READERS)} are known")
     form, read = _READERS[kind]
     form.check(values, path)
-    try:
+    with reading_fields(path):
         return read(values, path)
-    except KeyError as error:
-        raise UserError(f"{path} has no field {error}") from None
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from None
 
 
 def _read_llada(values: Mapping[str, Any], _: pathlib.Path) -> Architecture:

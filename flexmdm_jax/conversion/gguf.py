@@ -18,7 +18,7 @@ from flexmdm_jax.conversion.tensors import Tensor
 from flexmdm_jax.data.tokenizers import HuggingFaceTokenizer
 from flexmdm_jax.errors import UserError, first_line
 from flexmdm_jax.files import json_text
-from flexmdm_jax.foreign import Form, names, positive, whole
+from flexmdm_jax.foreign import Form, names, positive, reading_fields, whole
 
 _MAGIC = b"GGUF"
 _FAMILY = "llama"
@@ -63,12 +63,7 @@ class Gguf:
 
     def check_tokenizer(self, config: Mapping[str, Any], path: pathlib.Path) -> None:
         """Raises UserError unless texts can do without the MASK and END that a config names."""
-        values = {
-            HuggingFaceTokenizer.TOKENIZER: self.tokenizer,
-            HuggingFaceTokenizer.CONFIG: config,
-        }
-        files = {name: json_text(value).encode() for name, value in values.items()}
-        HuggingFaceTokenizer.of_folder(files, path, {})
+        HuggingFaceTokenizer.of_json(self.tokenizer, config, path)
 
     def write_tokenizer(self, folder: pathlib.Path) -> None:
         """Writes tokenizer.json into a folder."""
@@ -164,7 +159,7 @@ def _config(metadata: _Metadata, path: pathlib.Path, num_tokens: int) -> dict[st
     """Returns the config.json of a LLaMA."""
     values = metadata.group(f"{_FAMILY}.")
     FIELDS.check(values, path, f"{_FAMILY}.")
-    try:
+    with reading_fields(path, f"{_FAMILY}."):
         heads, width = whole(values, "attention.head_count"), whole(values, "embedding_length")
         for name in ("attention.key_length", "attention.value_length", "rope.dimension_count"):
             if values.get(name, width // heads) != width // heads:
@@ -186,12 +181,6 @@ def _config(metadata: _Metadata, path: pathlib.Path, num_tokens: int) -> dict[st
             "rope_theta": positive({"rope.freq_base": 10_000.0} | values, "rope.freq_base"),
             "rms_norm_eps": positive(values, "attention.layer_norm_rms_epsilon"),
         }
-    except KeyError as error:
-        raise UserError(f"{path} has no field {_FAMILY}.{error.args[0]}") from None
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(f"{path}: {_FAMILY}.{error}") from None
     for name in ("bos", "eos", "mask"):
         if (number := metadata.get(f"tokenizer.ggml.{name}_token_id")) is not None:
             config[f"{name}_token_id"] = number

@@ -24,7 +24,7 @@ FIELDS = Form(
         """),
 )
 # gguf.TokenType.
-_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
+NORMAL, CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
 _SPACE = "▁"
 
 
@@ -60,11 +60,11 @@ def _added(values: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Returns the tokens that are looked for in a text before it is cut."""
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     return [
-        {"id": number, "content": token, **flags, "special": kind == _CONTROL}
+        {"id": number, "content": token, **flags, "special": kind == CONTROL}
         for number, (token, kind) in enumerate(
             zip(values["tokens"], values["token_type"], strict=True)
         )
-        if kind in (_CONTROL, _USER_DEFINED)
+        if kind in (CONTROL, _USER_DEFINED)
     ]
 
 
@@ -167,7 +167,7 @@ def _merges(values: Mapping[str, Any]) -> list[tuple[str, str]]:
         for token, score, kind in zip(
             values["tokens"], values["scores"], values["token_type"], strict=True
         )
-        if kind == _NORMAL
+        if kind == NORMAL
     }
     pairs = [
         (-score, piece[:cut], piece[cut:])

@@ -13,7 +13,7 @@ from flexmdm_jax.conversion.layout import Path, check_tensors, module_name
 from flexmdm_jax.conversion.tensors import read_safetensors, write_safetensors
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import json_text, new_folder
-from flexmdm_jax.foreign import Form, flag, names, positive, read_json, whole
+from flexmdm_jax.foreign import Form, flag, names, positive, read_json, reading_fields, whole
 from flexmdm_jax.models.lora import FACTORS, Lora
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -126,14 +126,12 @@ def _read_config(path: pathlib.Path) -> Lora:
     if missing := [name for name in ("peft_type", "r", "lora_alpha") if name not in values]:
         raise UserError(f"{path} has no field {missing[0]!r}; copy or download it again")
     FIELDS.check(values, path)
-    try:
+    with reading_fields(path):
         return Lora(
             rank=whole(values, "r"),
             alpha=positive(values, "lora_alpha"),
             rslora=flag(values, "use_rslora", default=False),
         )
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from None
 
 
 def _check_scale(theirs: Lora, ours: Lora, path: pathlib.Path) -> None:

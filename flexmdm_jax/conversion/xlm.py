@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from flexmdm_jax.config import Config, read_config
+from flexmdm_jax.conversion.gguf_tokenizer import CONTROL, NORMAL, tokenizer_json
 from flexmdm_jax.conversion.modulated import read_parameters
 from flexmdm_jax.conversion.tensors import open_tensors
 from flexmdm_jax.data.tokenizers import GPT2Tokenizer, HuggingFaceTokenizer, Tokenizer
 from flexmdm_jax.errors import UserError
-from flexmdm_jax.files import json_text
-from flexmdm_jax.foreign import Form, names, positive, read_json, whole
+from flexmdm_jax.foreign import Form, names, positive, read_json, reading_fields, whole
 
 _CONFIG = "config.json"
 FIELDS = Form(
@@ -57,6 +57,8 @@ _GAP_HEADS = {
 _MARKS = {"expectation": "len_pred.proj1.weight", "distribution": "len_pred.linear.weight"}
 _MARK_OF_MLP = "len_pred.mlp.0.weight"
 _BUFFERS = (".freqs", ".inv_freq")
+# Closes texts in GPT-2's vocabulary.
+_SEPARATOR = "<|endoftext|>"
 
 
 def read_xlm_config(folder: pathlib.Path) -> tuple[Config, int, int]:
@@ -69,12 +71,12 @@ def read_xlm_config(folder: pathlib.Path) -> tuple[Config, int, int]:
     path = folder / _CONFIG
     values = read_json(path, "name the folder of a downloaded checkpoint")
     FIELDS.check(values, path)
-    try:
-        config = read_config(_config_values(values))
+    with reading_fields(path):
+        ours = _config_values(values)
         mask, rows = whole(values, "mask_idx", least=0), whole(values, "num_embeddings")
-    except KeyError as error:
-        raise UserError(f"{path} has no field {error}") from None
-    except ValueError as error:
+    try:
+        config = read_config(ours)
+    except UserError as error:
         raise UserError(f"{path}: {error}") from None
     pad = config.model.xlm.pad
     if max(pad, mask) >= rows or pad == mask:
@@ -94,10 +96,7 @@ def _config_values(values: Mapping[str, Any]) -> dict[str, Any]:
         if values[name] not in known:
             raise ValueError(f"{name} = {values[name]!r}; only {' and '.join(known)} are known")
     width, distribution = whole(values, "d_model"), values["len_predict_type"] == "distribution"
-    if values.get("dim_feedforward") is None:
-        mlp_size = 4 * width
-    else:
-        mlp_size = whole(values, "dim_feedforward")
+    usual = values.get("dim_feedforward") is None
     max_length = whole(values, "max_length")
     return {
         "method": "flexmdm",
@@ -112,7 +111,7 @@ def _config_values(values: Mapping[str, Any]) -> dict[str, Any]:
             "gap_head": "distribution" if distribution else "mean",
             "gap_classes": max_length if distribution else 0,
             "xlm": {
-                "mlp_size": mlp_size,
+                "mlp_size": 0 if usual else whole(values, "dim_feedforward"),
                 "rotary_size": whole(values, "rotary_emb_dim"),
                 "activation": values["activation"],
                 "norm_epsilon": positive(values, "layer_norm_eps"),
@@ -168,31 +167,22 @@ def gpt2_with(gpt2: Tokenizer, rows: int, mask: int, end: int) -> HuggingFaceTok
     Raises:
       UserError: If MASK or END are ordinary tokens, or lie outside the rows.
     """
-    encoder, merges = (gpt2.files()[name] for name in GPT2Tokenizer.FILES)
+    encoder, merges = (gpt2.files()[name].decode() for name in GPT2Tokenizer.FILES)
     vocab = json.loads(encoder)
-    special = {"special": True, "single_word": False, "lstrip": False, "rstrip": False}
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
-    byte_level["trim_offsets"] = True
-    separator = "<|endoftext|>"
-    description = {
-        "version": "1.0",
-        "added_tokens": [
-            {"id": vocab[separator], "content": separator, "normalized": False, **special}
-        ],
-        "normalizer": None,
-        "pre_tokenizer": byte_level,
-        "decoder": byte_level,
-        "model": {
-            "type": "BPE",
-            "vocab": vocab,
+    tokens = sorted(vocab, key=vocab.get)
+    description = tokenizer_json(
+        {
+            "model": "gpt2",
+            "pre": "gpt-2",
+            "tokens": tokens,
+            "token_type": [CONTROL if token == _SEPARATOR else NORMAL for token in tokens],
             # The first line says the version.
-            "merges": [line.split() for line in merges.decode().splitlines()[1:] if line],
+            "merges": merges.splitlines()[1:],
         },
-    }
+        path := pathlib.Path("GPT-2"),
+    )
     config = {"vocab_size": rows, "mask_token_id": mask, "eos_token_id": end}
-    values = {HuggingFaceTokenizer.TOKENIZER: description, HuggingFaceTokenizer.CONFIG: config}
-    files = {name: json_text(value).encode() for name, value in values.items()}
-    return HuggingFaceTokenizer.of_folder(files, pathlib.Path("GPT-2"), {})
+    return HuggingFaceTokenizer.of_json(description, config, path)
 
 
 def check_tokenizer(

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,8 +17,7 @@ from flexmdm_jax.conversion.base import open_base
 from flexmdm_jax.conversion.layout import make_model, parameter_shapes
 from flexmdm_jax.data.tokenizers import Tokenizer, make_tokenizer
 from flexmdm_jax.errors import UserError
-from flexmdm_jax.sharding import make_mesh
-from flexmdm_jax.types import BATCH_AXES
+from flexmdm_jax.sharding import make_mesh, num_batch_shards, spread_rows
 
 PIECE = 128  # Tokens that are scored together; the first of each is given.
 
@@ -59,15 +58,19 @@ class Reference:
             for start in range(0, len(tokens), piece)
         ]
         mask = self.tokenizer.vocabulary.mask
-        shares = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        shares = num_batch_shards(self.mesh)
         rows = -(-batch_size // shares) * shares
         found = []
         for start in range(0, len(pieces), rows):
             tokens, segment_ids = _padded(pieces[start : start + rows], rows, piece)
             with jax.set_mesh(self.mesh):
-                values = jax.device_get(_nats(self.model, self.params, tokens, segment_ids, mask))
+                values = jax.device_get(self._nats(self.params, tokens, segment_ids, mask))
             found.append(values[segment_ids[:, 1:] > 0])
         return np.concatenate(found) if found else np.zeros(0, np.float32)
+
+    @functools.cached_property
+    def _nats(self) -> Callable:
+        return spread_rows(self.mesh, functools.partial(_nats, self.model))
 
     def greedy(self, prompt: str, num: int) -> str:
         """Returns the likeliest tokens, one after another, that follow a prompt.
@@ -128,7 +131,6 @@ def _padded(
     return tokens, segment_ids
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def _nats(
     model: Any,
     params: Any,
@@ -137,8 +139,6 @@ def _nats(
     mask: Int[Array, ""],
 ) -> Float[Array, "b k"]:
     """Returns -log p of each slot but the first, k = l - 1."""
-    rows = jax.sharding.PartitionSpec(BATCH_AXES)
-    tokens, segment_ids = (jax.lax.with_sharding_constraint(x, rows) for x in (tokens, segment_ids))
     hidden = _hidden(model, params, tokens, segment_ids)
 
     def of_row(row):

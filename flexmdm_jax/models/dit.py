@@ -1,6 +1,7 @@
 """The paper's backbone: a diffusion transformer (DiT) conditioned on alpha through adaLN-zero."""
 
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -10,16 +11,16 @@ from jaxtyping import Array, Float, Int
 
 from flexmdm_jax.attention import attention
 from flexmdm_jax.models.heads import (
-    GapDistribution,
-    GapHead,
     TimeEmbedding,
     bias_init,
+    encoding_of,
     linear,
     linear_init,
-    mean_gap,
+    make_gap_head,
+    vocabulary_head,
 )
-from flexmdm_jax.models.remat import REMAT
 from flexmdm_jax.models.segments import spread
+from flexmdm_jax.models.stack import stack
 from flexmdm_jax.types import (
     Denoiser,
     Encoding,
@@ -111,6 +112,48 @@ def dropout(x: Float[Array, "b l d"], keys: SlotKeys | None, salt, rate: float):
     return jnp.where(kept, x / (1 - rate), 0).astype(x.dtype)
 
 
+def attend(
+    x: Float[Array, "b l d"],
+    segment_ids: Int[Array, "b l"],
+    *,
+    num_heads: int,
+    packed: bool,
+    dtype: Dtype,
+    implementation: str | None,
+    rotate: Callable[[Array], Array] = rotary,
+) -> Float[Array, "b l d"]:
+    """Returns what slots see of their segments; layers qkv and out belong to the calling module.
+
+    Args:
+      x: Features.
+      segment_ids: See attention().
+      num_heads: Must divide d.
+      packed: See attention().
+      dtype: Of matrix products.
+      implementation: See attention().
+      rotate: Heads of queries or keys -> the same, telling their places.
+    """
+    d = x.shape[-1]
+    layer = functools.partial(nn.DenseGeneral, use_bias=False, dtype=dtype)
+    init = functools.partial(nn.with_logical_partitioning, linear_init)
+    qkv = layer(
+        (3, num_heads, d // num_heads),
+        kernel_init=init(("embed", None, "heads", None)),
+        name="qkv",
+    )(x)
+    q, k, v = jnp.moveaxis(qkv, 2, 0)
+    q, k = rotate(q), rotate(k)
+    y = attention(q, k, v, segment_ids, packed=packed, implementation=implementation)
+    return layer(d, axis=(-2, -1), kernel_init=init(("heads", None, "embed")), name="out")(y)
+
+
+def mlp(x: Float[Array, "b l d"], size: int, activation: Callable[[Array], Array], dtype: Dtype):
+    """Returns x through two layers, mlp_in and mlp_out, which belong to the calling module."""
+    d = x.shape[-1]
+    y = linear(size, ("embed", "mlp"), fan_in=d, dtype=dtype, name="mlp_in")(x)
+    return linear(d, ("mlp", "embed"), fan_in=size, dtype=dtype, name="mlp_out")(activation(y))
+
+
 class Block(nn.Module):
     """Attention and MLP, each behind a modulated norm and a gate."""
 
@@ -127,44 +170,19 @@ class Block(nn.Module):
         modulation = Modulation(6, d, name="modulation")(condition)
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation
         y = ModulatedNorm(self.dtype, name="attention_norm")(x, shift, scale, segment_ids)
-        # As many conditions as a row may hold segments.
-        packed = condition.shape[1] > 1
-        y = drop(self._attend(y, segment_ids, packed), salt=2 * layer)
-        x = gated_sum(x, gate, y, segment_ids)
-        y = ModulatedNorm(self.dtype, name="mlp_norm")(x, mlp_shift, mlp_scale, segment_ids)
-        y = linear(4 * d, ("embed", "mlp"), fan_in=d, dtype=self.dtype, name="mlp_in")(y)
-        y = gelu(y)
-        y = linear(d, ("mlp", "embed"), fan_in=4 * d, dtype=self.dtype, name="mlp_out")(y)
-        y = drop(y, salt=2 * layer + 1)
-        return gated_sum(x, mlp_gate, y, segment_ids), None
-
-    def _attend(self, x, segment_ids, packed):
-        d = x.shape[-1]
-        names = ("embed", None, "heads", None)
-        qkv = nn.DenseGeneral(
-            (3, self.num_heads, d // self.num_heads),
-            use_bias=False,
-            dtype=self.dtype,
-            kernel_init=nn.with_logical_partitioning(linear_init, names),
-            name="qkv",
-        )(x)
-        q, k, v = jnp.moveaxis(qkv, 2, 0)
-        y = attention(
-            rotary(q),
-            rotary(k),
-            v,
+        y = attend(
+            y,
             segment_ids,
-            packed=packed,
+            num_heads=self.num_heads,
+            # As many conditions as a row may hold segments.
+            packed=condition.shape[1] > 1,
+            dtype=self.dtype,
             implementation=self.attention_implementation,
         )
-        return nn.DenseGeneral(
-            d,
-            axis=(-2, -1),
-            use_bias=False,
-            dtype=self.dtype,
-            kernel_init=nn.with_logical_partitioning(linear_init, ("heads", None, "embed")),
-            name="out",
-        )(y)
+        x = gated_sum(x, gate, drop(y, salt=2 * layer), segment_ids)
+        y = ModulatedNorm(self.dtype, name="mlp_norm")(x, mlp_shift, mlp_scale, segment_ids)
+        y = drop(mlp(y, 4 * d, gelu, self.dtype), salt=2 * layer + 1)
+        return gated_sum(x, mlp_gate, y, segment_ids), None
 
 
 class DiT(nn.Module):
@@ -219,35 +237,24 @@ class DiT(nn.Module):
             initial = nn.with_logical_partitioning(bias_init(d), ("embed",))
             self.start = self.param("start", initial, (d,))
         self.time_embedding = TimeEmbedding(self.condition_size)
-        block = REMAT[self.remat](Block)
-        self.blocks = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
-            length=self.num_layers,
+        shared = nn.broadcast
+        blocks = stack(
+            Block,
+            self.num_layers,
+            (0, shared, shared, shared),
+            remat=self.remat,
             unroll=self.scan_unroll,
-            metadata_params={nn.PARTITION_NAME: "layers"},
-        )(self.num_heads, self.dropout_rate, self.dtype, self.attention_implementation)
+        )
+        self.blocks = blocks(
+            self.num_heads, self.dropout_rate, self.dtype, self.attention_implementation
+        )
         self.final_norm = ModulatedNorm(self.dtype)
         self.final_modulation = Modulation(2, d)
-        # Products of bfloat16 numbers, but logits that are never rounded to bfloat16.
-        product = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
-        self.head = linear(
-            rows,
-            ("embed", "vocab"),
-            fan_in=d,
-            zero=True,
-            dtype=self.dtype,
-            dot_general=product,
-        )
+        self.head = vocabulary_head(rows, fan_in=d, dtype=self.dtype)
         if self.insertion_head:
             self.gap_norm = ModulatedNorm(jnp.float32)
             self.gap_modulation = Modulation(2, d)
-            if self.gap_classes:
-                self.gap_head = GapDistribution(self.gap_classes)
-            else:
-                self.gap_head = GapHead(float(self.max_length))
+            self.gap_head = make_gap_head(self.gap_classes, self.max_length)
 
     def _draw_embedding(self, key, shape, dtype=jnp.float32):
         rows, features = shape
@@ -272,12 +279,10 @@ class DiT(nn.Module):
         layers = jnp.arange(self.num_layers)
         x, _ = self.blocks(x, layers, condition, segment_ids, noise)
         hidden = self.final_norm(x, *self.final_modulation(condition), segment_ids)
-        if not self.insertion_head:
-            return Encoding(hidden=hidden, gaps=jnp.zeros(tokens.shape, jnp.float32))
-        told = self.gap_head(self.gap_norm(x, *self.gap_modulation(condition), segment_ids))
-        logits = told if self.gap_classes else None
-        gaps = told if logits is None else mean_gap(logits)
-        return Encoding(hidden, jnp.where(segment_ids > 0, gaps, 0.0), logits)
+        told = None
+        if self.insertion_head:
+            told = self.gap_head(self.gap_norm(x, *self.gap_modulation(condition), segment_ids))
+        return encoding_of(hidden, segment_ids, told)
 
     def decode(self, hidden: Float[Array, "*slots d"]) -> Float[Array, "*slots v"]:
         """Returns float32 logits of hidden features at any slots."""

@@ -1,9 +1,14 @@
-"""Time embedding and the insertion heads."""
+"""Time embedding, vocabulary head, and the insertion heads."""
+
+import functools
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from flax.typing import Dtype
+from jaxtyping import Array, Float, Int
+
+from flexmdm_jax.types import Encoding
 
 
 def linear_init(key, shape, dtype=jnp.float32):
@@ -31,6 +36,23 @@ def linear(features: int, names: tuple[str, str], *, fan_in: int, zero: bool = F
         kernel_init=nn.with_logical_partitioning(kernel, names),
         bias_init=nn.with_logical_partitioning(bias, names[1:]),
         **kwargs,
+    )
+
+
+def vocabulary_head(rows: int, *, fan_in: int, dtype: Dtype, use_bias: bool = True) -> nn.Dense:
+    """Returns the layer of the logits, all zero at first.
+
+    It multiplies numbers of its dtype, but logits are never rounded to bfloat16.
+    """
+    product = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
+    return linear(
+        rows,
+        ("embed", "vocab"),
+        fan_in=fan_in,
+        zero=True,
+        use_bias=use_bias,
+        dtype=dtype,
+        dot_general=product,
     )
 
 
@@ -122,3 +144,28 @@ def mean_gap(logits: Float[Array, "b l k"]) -> Float[Array, "b l"]:
     number = jnp.arange(logits.shape[-1], dtype=jnp.float32)
     # No product of matrices, which a TPU would round to bfloat16.
     return jnp.sum(jax.nn.softmax(logits, axis=-1) * number[None, None, :], axis=-1)
+
+
+def make_gap_head(gap_classes: int, max_length: int) -> GapHead | GapDistribution:
+    """Returns the head of means, or where there are classes that of distributions."""
+    return GapDistribution(gap_classes) if gap_classes else GapHead(float(max_length))
+
+
+def encoding_of(
+    hidden: Float[Array, "b l d"],
+    segment_ids: Int[Array, "b l"],
+    told: Float[Array, "b l"] | Float[Array, "b l k"] | None,
+) -> Encoding:
+    """Returns what a network says of its input.
+
+    Args:
+      hidden: Its features.
+      segment_ids: Of the slots; padding has no gap.
+      told: What a gap head says, means or logits of a distribution; None if there is no such head,
+        and nothing is missing.
+    """
+    if told is None:
+        return Encoding(hidden=hidden, gaps=jnp.zeros(segment_ids.shape, jnp.float32))
+    logits = told if told.ndim == 3 else None
+    gaps = told if logits is None else mean_gap(logits)
+    return Encoding(hidden, jnp.where(segment_ids > 0, gaps, 0.0), logits)

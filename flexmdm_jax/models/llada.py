@@ -10,10 +10,10 @@ from jaxtyping import Array, Float, Int
 
 from flexmdm_jax.attention import attention
 from flexmdm_jax.models.dit import dropout, recomputed, rotary
-from flexmdm_jax.models.heads import GapHead, TimeEmbedding
+from flexmdm_jax.models.heads import GapHead, TimeEmbedding, encoding_of
 from flexmdm_jax.models.lora import Lora, Projection
-from flexmdm_jax.models.remat import REMAT
 from flexmdm_jax.models.segments import spread
+from flexmdm_jax.models.stack import stack
 from flexmdm_jax.types import Encoding, SegmentKeys, keys_of_slots
 
 
@@ -185,16 +185,15 @@ class LLaDA(nn.Module):
                 nn.initializers.normal(0.02), ("vocab", "embed")
             ),
         )
-        block = REMAT[self.remat](Block)
-        self.blocks = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast),
-            length=self.num_layers,
+        shared = nn.broadcast
+        blocks = stack(
+            Block,
+            self.num_layers,
+            (0, 0, shared, shared, shared),
+            remat=self.remat,
             unroll=self.scan_unroll,
-            metadata_params={nn.PARTITION_NAME: "layers"},
-        )(
+        )
+        self.blocks = blocks(
             d,
             self.num_heads,
             self.num_kv_heads,
@@ -256,10 +255,8 @@ class LLaDA(nn.Module):
         if not self.tied and self.head.lora is not None:
             dropped = dropout(hidden, noise, _HEAD_SALT, self.dropout_rate)
             hidden = jnp.concatenate([hidden, self.head.reduce(dropped)], axis=-1)
-        if not self.insertion_head:
-            return Encoding(hidden=hidden, gaps=jnp.zeros(tokens.shape, jnp.float32))
-        gaps = self.gap_head(self.gap_norm(normed))
-        return Encoding(hidden=hidden, gaps=jnp.where(segment_ids > 0, gaps, 0.0))
+        gaps = self.gap_head(self.gap_norm(normed)) if self.insertion_head else None
+        return encoding_of(hidden, segment_ids, gaps)
 
     def decode(self, hidden: Float[Array, "*slots d"]) -> Float[Array, "*slots v"]:
         """Returns float32 logits of encode()'s features at any slots."""

@@ -4,24 +4,29 @@ import functools
 from typing import Literal
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float, Int
 
-from flexmdm_jax.attention import attention
-from flexmdm_jax.models.dit import ModulatedNorm, Modulation, dropout, gated_sum, rotary
+from flexmdm_jax.models.dit import (
+    ModulatedNorm,
+    Modulation,
+    attend,
+    dropout,
+    gated_sum,
+    mlp,
+    rotary,
+)
 from flexmdm_jax.models.heads import (
-    GapDistribution,
-    GapHead,
     TimeEmbedding,
     bias_init,
+    encoding_of,
     linear,
-    linear_init,
-    mean_gap,
+    make_gap_head,
+    vocabulary_head,
 )
-from flexmdm_jax.models.remat import REMAT
 from flexmdm_jax.models.segments import spread
+from flexmdm_jax.models.stack import stack
 from flexmdm_jax.types import Encoding, SegmentKeys, keys_of_slots
 
 Activation = Literal["relu", "gelu"]
@@ -48,45 +53,25 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x, layer, condition, segment_ids, noise):
         """Returns (features [b, l, d], None), as nn.scan wants it."""
-        d, m = x.shape[-1], self.mlp_size
         drop = functools.partial(dropout, keys=noise, rate=self.dropout_rate)
         norm = functools.partial(ModulatedNorm, self.dtype, self.norm_epsilon)
-        modulation = Modulation(6, d, name="modulation")(condition)
+        modulation = Modulation(6, x.shape[-1], name="modulation")(condition)
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation
         x = norm(name="attention_norm")(x, shift, scale, segment_ids)
-        # As many conditions as a row may hold segments.
-        packed = condition.shape[1] > 1
-        y = drop(self._attend(x, segment_ids, packed), salt=2 * layer)
-        x = gated_sum(x, gate, y, segment_ids)
-        y = norm(name="mlp_norm")(x, mlp_shift, mlp_scale, segment_ids)
-        y = linear(m, ("embed", "mlp"), fan_in=d, dtype=self.dtype, name="mlp_in")(y)
-        y = _ACTIVATIONS[self.activation](y)
-        y = linear(d, ("mlp", "embed"), fan_in=m, dtype=self.dtype, name="mlp_out")(y)
-        return gated_sum(x, mlp_gate, drop(y, salt=2 * layer + 1), segment_ids), None
-
-    def _attend(self, x, segment_ids, packed):
-        d = x.shape[-1]
-        names = ("embed", None, "heads", None)
-        qkv = nn.DenseGeneral(
-            (3, self.num_heads, d // self.num_heads),
-            use_bias=False,
+        y = attend(
+            x,
+            segment_ids,
+            num_heads=self.num_heads,
+            # As many conditions as a row may hold segments.
+            packed=condition.shape[1] > 1,
             dtype=self.dtype,
-            kernel_init=nn.with_logical_partitioning(linear_init, names),
-            name="qkv",
-        )(x)
-        q, k, v = jnp.moveaxis(qkv, 2, 0)
-        q, k = (self._rotated(part) for part in (q, k))
-        y = attention(
-            q, k, v, segment_ids, packed=packed, implementation=self.attention_implementation
+            implementation=self.attention_implementation,
+            rotate=self._rotated,
         )
-        return nn.DenseGeneral(
-            d,
-            axis=(-2, -1),
-            use_bias=False,
-            dtype=self.dtype,
-            kernel_init=nn.with_logical_partitioning(linear_init, ("heads", None, "embed")),
-            name="out",
-        )(y)
+        x = gated_sum(x, gate, drop(y, salt=2 * layer), segment_ids)
+        y = norm(name="mlp_norm")(x, mlp_shift, mlp_scale, segment_ids)
+        y = mlp(y, self.mlp_size, _ACTIVATIONS[self.activation], self.dtype)
+        return gated_sum(x, mlp_gate, drop(y, salt=2 * layer + 1), segment_ids), None
 
     def _rotated(self, x):
         """Returns heads whose first features tell their place, and whose others do not."""
@@ -161,15 +146,15 @@ class Xlm(nn.Module):
             embedding_init=nn.with_logical_partitioning(bias_init(d), ("vocab", "embed")),
         )
         self.time_embedding = TimeEmbedding(self.condition_size)
-        self.blocks = nn.scan(
-            REMAT[self.remat](Block),
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
-            length=self.num_layers,
+        shared = nn.broadcast
+        blocks = stack(
+            Block,
+            self.num_layers,
+            (0, shared, shared, shared),
+            remat=self.remat,
             unroll=self.scan_unroll,
-            metadata_params={nn.PARTITION_NAME: "layers"},
-        )(
+        )
+        self.blocks = blocks(
             self.num_heads,
             self.mlp_size,
             self.rotary_size,
@@ -181,29 +166,15 @@ class Xlm(nn.Module):
         )
         self.final_norm = ModulatedNorm(self.dtype, self.norm_epsilon)
         self.final_modulation = Modulation(2, d)
-        # Products of bfloat16 numbers, but logits that are never rounded to bfloat16.
-        product = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
-        self.head = linear(
-            self.vocabulary_size,
-            ("embed", "vocab"),
-            fan_in=d,
-            zero=True,
-            use_bias=False,
-            dtype=self.dtype,
-            dot_general=product,
+        self.head = vocabulary_head(
+            self.vocabulary_size, fan_in=d, dtype=self.dtype, use_bias=False
         )
         if self.insertion_head:
-            self._build_gap_head(d)
-
-    def _build_gap_head(self, d: int):
-        self.gap_norm = ModulatedNorm(jnp.float32, self.norm_epsilon)
-        self.gap_modulation = Modulation(2 + self.gap_mlp, d)
-        if self.gap_mlp:
-            self.gap_features = GapMlp()
-        if self.gap_classes:
-            self.gap_head = GapDistribution(self.gap_classes)
-        else:
-            self.gap_head = GapHead(float(self.max_length))
+            self.gap_norm = ModulatedNorm(jnp.float32, self.norm_epsilon)
+            self.gap_modulation = Modulation(2 + self.gap_mlp, d)
+            if self.gap_mlp:
+                self.gap_features = GapMlp()
+            self.gap_head = make_gap_head(self.gap_classes, self.max_length)
 
     def encode(
         self,
@@ -218,16 +189,15 @@ class Xlm(nn.Module):
         layers = jnp.arange(self.num_layers)
         x, _ = self.blocks(self.embedding(tokens), layers, condition, segment_ids, noise)
         hidden = self.final_norm(x, *self.final_modulation(condition), segment_ids)
-        if not self.insertion_head:
-            return Encoding(hidden=hidden, gaps=jnp.zeros(tokens.shape, jnp.float32))
+        told = self._gaps(x, condition, segment_ids) if self.insertion_head else None
+        return encoding_of(hidden, segment_ids, told)
+
+    def _gaps(self, x, condition, segment_ids):
         shift, scale, *gates = self.gap_modulation(condition)
         y = self.gap_norm(x, shift, scale, segment_ids)
         if self.gap_mlp:
             y = self.gap_features(x, y, *gates, segment_ids)
-        told = self.gap_head(y)
-        logits = told if self.gap_classes else None
-        gaps = told if logits is None else mean_gap(logits)
-        return Encoding(hidden, jnp.where(segment_ids > 0, gaps, 0.0), logits)
+        return self.gap_head(y)
 
     def decode(self, hidden: Float[Array, "*slots d"]) -> Float[Array, "*slots v"]:
         """Returns float32 logits of hidden features at any slots; pad's is -inf."""

@@ -140,14 +140,9 @@ def attention_backend(config: Config, device: Any) -> str:
 
 def _dit(config: Config, process: Process) -> DiT:
     return DiT(
-        vocabulary_size=process.vocabulary.size,
         table_size=padded_size(process.vocabulary.size),
-        condition_size=config.model.condition_size,
-        insertion_head=process.inserts,
-        gap_classes=config.gap_classes,
         mark_start=config.model.mark_start,
-        dropout_rate=config.model.dropout_rate,
-        **_common(config),
+        **_modulated(config, process),
     )
 
 
@@ -166,7 +161,6 @@ def _llada(config: Config, process: Process) -> LLaDA:
         targets=tuple(sizes.lora.targets.split(",")),
     )
     return LLaDA(
-        vocabulary_size=vocabulary.size,
         embedding_size=sizes.embedding_size,
         num_kv_heads=sizes.num_kv_heads,
         mlp_size=sizes.mlp_size,
@@ -174,34 +168,39 @@ def _llada(config: Config, process: Process) -> LLaDA:
         norm_epsilon=sizes.norm_epsilon,
         tied=sizes.tied,
         layers_per_group=sizes.layers_per_group if process.inserts else 0,
-        insertion_head=process.inserts,
         lora=lora if lora.rank else None,
         param_dtype=jnp.dtype(config.model.compute_dtype),
-        **_common(config),
+        **_common(config, process),
     )
 
 
 def _xlm(config: Config, process: Process) -> Xlm:
     model, sizes = config.model, config.model.xlm
     return Xlm(
-        vocabulary_size=process.vocabulary.size,
         mlp_size=sizes.mlp_size or 4 * model.hidden_size,
         rotary_size=sizes.rotary_size or model.hidden_size // model.num_heads,
         activation=sizes.activation,
         norm_epsilon=sizes.norm_epsilon,
         pad=sizes.pad,
-        condition_size=model.condition_size,
-        insertion_head=process.inserts,
-        gap_classes=config.gap_classes,
         gap_mlp=sizes.gap_mlp and process.inserts,
-        dropout_rate=model.dropout_rate,
-        **_common(config),
+        **_modulated(config, process),
     )
 
 
-def _common(config: Config) -> dict[str, Any]:
+def _modulated(config: Config, process: Process) -> dict[str, Any]:
+    """Returns the fields of networks that are conditioned on time as the DiT is."""
+    return _common(config, process) | {
+        "condition_size": config.model.condition_size,
+        "gap_classes": config.gap_classes,
+        "dropout_rate": config.model.dropout_rate,
+    }
+
+
+def _common(config: Config, process: Process) -> dict[str, Any]:
     model = config.model
     return {
+        "vocabulary_size": process.vocabulary.size,
+        "insertion_head": process.inserts,
         "max_length": config.data.max_length,
         "hidden_size": model.hidden_size,
         "num_layers": model.num_layers,

@@ -73,6 +73,14 @@ class HuggingFaceTokenizer:
         tokenizer._check_unspelled(folder)
         return tokenizer
 
+    @classmethod
+    def of_json(
+        cls, description: Mapping[str, Any], config: Mapping[str, Any], folder: pathlib.Path
+    ) -> "HuggingFaceTokenizer":
+        """Returns of_folder() of a folder whose TOKENIZER and CONFIG say this."""
+        files = {cls.TOKENIZER: description, cls.CONFIG: config}
+        return cls.of_folder({n: json.dumps(x).encode() for n, x in files.items()}, folder, {})
+
     def encode(self, text: str, *, first: bool = True) -> list[int]:
         """Returns the token ids of a text; behind something nothing is put before it.
 
