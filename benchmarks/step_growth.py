@@ -5,7 +5,7 @@ python -m benchmarks.step_growth [--plot=docs/step_growth.png]
 Tokens are random, and as many to a sequence as paragraphs of OpenWebText have (length_laws.py), cut
 to the length of a row. One size grows, the others stay as in BASE. Prints a table, draws a plot of
 each. "Needed" is what the FLOPs over slots that hold a token would cost at the price that they have
-in the padded rows of the first point.
+in the packed rows of the first point.
 """
 
 import dataclasses
@@ -151,9 +151,9 @@ def draw(costs: Mapping[str, Mapping[str, list[Cost]]]) -> bytes:
         values = GROWING[axis]
         for name, found in layouts.items():
             plot.plot(values, [cost.seconds * 1e6 for cost in found], "o-", label=name)
-        first = next(iter(layouts.values()))
-        price = first[0].seconds / first[0].flops
-        needed = [cost.flops * price * 1e6 for cost in first]
+        packed = layouts["packed"]
+        price = packed[0].seconds / packed[0].flops
+        needed = [cost.flops * price * 1e6 for cost in packed]
         plot.plot(values, needed, "k--", label="needed")
         plot.set(xscale="log", yscale="log", xlabel=LABELS[axis], ylabel="µs per useful token")
         plot.set_xticks(values, [f"{value:,}" for value in values], minor=False)
