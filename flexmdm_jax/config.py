@@ -54,7 +54,7 @@ class LoraConfig(Ranged):
 
 @dataclasses.dataclass(frozen=True)
 class LladaConfig(Ranged):
-    """What only a LLaDA has: its sizes, its frozen base, and what is trained in its stead."""
+    """What only a LLaDA has: its sizes, its base, and what is trained in the base's stead."""
 
     base: str = ""  # folder that `convert llada` wrote
     embedding_size: Count = 126_464
@@ -64,6 +64,9 @@ class LladaConfig(Ranged):
     norm_epsilon: Positive = 1e-5
     tied: bool = False
     layers_per_group: Count = 8  # that share time conditioning; MDM has none
+    told_before: bool = False  # tokens by the slot before, as autoregressive models tell them
+    train_mask: bool = False  # MASK's embedding too
+    train_base: bool = False  # all of it: a run begins with the base, and holds what comes of it
     lora: LoraConfig = LoraConfig()
 
     def __post_init__(self):
@@ -71,6 +74,9 @@ class LladaConfig(Ranged):
         _local(self.base)
         if self.tied and self.lora.rank and "head" in self.lora.targets.split(","):
             raise ValueError("lora.targets: a tied head is the embedding; leave out 'head'")
+        if self.train_base and (self.lora.rank or self.train_mask):
+            name = "lora.rank = 0" if self.lora.rank else "train_mask = False"
+            raise ValueError(f"train_base: the whole base is trained already; set {name}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -293,6 +293,8 @@ def load(workdir: str | pathlib.Path, base: str = "") -> Model:
         kind = {"dit": "a DiT", "xlm": "of xlm-core"}[config.model.kind]
         raise UserError(f"--base={base}: the run in {path} is {kind} and has no base; leave it out")
     setup = Setup.of(config, experiment.vocabulary, make_mesh(config.mesh))
+    if base and setup.trains_base:
+        raise UserError(f"--base={base}: the run in {path} holds all of its model; leave it out")
     setup = dataclasses.replace(setup, base=base or setup.base)
     trained, frozen = parameter_shapes(setup)
     checkpoints = Checkpoints(path, experiment, read_only=True)

@@ -119,6 +119,15 @@ def modulate(y, modulation: Float[Array, "b s e"], segment_ids):
     return y * (1 + spread(scale, segment_ids)) + spread(shift, segment_ids)
 
 
+def of_slot_before(
+    x: Float[Array, "b l d"], segment_ids: Int[Array, "b l"]
+) -> Float[Array, "b l d"]:
+    """Returns the features of the slot before each; a segment's first slot keeps its own."""
+    before = jnp.pad(segment_ids, ((0, 0), (1, 0)))[:, :-1]
+    moved = jnp.pad(x, ((0, 0), (1, 0), (0, 0)))[:, :-1]
+    return jnp.where((segment_ids == before)[:, :, None], moved, x)
+
+
 class LLaDA(nn.Module):
     """A LLaMA-style transformer that sees both ways, with or without what makes it a FlexMDM.
 
@@ -138,6 +147,9 @@ class LLaDA(nn.Module):
       tied: The head is the embedding transposed.
       causal: Slots see only what stands before them: an autoregressive LLaMA.
       layers_per_group: Layers that share scale and shift; 0: no time conditioning (an MDM).
+      told_before: A token is told by the features of the slot before its own, as an autoregressive
+        model tells it; by its own where a segment begins.
+      trained_mask: Id of MASK, to whose embedding something trained is added; -1: none.
       insertion_head: Predict gaps.
       lora: Adapters; None: none.
       dtype: Of activations and matrix products; norms and softmax are float32.
@@ -160,6 +172,8 @@ class LLaDA(nn.Module):
     tied: bool = False
     causal: bool = False
     layers_per_group: int = 0
+    told_before: bool = False
+    trained_mask: int = -1
     insertion_head: bool = False
     lora: Lora | None = None
     dtype: Dtype = jnp.float32
@@ -185,6 +199,9 @@ class LLaDA(nn.Module):
                 nn.initializers.normal(0.02), ("vocab", "embed")
             ),
         )
+        if self.trained_mask >= 0:
+            init = nn.with_logical_partitioning(nn.initializers.zeros, ("embed",))
+            self.mask_shift = self.param("mask_shift", init, (d,))
         shared = nn.broadcast
         blocks = stack(
             Block,
@@ -243,7 +260,7 @@ class LLaDA(nn.Module):
         on slots of many rows and dropout is drawn per slot of a sequence.
         """
         noise = dropout_keys if dropout_keys is None else keys_of_slots(dropout_keys, segment_ids)
-        x = self.embedding(tokens)
+        x = self._embed(tokens)
         layers = jnp.arange(self.num_layers)
         modulation = None
         if self.layers_per_group:
@@ -255,8 +272,17 @@ class LLaDA(nn.Module):
         if not self.tied and self.head.lora is not None:
             dropped = dropout(hidden, noise, _HEAD_SALT, self.dropout_rate)
             hidden = jnp.concatenate([hidden, self.head.reduce(dropped)], axis=-1)
+        if self.told_before:
+            hidden = of_slot_before(hidden, segment_ids)
         gaps = self.gap_head(self.gap_norm(normed)) if self.insertion_head else None
         return encoding_of(hidden, segment_ids, gaps)
+
+    def _embed(self, tokens):
+        x = self.embedding(tokens)
+        if self.trained_mask < 0:
+            return x
+        shift = self.mask_shift.astype(x.dtype)[None, None, :]
+        return jnp.where((tokens == self.trained_mask)[:, :, None], x + shift, x)
 
     def decode(self, hidden: Float[Array, "*slots d"]) -> Float[Array, "*slots v"]:
         """Returns float32 logits of encode()'s features at any slots."""

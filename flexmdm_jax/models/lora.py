@@ -14,7 +14,7 @@ from flexmdm_jax.models.heads import linear_init
 
 TARGETS = ("q", "k", "v", "out", "gate", "up", "down", "head")
 # What a retrofit adds to a backbone besides adapters; all else is the frozen base.
-_ADDED_MODULES = frozenset({"time_embedding", "modulation", "gap_norm", "gap_head"})
+_ADDED_MODULES = frozenset({"time_embedding", "modulation", "mask_shift", "gap_norm", "gap_head"})
 FACTORS = ("lora_a", "lora_b")
 
 
@@ -143,5 +143,5 @@ def trained_sizes(params: Any) -> dict[str, int]:
 def _group(path: tuple[str, ...]) -> str:
     if path[-1] in FACTORS:
         return "LoRA of the head" if path[0] == "head" else "LoRA of the blocks"
-    named = {"time_embedding": "time embedding", "modulation": "AdaLN"}
+    named = {"time_embedding": "time embedding", "modulation": "AdaLN", "mask_shift": "MASK"}
     return named.get(path[0], "insertion head")

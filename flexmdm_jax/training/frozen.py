@@ -1,4 +1,4 @@
-"""Parameters that a run begins with: a frozen base, and what another run has learned."""
+"""Parameters that a run begins with: a base, frozen or not, and what another run has learned."""
 
 import pathlib
 from typing import Any
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flexmdm_jax.config import Config, changed_fields
 from flexmdm_jax.conversion.base import Base, open_base
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.models.lora import join_base, split_base
 from flexmdm_jax.training.checkpoints import Checkpoints
 from flexmdm_jax.training.state import Setup, TrainState
 from flexmdm_jax.training.workdir import load_experiment
@@ -66,14 +67,16 @@ _SIZES = (
 )
 
 
-def start_from(config: Config, state: TrainState, like: TrainState) -> TrainState:
+def start_from(config: Config, setup: Setup, state: TrainState, like: TrainState) -> TrainState:
     """Returns a first state with the averaged parameters of config.training.start, if it names one.
 
+    Without one, a LLaDA that is trained whole starts from its base.
+
     Raises:
-      UserError: If there is no such run, or its model is another one.
+      UserError: If there is no such run, its model is another one, or there is no such base.
     """
     if not config.training.start:
-        return state
+        return _start_from_base(setup, state, like) if setup.trains_base else state
     workdir = pathlib.Path(config.training.start)
     experiment = load_experiment(workdir)
     # The longest row scales the insertion head.
@@ -90,4 +93,14 @@ def start_from(config: Config, state: TrainState, like: TrainState) -> TrainStat
     checkpoints = Checkpoints(workdir, experiment, read_only=True)
     _, params = checkpoints.restore_ema(like.params)
     checkpoints.close()
+    return _with_parameters(state, params)
+
+
+def _start_from_base(setup: Setup, state: TrainState, like: TrainState) -> TrainState:
+    added, base = split_base(like.params)
+    added = {path: state.params[path] for path in added}
+    return _with_parameters(state, join_base(added, open_matching_base(setup).restore(base)))
+
+
+def _with_parameters(state: TrainState, params: Any) -> TrainState:
     return state.replace(params=params, ema=jax.tree.map(jnp.copy, params))

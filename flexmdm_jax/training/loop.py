@@ -91,7 +91,7 @@ def train(
         held.callback(checkpoints.close)
         state = checkpoints.restore(like, batches)
         if state is None:
-            state = start_from(config, first_state(make_state, shardings), like)
+            state = start_from(config, setup, first_state(make_state, shardings), like)
         state = jax.block_until_ready(state.replace(frozen=load_frozen(setup, like.frozen)))
         profile.check(int(state.step), config.training.num_steps)
         step = make_train_step(

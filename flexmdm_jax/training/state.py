@@ -58,13 +58,15 @@ class Setup:
       model: The network.
       mesh: The devices.
       process: What it is trained on.
-      base: Folder of a LLaDA's frozen parameters.
+      base: Folder of a LLaDA's frozen parameters, or of what it begins with.
+      trains_base: Whether a LLaDA is trained whole.
     """
 
     model: DiT | LLaDA | Xlm
     mesh: Mesh
     process: Process
     base: str = ""
+    trains_base: bool = False
 
     @classmethod
     def of(cls, config: Config, vocabulary: Vocabulary, mesh: Mesh) -> "Setup":
@@ -77,11 +79,13 @@ class Setup:
         attention_backend(config, mesh.devices.flat[0])
         process = config.process(vocabulary)
         model = _MODELS[config.model.kind](config, process)
-        return cls(model, mesh, process, base=config.model.llada.base)
+        llada = config.model.llada
+        return cls(model, mesh, process, llada.base, llada.train_base)
 
     def split(self, params) -> tuple[Any, Any]:
         """Returns (trained, frozen) parameters of a whole tree of them."""
-        return split_base(params) if isinstance(self.model, LLaDA) else (params, {})
+        has_frozen = isinstance(self.model, LLaDA) and not self.trains_base
+        return split_base(params) if has_frozen else (params, {})
 
     def whole(self, trained, frozen) -> Any:
         """Returns the tree that split() took apart, as denoiser() takes it."""
@@ -168,8 +172,10 @@ def _llada(config: Config, process: Process) -> LLaDA:
         norm_epsilon=sizes.norm_epsilon,
         tied=sizes.tied,
         layers_per_group=sizes.layers_per_group if process.inserts else 0,
+        told_before=sizes.told_before,
+        trained_mask=vocabulary.mask if sizes.train_mask else -1,
         lora=lora if lora.rank else None,
-        param_dtype=jnp.dtype(config.model.compute_dtype),
+        param_dtype=jnp.dtype("float32" if sizes.train_base else config.model.compute_dtype),
         **_common(config, process),
     )
 

@@ -124,6 +124,34 @@ def test_a_fresh_retrofit_gives_the_logits_of_its_base(tied):
     assert logits.shape[-1] == SIZES["vocabulary_size"]
 
 
+def test_a_token_is_told_by_the_slot_before_it():
+    """As a plain loop over slots has it; gaps stay those of their own slots."""
+    model, params = retrofit()
+    gaps, logits = run(model, params)
+    told_gaps, told = run(model.clone(told_before=True), params)
+    np.testing.assert_array_equal(told_gaps, gaps)
+    for row, slot in zip(*np.nonzero(REAL), strict=True):
+        begins = slot == 0 or SEGMENT_IDS[row, slot] != SEGMENT_IDS[row, slot - 1]
+        np.testing.assert_array_equal(told[row, slot], logits[row, slot if begins else slot - 1])
+
+
+def test_the_trained_row_of_mask_is_a_row_of_the_embedding():
+    model, params = retrofit()
+    mask = 9
+    trained = model.clone(trained_mask=mask)
+    shift = 0.1 * jnp.arange(SIZES["hidden_size"])
+    table = params["embedding"]["embedding"]
+    moved = params | {"embedding": {"embedding": table.at[mask].add(shift)}}
+    expected, got = run(model, moved), run(trained, params | {"mask_shift": shift})
+    for x, y in zip(got, expected, strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-5)
+    assert np.abs(got[1] - run(model, params)[1])[REAL].max() > 1e-3
+    shapes = shapes_of(trained)
+    assert trained_sizes(shapes)["MASK"] == SIZES["hidden_size"]
+    drawn = meta.unbox(trained.init(jax.random.key(0), TOKENS, SEGMENT_IDS, ALPHA))["params"]
+    assert not drawn["mask_shift"].any()
+
+
 def test_adapters_act_like_matrices_added_to_the_kernels():
     model, params = retrofit()
     flat = traverse_util.flatten_dict(params)

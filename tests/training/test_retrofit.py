@@ -1,6 +1,7 @@
 """A tiny LLaDA from PyTorch's files to a trained FlexMDM, and back."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -28,10 +29,17 @@ from flexmdm_jax.model import load
 from flexmdm_jax.models.llada import LLaDA
 from flexmdm_jax.models.lora import Lora, is_trained
 from flexmdm_jax.sharding import make_mesh
+from flexmdm_jax.training.frozen import start_from
 from flexmdm_jax.training.imports import export_adapters, import_run, merge_run
 from flexmdm_jax.training.loop import train
 from flexmdm_jax.training.optimizer import make_optimizer
-from flexmdm_jax.training.state import Setup, init_state, parameter_shapes
+from flexmdm_jax.training.state import (
+    Setup,
+    first_state,
+    init_state,
+    parameter_shapes,
+    sharded_shapes,
+)
 
 LENGTH = 48
 SIZES = Sizes(rows=260, width=32, layers=3, heads=4, kv_heads=2, mlp=48)
@@ -122,6 +130,13 @@ def run(home):
     return load(home / "run")
 
 
+def whole_values(home, **training):
+    values = config_values(home, **training)
+    values["model"]["llada"] |= {"train_base": True, "lora": {}}
+    values["optimizer"]["group_learning_rates"] = {}
+    return values
+
+
 def base_part(params):
     flat = traverse_util.flatten_dict(jax.device_get(params))
     return {path: value for path, value in flat.items() if not is_trained(path)}
@@ -156,6 +171,46 @@ def test_checkpoints_hold_what_is_trained_alone(home, run):
         assert "embedding" not in metadata.replace("time_embedding", "")
     size = sum(path.stat().st_size for path in (saved / "ema").rglob("*") if path.is_file())
     assert size < 2 * trained
+
+
+def test_a_base_is_trained_whole(home, dataset, tmp_path):
+    """The run begins with it, holds what came of it, and needs it no more."""
+    values = whole_values(home, num_steps=20)
+    values["model"]["llada"]["base"] = str(tmp_path / "gone")
+    config = read_config(values)
+    setup = Setup.of(config, dataset.vocabulary, make_mesh(config.mesh))
+    make_state, shardings = init_state(setup, make_optimizer(config.optimizer, 20), config.seed)
+    begin = functools.partial(
+        start_from,
+        config,
+        setup,
+        first_state(make_state, shardings),
+        sharded_shapes(make_state, shardings),
+    )
+    with pytest.raises(UserError, match="no converted model in"):
+        begin()
+    import_model(home / "source", tmp_path / "gone")
+    base = open_base(home / "base")
+    for params in (begin().params, begin().ema):
+        for path, value in base_part(params).items():
+            np.testing.assert_array_equal(value, base.reader(path)(...), err_msg=str(path))
+    state, _ = run_training(values, dataset, tmp_path / "run")
+    assert not state.frozen
+    (tmp_path / "gone").rename(tmp_path / "elsewhere")
+    run = load(tmp_path / "run")
+    for path, value in base_part(run.params).items():
+        assert np.abs(value - base.reader(path)(...)).max() > 1e-5, path
+    assert len(samples(run, num=2)) == 2
+    with pytest.raises(UserError, match="holds all of its model; leave it out"):
+        load(tmp_path / "run", base=str(tmp_path / "elsewhere"))
+
+
+@pytest.mark.parametrize("change", [{"train_mask": True}, {"lora": {"rank": 4}}])
+def test_what_a_base_trained_whole_does_not_need_is_refused(home, change):
+    values = whole_values(home)
+    values["model"]["llada"] |= change
+    with pytest.raises(UserError, match="train_base: the whole base is trained already; set"):
+        read_config(values)
 
 
 @pytest.fixture(scope="module")

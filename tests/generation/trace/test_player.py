@@ -262,6 +262,8 @@ def test_the_curves_are_length_and_masks(opened):
         path = player.locator(f".plot .{name}").get_attribute("d")
         points = [tuple(map(int, point.split())) for point in path[1:].split("L")]
         assert points == [(frame.call, top - height(frame)) for frame in SHORT.frames]
+    named, plot = (player.locator(place).bounding_box() for place in (".names", ".plot"))
+    assert named["y"] + named["height"] <= plot["y"], "names lie on the curves"
 
 
 def background(player):
