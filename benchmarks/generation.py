@@ -210,7 +210,9 @@ def growth(repetitions: int) -> Iterator[str]:
     yield "| --- | ---: | ---: | ---: | ---: |"
     for axis, sizes in GROWING.items():
         for size in sizes:
-            rate = of_engine(size, SamplerConfig(), 4 * min(size.rows, 16), repetitions)
+            # A row each, and so many texts that about a thousand tokens are written.
+            num = max(size.rows, round(1_000 / size.mean))
+            rate = of_engine(size, SamplerConfig(), num, repetitions)
             value = {"mean length": size.mean, "vocabulary": size.vocabulary, "rows": size.rows}
             yield (
                 f"| {axis} | {value[axis]:,.0f} | {rate.per_second:,.1f} | "
