@@ -27,6 +27,7 @@ _WORKDIR = options.define_path(
     "workdir", None, "A trained run; give several to compare.", several=True
 )
 _BASE = options.define_path("base", "", "A LLaDA's base folder, if not where the runs had it.")
+_mesh = options.define_mesh()
 _DATA = options.define_path("data", None, "Prepared dataset; unless told, the first run's own.")
 _OUT = options.define_path("out", None, "Folder for results; unless told, the first workdir.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace results that are there.")
@@ -92,7 +93,8 @@ def _load_models(request: Request) -> dict[str, Model]:
     # Among several runs, those of a LLaDA take the base; where there are none, load() refuses it.
     takers = [workdir for workdir in _WORKDIR.value if _BASE.value and _is_llada(workdir)]
     for workdir in _WORKDIR.value:
-        model = load(workdir, _BASE.value if workdir in takers or not takers else "")
+        base = _BASE.value if workdir in takers or not takers else ""
+        model = load(workdir, base, _mesh())
         jax.set_mesh(model.setup.mesh)
         label = {"flexmdm": "FlexMDM", "mdm": "MDM"}[model.experiment.config.method]
         models[label if label not in models else workdir] = model

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
+from flexmdm_jax.config import MeshConfig
 from flexmdm_jax.data.tokenizers import Tokenizer
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.fields import nearest
@@ -274,16 +275,17 @@ def _first(own: int | None, other: int) -> int:
     return other if own is None else own
 
 
-def load(workdir: str | pathlib.Path, base: str = "") -> Model:
+def load(workdir: str | pathlib.Path, base: str = "", mesh: MeshConfig | None = None) -> Model:
     """Returns the model in a workdir, with its newest readable parameters.
 
     Args:
       workdir: Of a run.
       base: Where a LLaDA's frozen parameters lie, if not where its config says.
+      mesh: How devices share it, if not as in its training.
 
     Raises:
       UserError: If there is no run, no readable checkpoint, the tokenizer or the base is another
-        one, or a base is given for another network than LLaDA.
+        one, a base is given for another network than LLaDA, or the mesh does not fit the devices.
     """
     path = pathlib.Path(workdir)
     experiment = load_experiment(path)
@@ -292,7 +294,7 @@ def load(workdir: str | pathlib.Path, base: str = "") -> Model:
     if base and config.model.kind != "llada":
         kind = {"dit": "a DiT", "xlm": "of xlm-core"}[config.model.kind]
         raise UserError(f"--base={base}: the run in {path} is {kind} and has no base; leave it out")
-    setup = Setup.of(config, experiment.vocabulary, make_mesh(config.mesh))
+    setup = Setup.of(config, experiment.vocabulary, make_mesh(mesh or config.mesh))
     if base and setup.trains_base:
         raise UserError(f"--base={base}: the run in {path} holds all of its model; leave it out")
     setup = dataclasses.replace(setup, base=base or setup.base)

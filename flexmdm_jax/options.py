@@ -10,7 +10,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from flexmdm_jax import cli, hosts
-from flexmdm_jax.config import load_config_file
+from flexmdm_jax.config import MeshConfig, load_config_file
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import check_local, json_text
 from flexmdm_jax.overrides import make_room, overridden_paths
@@ -24,6 +24,7 @@ from flexmdm_jax.ranges import (
     range_of,
 )
 from flexmdm_jax.sampling.parsing import SAMPLERS
+from flexmdm_jax.sharding import parse_mesh
 
 # What define_…_flags() define belongs to the command that calls them, and to its --help.
 flags.disclaim_key_flags()
@@ -110,6 +111,17 @@ def define_process_flags() -> Callable[[], None]:
         )
 
     return join
+
+
+def define_mesh() -> Callable[[], MeshConfig | None]:
+    """Returns what gives the mesh that the flag it defines asks for; None if it is not given."""
+    holder = flags.DEFINE_string(
+        "mesh",
+        "",
+        "How devices share a model, if not as in its training: tensor=-1 splits matrices over all, "
+        "data=2,tensor=4 over fours of eight devices.",
+    )
+    return lambda: parse_mesh(holder.value) if holder.value else None
 
 
 def define_seed(help_string: str) -> flags.FlagHolder:

@@ -33,6 +33,7 @@ from flexmdm_jax.ranges import Count, CountOrZero, Positive, PositiveOrZero, Pos
 
 _WORKDIR = options.define_path("workdir", None, "A trained run.")
 _BASE = options.define_path("base", "", "A LLaDA's base folder, if not where the run had it.")
+_mesh = options.define_mesh()
 _PROMPT = flags.DEFINE_string("prefix", "", "Text to continue.")
 _SUFFIX = flags.DEFINE_string("suffix", "", "FlexMDM only: text to lead up to.")
 _TEMPLATE = flags.DEFINE_string(
@@ -120,7 +121,7 @@ def _settings() -> dict[str, Any]:
 def _check_flags() -> None:
     """Raises UserError where flags say what to write in several ways."""
     if _REPLAY.value:
-        options.refuse_besides("replay", "workdir", "base")
+        options.refuse_besides("replay", "workdir", "base", "mesh")
     given = [holder.name for holder in (_PROMPT, _SUFFIX, _TEMPLATE, _REQUESTS) if holder.value]
     if _REQUESTS.value and flags.FLAGS["num"].present:
         raise UserError('--num: each request of a file has its own, "n"; leave it out')
@@ -263,7 +264,7 @@ def _show(records: list[dict]) -> None:
 
 
 def _load() -> Model:
-    model = load(_WORKDIR.value, _BASE.value)
+    model = load(_WORKDIR.value, _BASE.value, _mesh())
     process = model.setup.process
     options.check_insertions([process])
     exact = flags.FLAGS["sampler"].value == "exact"

@@ -20,6 +20,7 @@ from flexmdm_jax.serving.service import Limits, Served, Service
 
 _WORKDIR = options.define_path("workdir", None, "A trained run.")
 _BASE = options.define_path("base", "", "A LLaDA's base folder, if not where the run had it.")
+_mesh = options.define_mesh()
 _NAME = flags.DEFINE_string("name", "", "What requests call the model; unless told, the workdir's.")
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "Where to listen; 0.0.0.0 is everywhere.")
 _PORT = options.define_number("port", 8000, "At which port; 0 for any that is free.", Port)
@@ -107,7 +108,7 @@ def main(_):
     key = _key()
     # First, as loading takes a while.
     bound = bind(_HOST.value, _PORT.value)
-    model = load(_WORKDIR.value, _BASE.value)
+    model = load(_WORKDIR.value, _BASE.value, _mesh())
     jax.set_mesh(model.setup.mesh)
     service = _service(model)
     address, name = address_of(bound), service.served.name

@@ -13,6 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from flexmdm_jax.config import MeshConfig
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.fields import nearest
 from flexmdm_jax.types import BATCH_AXES, TENSOR_AXIS
 
 # Logical axes of parameters -> mesh axes.
@@ -27,6 +28,30 @@ RULES = {
     "condition_in": None,
     None: None,
 }
+
+
+def parse_mesh(text: str) -> MeshConfig:
+    """Returns the sizes written as `data=2,tensor=-1`; axes that are left out have size 1.
+
+    Raises:
+      UserError: If an axis or a size is none, or the sizes do not go together.
+    """
+    sizes = {field.name: 1 for field in dataclasses.fields(MeshConfig)}
+    for part in text.split(","):
+        axis, _, size = part.partition("=")
+        if axis not in sizes:
+            raise UserError(f"--mesh={text}: unknown axis {axis!r}{nearest(axis, sizes)}")
+        try:
+            sizes[axis] = int(size)
+        except ValueError:
+            raise UserError(
+                f"--mesh={text}: {size!r} is no number of devices; write {axis}=8, or {axis}=-1 "
+                "for all that the others leave"
+            ) from None
+    try:
+        return MeshConfig(**sizes)
+    except ValueError as error:
+        raise UserError(f"--mesh={text}: {error}") from None
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:

@@ -6,16 +6,22 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from untrained import untrained_model
+from untrained import untrained_model, write_run
 
 import flexmdm_jax
+from flexmdm_jax.config import MeshConfig
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.generation.requests import Request
+from flexmdm_jax.sharding import parse_mesh
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    dataset = tiny.write_dataset(tmp_path_factory.mktemp("data"), tiny.texts())
+def dataset(tmp_path_factory):
+    return tiny.write_dataset(tmp_path_factory.mktemp("data"), tiny.texts())
+
+
+@pytest.fixture(scope="module")
+def model(dataset):
     return untrained_model(dataset, "flexmdm", tiny.LENGTH)
 
 
@@ -98,3 +104,32 @@ def test_the_package_opens_models():
     assert flexmdm_jax.Request is Request
     with pytest.raises(AttributeError, match="no attribute 'laod'"):
         flexmdm_jax.laod  # noqa: B018
+
+
+def test_devices_share_a_model_as_they_are_told(dataset, tmp_path):
+    """Matrices in halves, rows in quarters; texts are the same, whatever rounding says."""
+    write_run(dataset, tiny.LENGTH, tmp_path / "run")
+    whole = flexmdm_jax.load(tmp_path / "run")
+    split = flexmdm_jax.load(tmp_path / "run", mesh=MeshConfig(data=4, fsdp=1, tensor=2))
+    kernel = split.params["blocks"]["mlp_in"]["kernel"]
+    assert kernel.sharding.shard_shape(kernel.shape)[-1] == kernel.shape[-1] // 2
+    assert whole.params["blocks"]["mlp_in"]["kernel"].is_fully_replicated
+    assert split.generate("ab", n=4, steps=8) == whole.generate("ab", n=4, steps=8)
+    with pytest.raises(UserError, match="= 3 x 1 x 1 does not fit 8 devices"):
+        flexmdm_jax.load(tmp_path / "run", mesh=MeshConfig(data=3))
+
+
+def test_the_mesh_of_a_flag():
+    assert parse_mesh("tensor=-1") == MeshConfig(data=1, fsdp=1, tensor=-1)
+    assert parse_mesh("data=2,tensor=4") == MeshConfig(data=2, fsdp=1, tensor=4)
+    refused = {
+        "rows=2": "--mesh=rows=2: unknown axis 'rows'; choose one of data, fsdp, tensor",
+        "tensor": "'' is no number of devices; write tensor=8",
+        "tensor=half": "'half' is no number of devices",
+        "data=-1,tensor=-1": "one of them may be -1",
+        "tensor=0": "sizes are positive",
+    }
+    for text, message in refused.items():
+        with pytest.raises(UserError) as error:
+            parse_mesh(text)
+        assert message in str(error.value)

@@ -17,6 +17,8 @@ COLUMNS = {
     "length_ks": "length KS",
     "length_mean": "mean length",
     "token_entropy": "token entropy",
+    "ngram_js_2": "JS 2-grams",
+    "ngram_js_3": "JS 3-grams",
     "calls": "calls",
 }
 

@@ -14,6 +14,7 @@ from flexmdm_jax.data.tasks import PROMPTED_TASKS
 from flexmdm_jax.data.tasks.closing import close_for
 from flexmdm_jax.data.tasks.infilling import choose_for
 from flexmdm_jax.evaluation.lengths import entropy_of_counts, length_distances, token_counts
+from flexmdm_jax.evaluation.ngrams import ngram_distances
 from flexmdm_jax.evaluation.unigram import unigram_score
 from flexmdm_jax.generation.engine import Completions
 from flexmdm_jax.generation.pools import Job
@@ -118,27 +119,60 @@ class Evaluator:
         generated = self.generate(params)
         counts = token_counts(generated.tokens, self._setup.process.vocabulary.size)
         reference = held_out_lengths(self._dataset)
+        texts = _contents(self._dataset, VALIDATION)
         figures = {
             **self.score(params).summary(),
             **length_distances(generated.lengths, reference, bin_width),
             "length_mean": float(np.mean(generated.lengths)),
             "token_entropy": entropy_of_counts(counts),
+            **ngram_distances(generated.tokens, texts),
             **generated.figures(),
         }
         return figures, generated
 
 
-def data_figures(dataset: Dataset, limit: int, bin_width: int) -> dict[str, dict[str, float]]:
-    """Returns what to compare a model with: the held-out text, and a unigram model of the rest.
+def _contents(dataset: Dataset, split: str) -> list[np.ndarray]:
+    """Returns the sequences of a split without their END."""
+    return [tokens[:-1] for tokens in read_split(dataset, split)]
 
-    The text's own row shows the length distance between training and held-out sequences, the floor
-    that sampling noise sets.
+
+def _counts_and_some(dataset: Dataset, size: int, num: int, rng) -> tuple[np.ndarray, list]:
+    """Returns token counts of the training split, and some of its texts, in one go through it."""
+    total = sum(dataset.lengths[TRAIN].values())
+    chosen = set(rng.choice(total, min(num, total), replace=False).tolist())
+    some = []
+
+    def sequences():
+        for number, tokens in enumerate(read_split(dataset, TRAIN)):
+            if number in chosen:
+                some.append(tokens[:-1])
+            yield tokens
+
+    return token_counts(sequences(), size), some
+
+
+def data_figures(
+    dataset: Dataset, limit: int, bin_width: int, num: int
+) -> dict[str, dict[str, float]]:
+    """Returns what to compare a model with: text, shuffled text, and a unigram model.
+
+    The text's own row shows how far training sequences are from held-out ones, the floor that
+    sampling noise sets. What is generated is to be told from text whose tokens are shuffled.
+
+    Args:
+      dataset: Its training split is compared with the held-out one.
+      limit: Held-out sequences that the unigram model scores.
+      bin_width: Lengths to a bin.
+      num: As many texts as are generated: divergences of n-grams depend on it.
     """
     end = dataset.vocabulary.end
     size = dataset.vocabulary.size
-    train = token_counts(read_split(dataset, TRAIN), size)
+    rng = np.random.default_rng(0)
+    train, some = _counts_and_some(dataset, size, num, rng)
     held_out = list(read_split(dataset, VALIDATION))
-    content = token_counts((tokens[:-1] for tokens in held_out), size)
+    texts = _contents(dataset, VALIDATION)
+    content = token_counts(texts, size)
+    shuffled = [rng.permutation(tokens) for tokens in some]
     lengths = dataset.lengths[TRAIN]
     train_lengths = np.repeat(list(lengths), list(lengths.values()))
     reference = held_out_lengths(dataset)
@@ -147,6 +181,8 @@ def data_figures(dataset: Dataset, limit: int, bin_width: int) -> dict[str, dict
             **length_distances(train_lengths, reference, bin_width),
             "length_mean": float(np.mean(reference)),
             "token_entropy": entropy_of_counts(content),
+            **ngram_distances(some, texts),
         },
+        "shuffled": ngram_distances(shuffled, texts),
         "unigram": unigram_score(train, held_out[:limit], end).summary(),
     }

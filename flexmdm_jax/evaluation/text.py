@@ -62,7 +62,7 @@ def evaluate_text(
       UserError: If more than one way of sampling is asked for.
     """
     _only_way(request)
-    rows = data_figures(dataset, request.num_sequences, request.bin_width)
+    rows = data_figures(dataset, request.num_sequences, request.bin_width, request.num)
     lengths = {"held-out data": held_out_lengths(dataset)}
     for label, model in announced(models):
         found = figures.of(label, _likelihood_and_lengths, model, dataset, request)

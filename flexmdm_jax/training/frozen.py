@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from flexmdm_jax.config import Config, changed_fields
 from flexmdm_jax.conversion.base import Base, open_base
 from flexmdm_jax.errors import UserError
-from flexmdm_jax.models.lora import join_base, split_base
 from flexmdm_jax.training.checkpoints import Checkpoints
 from flexmdm_jax.training.state import Setup, TrainState
 from flexmdm_jax.training.workdir import load_experiment
@@ -97,9 +96,9 @@ def start_from(config: Config, setup: Setup, state: TrainState, like: TrainState
 
 
 def _start_from_base(setup: Setup, state: TrainState, like: TrainState) -> TrainState:
-    added, base = split_base(like.params)
-    added = {path: state.params[path] for path in added}
-    return _with_parameters(state, join_base(added, open_matching_base(setup).restore(base)))
+    added, _ = setup.parts(state.params)
+    _, base = setup.parts(like.params)
+    return _with_parameters(state, setup.whole(added, open_matching_base(setup).restore(base)))
 
 
 def _with_parameters(state: TrainState, params: Any) -> TrainState:

@@ -85,7 +85,11 @@ class Setup:
     def split(self, params) -> tuple[Any, Any]:
         """Returns (trained, frozen) parameters of a whole tree of them."""
         has_frozen = isinstance(self.model, LLaDA) and not self.trains_base
-        return split_base(params) if has_frozen else (params, {})
+        return self.parts(params) if has_frozen else (params, {})
+
+    def parts(self, params) -> tuple[Any, Any]:
+        """Returns (what is added to a LLaDA's base, the base) of a whole tree of parameters."""
+        return split_base(params)
 
     def whole(self, trained, frozen) -> Any:
         """Returns the tree that split() took apart, as denoiser() takes it."""
