@@ -194,7 +194,7 @@ def beside_plain(repetitions: int) -> Iterator[str]:
         for name, rate in named.items():
             shape = f"{size.vocabulary:,} | {size.length:,} | {size.rows}"
             times = rate.per_second / plain.per_second
-            yield f"| {shape} | {name} | {rate.calls:.1f} | {rate.per_second:,.1f} | {times:.1f} |"
+            yield f"| {shape} | {name} | {rate.calls:.1f} | {rate.per_second:,.3g} | {times:,.1f} |"
 
 
 GROWING = {

@@ -1,6 +1,9 @@
 """The sampler that benchmarks compare with samples the law, or the comparison would say nothing."""
 
+import functools
+
 import jax
+from effort import OPTIMISED
 
 from benchmarks.plain_sampler import plain_sampler
 from flexmdm_jax.conformance import P1, VOCABULARY, flexmdm_oracle
@@ -14,7 +17,7 @@ def test_the_plain_sampler_comes_close_to_the_law():
     process, oracle = Process(VOCABULARY), flexmdm_oracle(P1)
     canvas = start_canvas(ROWS, 9, process)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=OPTIMISED)
     def run(key):
         written = plain_sampler(key, oracle, canvas, process, 64)
         return cut_at_end(written.tokens, VOCABULARY)

@@ -124,7 +124,7 @@ def gpu_devices(generation: str, size: int, hosts: int) -> tuple[Any, ...]:
         version = jax.__version__
         raise UserError(
             f"the CUDA compiler cannot be loaded ({first_line(error)}); install it with: "
-            f"pip install jax-cuda13-plugin=={version}"
+            f"pip install jax-cuda13-plugin=={version} nvidia-cuda-nvcc nvidia-nvvm"
         ) from None
     return tuple(found.devices)
 

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from flexmdm_jax.compilation.topology import Topology
 from flexmdm_jax.config import Config
 from flexmdm_jax.data.batches.packing import Bins
+from flexmdm_jax.errors import UserError
 from flexmdm_jax.generation.pools import blank_state, make_program
 from flexmdm_jax.interpolant import Corrupted, Interpolant, Times
 from flexmdm_jax.sampling import SamplerConfig
@@ -25,6 +26,10 @@ from flexmdm_jax.types import Vocabulary
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _TOO_LARGE = re.compile(r"\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)")
+_NO_ASSEMBLER = (
+    "the CUDA compiler finds no ptxas, which assembles its programs; install it with: "
+    "pip install nvidia-cuda-nvcc nvidia-nvvm"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,6 +168,8 @@ def compile_program(experiment: Experiment, program: str, memory: int | None = N
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         found = _TOO_LARGE.search(str(error))
+        if "version of ptxas" in str(error):
+            raise UserError(_NO_ASSEMBLER) from None
         if not found:
             raise
         needed = int(float(found[1]) * _UNITS[found[2]])

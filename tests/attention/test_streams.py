@@ -1,5 +1,6 @@
 """What streams past a block is what its slots need, and no tile without need."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -51,7 +52,7 @@ def test_no_more_tiles_are_loaded_than_the_slots_a_block_meets_fill(tile, rows):
 @given(rows=batches)
 def test_visited_pairs_are_those_of_the_walk(tile, rows):
     segment_ids = np.asarray(segment_rows(rows, LENGTH))
-    counted = int(visited_pairs(table(segment_ids, tile), tile))
+    counted = int(visited_pairs(jnp.asarray(table(segment_ids, tile)), tile))
     assert counted == len(walk(segment_ids, tile)) * GROUP * tile
 
 
