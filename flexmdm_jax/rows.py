@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec
-from jaxtyping import Array, Float
 
 from flexmdm_jax.types import BATCH_AXES
 
@@ -15,19 +14,6 @@ def free_axes(mesh: Mesh | AbstractMesh) -> list[str]:
     """Returns the axes of a mesh that the compiler has, not an outer shard_map."""
     kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
     return [name for name, kind in kinds if kind != AxisType.Manual]
-
-
-def spread_over_rows(x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
-    """Returns x; of the ambient mesh, devices that differ in their rows alone hold different parts.
-
-    Left to itself XLA may cut up the features between the layers of a network, and gather them for
-    each matrix.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    axes = tuple(name for name in BATCH_AXES if name in free_axes(mesh))
-    if not axes or len(x) % math.prod(mesh.shape[name] for name in axes):
-        return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(axes))
 
 
 def map_rows(fn: Callable[..., Any], *rows: Any) -> Any:

@@ -14,7 +14,6 @@ from flexmdm_jax.models.heads import GapHead, TimeEmbedding, encoding_of
 from flexmdm_jax.models.lora import Lora, Projection
 from flexmdm_jax.models.segments import spread
 from flexmdm_jax.models.stack import stack
-from flexmdm_jax.rows import spread_over_rows
 from flexmdm_jax.types import Encoding, SegmentKeys, keys_of_slots
 
 
@@ -102,10 +101,10 @@ class Block(nn.Module):
             packed=alpha.shape[1] > 1,
             implementation=self.attention_implementation,
         )
-        x = spread_over_rows(x + project("out", y))
+        x = x + project("out", y)
         y = modulated(self.mlp_norm)
         y = nn.silu(project("gate", y)) * project("up", y)
-        return spread_over_rows(x + project("down", y)), None
+        return x + project("down", y), None
 
 
 _SALTS = {name: salt for salt, name in enumerate(("q", "k", "v", "out", "gate", "up", "down"))}
