@@ -119,7 +119,7 @@ def _plot(found: dict[str, dict[str, list[Point]]]) -> bytes:
     """Returns a PNG: a panel for each law, total variation by calls."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.6 * len(found), 4.0), layout="constrained")
+    figure = Figure(figsize=(4.0 * len(found), 4.2), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, len(found), sharey=True))
     labels = list(next(iter(found.values())))
     colours = {label: f"C{i % 10}" for i, label in enumerate(labels)}
@@ -140,7 +140,8 @@ def _plot(found: dict[str, dict[str, list[Point]]]) -> bytes:
         axes.set_xlabel("calls of the network a row")
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("total variation to the law")
-    panels[0].legend(frameon=False, fontsize=7)
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=6, frameon=False, fontsize=8)
     return png_of(figure)
 
 
