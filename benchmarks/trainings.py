@@ -157,8 +157,8 @@ class Ours(Training):
         self._step = make_train_step(
             config, self._setup, optimizer, shardings, batches.expected * dataset.mean_length
         )
-        # Shapes of batches -> what the compiler says of the memory of their program.
-        self._programs: dict[tuple, Any] = {}
+        # Shapes -> the first batch that had them.
+        self._known: dict[tuple, Any] = {}
         self.compile_seconds = 0.0
 
     def turn(self, num_steps: int) -> Turn:
@@ -191,17 +191,14 @@ class Ours(Training):
             yield
 
     def _knows(self, batch: Any) -> bool:
-        return _shapes(batch) in self._programs
+        return _shapes(batch) in self._known
 
     def _first(self, batch: Any) -> None:
         """Takes a step that compiles."""
         started = time.perf_counter()
         jax.block_until_ready(self._run(batch))
+        self._known[_shapes(batch)] = batch
         self.compile_seconds += time.perf_counter() - started
-        with self._as_in_training():
-            # JAX finds the program that has just run, where all around is the same.
-            compiled = self._step.lower(self._state, batch).compile()
-        self._programs[_shapes(batch)] = compiled.memory_analysis()
 
     def _turn(self, seconds: float, done: list[tuple[Any, dict[str, jax.Array]]]) -> Turn:
         flops, sizes = self._setup.model.flops, chunk_sizes(current_platform())
@@ -218,7 +215,10 @@ class Ours(Training):
 
     def predicted_megabytes(self) -> float:
         """Returns what `aot` would say of the largest program so far: its peak on a GPU."""
-        return max(map(peak_on_gpu, self._programs.values())) / 1e6
+        with self._as_in_training():
+            # JAX finds the programs that have run, where all around is the same.
+            programs = [self._step.lower(self._state, x).compile() for x in self._known.values()]
+        return max(peak_on_gpu(program.memory_analysis()) for program in programs) / 1e6
 
     def peak_megabytes(self) -> float:
         """Returns the most memory held: of the device, or on a CPU of the process."""

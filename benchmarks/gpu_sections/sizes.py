@@ -1,0 +1,177 @@
+"""How large what is measured is: as on one H100, or so small that a CPU runs the same code."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Attention:
+    """Arrays that attention is timed on.
+
+    Attributes:
+      rows: Of the batch.
+      length: Slots of a row.
+      heads: Of queries, keys and values.
+      head_size: Features of each.
+    """
+
+    rows: int
+    length: int
+    heads: int
+    head_size: int
+
+    def __str__(self) -> str:
+        return f"{self.rows}×{self.length}×{self.heads}×{self.head_size}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """The network whose step is compared on two devices; 64 features a head, or as many as it has.
+
+    Attributes:
+      hidden: Features.
+      layers: Of it.
+      rows: Of a batch.
+      length: Slots of a row.
+    """
+
+    hidden: int
+    layers: int
+    rows: int
+    length: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """Trainings like that of configs/owt.py.
+
+    Attributes:
+      model: Fields of config.model that differ from the config's.
+      vocabulary: Token ids.
+      length: Slots of the longest sequence.
+      rows: Of a padded batch.
+      bucketed_rows: Of a batch of one bucket.
+      buckets: Shorter lengths.
+      packed: Fields of config.data and rows that a packed batch takes.
+      packed_rows: Of a packed batch.
+      sequences: Of the dataset.
+      steps: To a turn.
+      turns: Whose median is taken.
+    """
+
+    model: Mapping[str, Any]
+    vocabulary: int
+    length: int
+    rows: int
+    bucketed_rows: int
+    buckets: tuple[int, ...]
+    packed: Mapping[str, int]
+    packed_rows: int
+    sequences: int
+    steps: int
+    turns: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """Texts that the engine writes, with the network of Training.
+
+    Attributes:
+      length: Slots of the longest buffer.
+      rows: At a time.
+      num: Texts.
+      calls: Of the network, for each text.
+    """
+
+    length: int
+    rows: int
+    num: int
+    calls: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """All of them.
+
+    Attributes:
+      needs_gpu: Whether a CPU would take hours.
+      matrix: Rows and columns of the matrices of the product.
+      copied: Bytes of the array that is copied.
+      compared: Rows and slots of the batches whose attention is compared.
+      timed: What attention is timed on.
+      seconds: To spend on a measurement.
+      agreement: Of the step on two devices.
+      demo_steps: Of the demo's training.
+      training: Of throughputs.
+      sampling: Of samples.
+    """
+
+    needs_gpu: bool
+    matrix: int
+    copied: int
+    compared: tuple[int, int]
+    timed: tuple[Attention, ...]
+    seconds: float
+    agreement: Agreement
+    demo_steps: int
+    training: Training
+    sampling: Sampling
+
+
+SIZES = {
+    "full": Sizes(
+        needs_gpu=True,
+        matrix=8192,
+        copied=2 << 30,
+        # No multiple of a kernel's tiles.
+        compared=(6, 1000),
+        timed=(Attention(64, 1024, 12, 64), Attention(8, 4096, 32, 128)),
+        seconds=0.4,
+        agreement=Agreement(hidden=256, layers=4, rows=8, length=256),
+        demo_steps=400,
+        training=Training(
+            model={},
+            vocabulary=50_259,
+            length=1024,
+            rows=32,
+            bucketed_rows=96,
+            buckets=(64, 256),
+            packed={},
+            packed_rows=16,
+            sequences=4096,
+            steps=16,
+            turns=5,
+        ),
+        sampling=Sampling(length=256, rows=256, num=256, calls=(64, 256)),
+    ),
+    "tiny": Sizes(
+        needs_gpu=False,
+        matrix=128,
+        copied=1 << 20,
+        compared=(3, 40),
+        timed=(Attention(2, 64, 2, 16),),
+        seconds=0.01,
+        agreement=Agreement(hidden=16, layers=1, rows=4, length=24),
+        demo_steps=20,
+        training=Training(
+            model={
+                "hidden_size": 16,
+                "num_layers": 1,
+                "num_heads": 2,
+                "condition_size": 8,
+            },
+            vocabulary=40,
+            length=32,
+            rows=4,
+            bucketed_rows=4,
+            buckets=(16,),
+            packed={"row_length": 40, "max_segments": 24},
+            packed_rows=4,
+            sequences=400,
+            steps=2,
+            turns=2,
+        ),
+        sampling=Sampling(length=32, rows=4, num=4, calls=(2, 4)),
+    ),
+}
