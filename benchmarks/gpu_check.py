@@ -1,17 +1,17 @@
-"""Checks one GPU: is all that is computed right there, how fast is it, what does it hold.
+"""Checks one GPU: is what is computed there right, how fast is it, how much memory does it take.
 
-python -m benchmarks.gpu_check --out=runs/gpu_check                              (eight minutes)
+make gpu-check                                                                   (eight minutes)
 JAX_PLATFORMS=cpu python -m benchmarks.gpu_check --sizes=tiny --out=runs/tiny    (on a CPU)
 
-Nothing is fetched. Results are in DIR/gpu_check.json after every row, so that whatever ends the
+Nothing is fetched. Results stand in DIR/gpu_check.json after every row, so that whatever ends the
 check loses nothing. A section is a process of its own: a kernel that crashes or hangs ends it
 alone. The status is 1 if a section failed.
 
-A machine that has JAX (0.10 or later, for CUDA), flax, optax, orbax-checkpoint and PyTorch, but
-reaches no package registry, lacks a few packages of pure Python or of C++. Fetch their wheels for
-its Python (3.12 here) elsewhere, carry the folder there, and install it; docs/gpu.md says how:
-
-    make gpu-wheels && make gpu-check PYTHON_GPU=python3
+It takes any JAX from 0.10 on. A machine that cannot fetch packages and has JAX for CUDA, flax,
+optax, orbax-checkpoint and PyTorch still lacks array_record, grain, ml_collections, portpicker,
+tensorboardX and zstandard. Elsewhere, `make gpu-wheels` runs `pip download --no-deps` of them for
+Python 3.12 into wheels/; carry that folder along, and `make gpu-check` installs from it first, with
+`pip install --no-index --no-deps --find-links wheels`. docs/gpu.md says more.
 """
 
 import functools
@@ -19,14 +19,15 @@ import os
 import pathlib
 import sys
 import time
+from collections.abc import Sequence
 
 from absl import flags
 
 from benchmarks.gpu_sections.registry import NAMES, SECTIONS
 from benchmarks.gpu_sections.report import Report
-from benchmarks.gpu_sections.running import Outcome, apart, here, outcome_of
+from benchmarks.gpu_sections.running import Outcome, Run, apart, here, outcome_of
 from benchmarks.gpu_sections.section import Context, Section, first_sentence
-from benchmarks.gpu_sections.sizes import SIZES
+from benchmarks.gpu_sections.sizes import SIZES, Sizes
 from flexmdm_jax import cli, options
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.fields import nearest
@@ -68,26 +69,40 @@ def main(_):
     path = new_file(str(pathlib.Path(values.out, "gpu_check.json")), values.overwrite)
     asked = {name: values[name].value for name in ("sizes", "minutes", "only")}
     report = Report.of(path, asked, tuple(section.name for section in sections))
-    report.save()
-    run = apart if values.isolate else here
-    ends = time.monotonic() + 60 * values.minutes
-    for section in sections:
-        print(f"{section.name}: {first_sentence(section)}", flush=True)
-        context = Context(sizes, report.rows)
-        left = ends - time.monotonic()
-        keep = functools.partial(report.add, section.name)
-        report.end(section.name, _outcome(run, section, context, left, keep))
+    # Bars of progress would tear the lines apart; tqdm reads this when it is imported.
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    check(sections, sizes, report, apart if values.isolate else here, 60 * values.minutes)
     print(report.table())
     print(f"\nwritten: {path}")
     if report.failed:
         sys.exit(1)
 
 
-def _outcome(run, section: Section, context: Context, left: float, keep) -> Outcome:
-    if section.seconds > left:
-        needed = f"takes {section.seconds:.0f} s and {max(left, 0):.0f} s are left"
-        return Outcome("skipped", error=f"{needed}; raise --minutes, or name it in --only")
-    return outcome_of(run, section, context, min(2 * section.seconds, left), keep)
+def check(
+    sections: Sequence[Section], sizes: Sizes, report: Report, run: Run, seconds: float
+) -> None:
+    """Runs sections one after another, as long as there is time for them.
+
+    Args:
+      sections: To run.
+      sizes: Of what they measure.
+      report: Takes in what they find.
+      run: here or apart.
+      seconds: For all of them.
+    """
+    report.save()
+    ends = time.monotonic() + seconds
+    for section in sections:
+        print(f"{section.name}: {first_sentence(section)}", flush=True)
+        left = max(0.0, ends - time.monotonic())
+        if section.seconds > left:
+            needed = f"takes {section.seconds:.0f} s and {left:.0f} s are left"
+            outcome = Outcome("skipped", error=f"{needed}; raise --minutes, or name it in --only")
+        else:
+            keep = functools.partial(report.add, section.name)
+            limit = min(2 * section.seconds, left)
+            outcome = outcome_of(run, section, Context(sizes, report.rows), limit, keep)
+        report.end(section.name, outcome)
 
 
 if __name__ == "__main__":

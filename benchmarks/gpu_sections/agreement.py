@@ -66,6 +66,7 @@ def config_of(sizes: Agreement, dataset: Dataset, *, packed: bool) -> Config:
                 "max_length": sizes.length,
                 "packing": packed,
             },
+            "optimizer": {"learning_rate": 1e-3},
             "training": {"num_steps": 10, "batch_size": sizes.rows},
         }
     )
@@ -149,7 +150,7 @@ class Pair:
         state, batch = self.reference.state(), self.reference.batch()
         ours, theirs = (x.metrics(state, batch) for x in (self.reference, self.other))
         apart = {key: _apart(ours[key], theirs[key]) for key in ("loss", "grad_norm")}
-        figures = {"loss": ours["loss"]} | {f"{k}, relative Δ": x for k, x in apart.items()}
+        figures = {"nats": ours["loss"]} | {f"relative Δ of {k}": x for k, x in apart.items()}
         return Row(name, figures, passed=apart["loss"] < LOSS_TOLERANCE)
 
     def gradients(self, name: str) -> Row:

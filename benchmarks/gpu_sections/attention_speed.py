@@ -7,42 +7,44 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import length_laws
-from benchmarks.gpu_sections.attention_values import NAMES, missing, refusal
+from benchmarks.gpu_sections.attention_values import NAMES, Layout, layouts, missing, refusal
 from benchmarks.gpu_sections.section import Context, Row
 from benchmarks.gpu_sections.sizes import Attention
 from benchmarks.gpu_sections.timing import median_seconds
 from flexmdm_jax.attention import attention
 from flexmdm_jax.errors import first_line
 
-LAWS = ("all full", "OpenWebText, padded", "packed OpenWebText")
+LAYOUTS = ("full rows", "OpenWebText lengths", "packed rows")
 # FLOPs of a pair of slots and a feature: two products forward, five backward.
 _FORWARD, _WITH_GRADIENTS = 4, 14
 
 
 def run(context: Context) -> Iterator[Row]:
     """Yields milliseconds of attention, and TFLOP/s over the pairs of slots that are needed."""
-    for shape in context.sizes.timed:
-        batches = length_laws.laws(shape.rows, shape.length)
-        for name in NAMES:
-            for law in LAWS:
-                row = f"{name}, {shape}, {law}"
-                packed = law.startswith("packed")
-                if why := missing(name) or refusal(name, shape.head_size, packed=packed):
+    for name in NAMES:
+        if why := missing(name):
+            yield Row(name, note=why)
+            continue
+        for shape in context.sizes.timed:
+            found = layouts(shape.rows, shape.length)
+            for label in LAYOUTS:
+                layout, row = found[label], f"{name}, {shape}, {label}"
+                if why := refusal(name, shape.head_size, packed=layout.packed):
                     yield Row(row, note=why)
-                    continue
-                yield _timed(row, name, shape, batches[law], packed, context.sizes.seconds)
+                else:
+                    yield _timed(row, name, shape, layout, context.sizes.seconds)
 
 
-def _timed(row: str, name: str, shape: Attention, ids, packed: bool, seconds: float) -> Row:
-    pairs = length_laws.floor(ids) * shape.rows * shape.length**2
+def _timed(row: str, name: str, shape: Attention, layout: Layout, seconds: float) -> Row:
+    pairs = length_laws.floor(layout.segment_ids) * shape.rows * shape.length**2
     arrays = [
         jax.random.normal(key, (shape.rows, shape.length, shape.heads, shape.head_size), "bfloat16")
         for key in jax.random.split(jax.random.key(3), 4)
     ]
-    ids, figures = jnp.asarray(ids), {}
+    ids, figures = jnp.asarray(layout.segment_ids), {}
     kinds = {"forward": _FORWARD, "with gradients": _WITH_GRADIENTS}
     for kind, flops in kinds.items():
-        program = _programs(name, packed)[kind]
+        program = _programs(name, layout.packed)[kind]
         try:
             taken = median_seconds(program, *arrays, ids, seconds=seconds)
         except Exception as error:

@@ -5,13 +5,14 @@ import json
 import pathlib
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
 from benchmarks.gpu_sections.section import Context, Row
+from benchmarks.gpu_sections.sizes import Demo
 from flexmdm_jax.config import Config, load_config_file, read_config
 from flexmdm_jax.data.preparation import runners
 from flexmdm_jax.data.preparation.units import Plan, prepare_dataset
@@ -19,52 +20,58 @@ from flexmdm_jax.data.storage.records import Dataset
 from flexmdm_jax.evaluation.suite import Evaluator
 from flexmdm_jax.model import load
 from flexmdm_jax.sharding import make_mesh
-from flexmdm_jax.training.loop import train
+from flexmdm_jax.training.loop import Evaluate, train
 from flexmdm_jax.training.state import Setup
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "demo.py"
-_TEXTS = 8
+# Of the dataset's texts, END included.
+_LENGTH = 64
 
 
 def run(context: Context) -> Iterator[Row]:
     """Yields whether the demo goes through, and whether a resumed loss continues."""
+    size = context.sizes.demo
     with tempfile.TemporaryDirectory() as folder:
         dataset = prepare(pathlib.Path(folder, "data"))
-        yield Row("prepared", {"mean tokens": dataset.mean_length}, passed=True)
-        config = config_of(dataset, context.sizes.demo_steps)
+        yield Row("prepared", {"tokens a text": dataset.mean_length}, passed=True)
         workdir = pathlib.Path(folder, "run")
-        at = Interrupted(config, dataset, workdir)
-        yield at.first()
-        yield at.resumed()
+        training = Interrupted(config_of(dataset, size), dataset, workdir)
+        yield training.first()
+        yield training.resumed()
         model = load(workdir)
-        texts = model.generate("", n=_TEXTS, steps=16)
+        texts = model.generate("", n=size.texts, steps=16, batch_size=size.texts)
         lengths = [text.length for text in texts]
-        shown = {"texts": len(texts), "mean tokens": float(np.mean(lengths))}
-        yield Row("sampled", shown, passed=len(texts) == _TEXTS and max(lengths) > 0)
-        bound = model.score([text.text for text in texts], num_times=2).summary()
-        nats = bound["nats_per_token"]
-        yield Row("scored", {"nats a token": nats}, passed=bool(np.isfinite(nats)))
+        figures = {"texts": len(texts), "tokens a text": float(np.mean(lengths))}
+        yield Row("sampled", figures, passed=len(texts) == size.texts and max(lengths) > 0)
 
 
 def prepare(folder: pathlib.Path) -> Dataset:
     """Returns the dataset of `make data/demo`."""
     plan = Plan(
-        source="stdlib", tokenizer="sentencepiece:400", max_length=64, validation_fraction=0.15
+        source="stdlib",
+        tokenizer="sentencepiece:400",
+        max_length=_LENGTH,
+        validation_fraction=0.15,
     )
     return prepare_dataset(folder, plan, runners.processes(1))
 
 
-def config_of(dataset: Dataset, steps: int) -> Config:
-    """Returns the demo's experiment on one device, with so many steps and few evaluations."""
+def config_of(dataset: Dataset, size: Demo) -> Config:
+    """Returns the demo's experiment, interrupted half way and evaluated at its end."""
     values = load_config_file(str(CONFIG))
+    values.model.update(size.model)
     values.data.path = str(dataset.directory)
+    half = size.steps // 2
     values.training.update(
-        num_steps=steps, log_every=max(1, steps // 20), checkpoint_every=steps // 2
+        num_steps=size.steps,
+        batch_size=size.rows,
+        log_every=max(1, size.steps // 20),
+        checkpoint_every=half,
+        evaluate_every=half,
     )
-    # Half way it is interrupted while it is evaluated.
-    values.training.evaluate_every = steps // 2
-    values.optimizer.warmup_steps = steps // 10
-    values.evaluation.update(num_sequences=16, num_samples=16, num_steps=8, batch_size=16)
+    values.optimizer.warmup_steps = size.steps // 10
+    few = {"num_sequences": size.texts, "num_samples": size.texts, "batch_size": size.texts}
+    values.evaluation.update(few, num_steps=16)
     return read_config(values)
 
 
@@ -85,12 +92,12 @@ class Interrupted:
     def first(self) -> Row:
         """Returns the row of the first half, which ends by SIGTERM."""
 
-        def interrupted(evaluate: Any, params: Any) -> dict[str, float]:
+        def interrupt(_: Any) -> dict[str, float]:
             signal.raise_signal(signal.SIGTERM)
-            return evaluate(params)
+            return {}
 
-        step = self._train(interrupted)
-        losses = list(self._losses().values())
+        step = self._train(lambda _: interrupt)
+        losses = [loss for _, loss in self._losses()]
         passed = 0 < step < self.config.training.num_steps and losses[-1] < losses[0]
         figures = {"steps": step, "first loss": losses[0], "last loss": losses[-1]}
         return Row("trained and interrupted", figures, passed)
@@ -98,34 +105,41 @@ class Interrupted:
     def resumed(self) -> Row:
         """Returns the row of the second half; its loss has to begin where the first one ended."""
         before = self._losses()
-        step = self._train(lambda evaluate, params: evaluate(params))
+        step = self._train(self._evaluation)
         found = self._losses()
-        new = [loss for number, loss in found.items() if number not in before]
-        first, last = (list(before.values())[place] for place in (0, -1))
-        # A run that began anew would be as bad as it was at first.
-        continues = abs(new[0] - last) < abs(new[0] - first)
-        whole = step == self.config.training.num_steps and set(before) < set(found)
-        figures = {"steps": step, "loss before": last, "loss after": new[0], "last loss": new[-1]}
-        return Row("resumed", figures, passed=continues and whole)
+        figures = {"steps": step, "loss before": before[-1][1], "last loss": found[-1][1]}
+        passed = step == self.config.training.num_steps and goes_on(before, found)
+        return Row("resumed and evaluated", figures, passed)
 
-    def _train(self, look: Any) -> int:
-        setup = Setup.of(
-            self.config, self.dataset.vocabulary, make_mesh(self.config.mesh, jax.devices()[:1])
-        )
+    def _evaluation(self, setup: Setup) -> Evaluate:
         evaluation, length = self.config.evaluation, self.config.data.max_length
-        evaluator = Evaluator(setup, self.dataset, evaluation, length, self.config.seed)
+        return Evaluator(setup, self.dataset, evaluation, length, self.config.seed).metrics
+
+    def _train(self, look: Callable[[Setup], Evaluate]) -> int:
+        """Returns the steps taken in all, what look() gives being called to evaluate."""
+        setup = Setup.of(self.config, self.dataset.vocabulary, make_mesh(self.config.mesh))
         with jax.set_mesh(setup.mesh):
-            state = train(
-                self.config,
-                setup,
-                self.dataset,
-                self.workdir,
-                lambda params: look(evaluator.metrics, params),
-            )
+            state = train(self.config, setup, self.dataset, self.workdir, look(setup))
         return int(state.step)
 
-    def _losses(self) -> dict[int, float]:
-        """Returns the losses that the run has logged, by step."""
+    def _losses(self) -> list[tuple[int, float]]:
+        """Returns (step, loss) of each line that the run has logged."""
         lines = (self.workdir / "metrics.jsonl").read_text().splitlines()
         entries = map(json.loads, lines)
-        return {entry["step"]: entry["loss"] for entry in entries if "loss" in entry}
+        return [(entry["step"], entry["loss"]) for entry in entries if "loss" in entry]
+
+
+def goes_on(before: list[tuple[int, float]], found: list[tuple[int, float]]) -> bool:
+    """Returns whether a run went on where it had stopped, and did not begin anew.
+
+    Args:
+      before: (step, loss) of each line that had been logged when it stopped.
+      found: The same when it had been taken up.
+    """
+    new = found[len(before) :]
+    if found[: len(before)] != before or not new:
+        return False
+    (_, first), (last_step, last) = before[0], before[-1]
+    step, loss = new[0]
+    # What begins anew is as bad as it was at first.
+    return step == last_step + 1 and abs(loss - last) < abs(loss - first)

@@ -82,7 +82,7 @@ def line(row: Row) -> str:
 
 def figures(row: Row) -> str:
     """Returns the figures of a row, comma by comma."""
-    return ", ".join(f"{name} {_number(value)}" for name, value in row.figures.items())
+    return ", ".join(f"{name} = {_number(value)}" for name, value in row.figures.items())
 
 
 def _number(value: float | str) -> str:

@@ -43,6 +43,23 @@ class Agreement:
 
 
 @dataclasses.dataclass(frozen=True)
+class Demo:
+    """The training of configs/demo.py, cut short.
+
+    Attributes:
+      model: Fields of config.model that differ from the config's.
+      rows: Of a batch.
+      steps: In all.
+      texts: That are sampled at its end.
+    """
+
+    model: Mapping[str, Any]
+    rows: int
+    steps: int
+    texts: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Training:
     """Trainings like that of configs/owt.py.
 
@@ -102,7 +119,7 @@ class Sizes:
       timed: What attention is timed on.
       seconds: To spend on a measurement.
       agreement: Of the step on two devices.
-      demo_steps: Of the demo's training.
+      demo: Of the demo's training.
       training: Of throughputs.
       sampling: Of samples.
     """
@@ -114,10 +131,12 @@ class Sizes:
     timed: tuple[Attention, ...]
     seconds: float
     agreement: Agreement
-    demo_steps: int
+    demo: Demo
     training: Training
     sampling: Sampling
 
+
+_TINY = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "condition_size": 8}
 
 SIZES = {
     "full": Sizes(
@@ -129,7 +148,7 @@ SIZES = {
         timed=(Attention(64, 1024, 12, 64), Attention(8, 4096, 32, 128)),
         seconds=0.4,
         agreement=Agreement(hidden=256, layers=4, rows=8, length=256),
-        demo_steps=400,
+        demo=Demo(model={}, rows=64, steps=400, texts=16),
         training=Training(
             model={},
             vocabulary=50_259,
@@ -153,14 +172,9 @@ SIZES = {
         timed=(Attention(2, 64, 2, 16),),
         seconds=0.01,
         agreement=Agreement(hidden=16, layers=1, rows=4, length=24),
-        demo_steps=20,
+        demo=Demo(model=_TINY, rows=8, steps=20, texts=4),
         training=Training(
-            model={
-                "hidden_size": 16,
-                "num_layers": 1,
-                "num_heads": 2,
-                "condition_size": 8,
-            },
+            model=_TINY,
             vocabulary=40,
             length=32,
             rows=4,
