@@ -41,10 +41,9 @@ def run(context: Context) -> Iterator[Row]:
             max_length=sizes.length,
             count=_SEQUENCES,
         )
-        for packed in (False, True):
-            config = config_of(sizes, dataset, packed=packed)
+        for label in sizes.layouts:
+            config = config_of(sizes, dataset, packed=label == "packed")
             both = Pair(Step.on(cpu, config, dataset), Step.on(device, config, dataset))
-            label = "packed" if packed else "padded"
             yield dataclasses.replace(both.losses(f"{label} rows, float32"), note=note)
             yield dataclasses.replace(both.gradients(f"{label} rows, bfloat16"), note=note)
 
@@ -119,12 +118,13 @@ class Step:
         return {name: float(value) for name, value in jax.device_get(metrics).items()}
 
     def gradient(self, state: Any, batch: Any, dtype: str) -> Any:
-        """Returns the gradient of the loss, computed as a type, on the host."""
+        """Returns the gradient of the loss, computed in a type, on the host."""
         model = dataclasses.replace(self.config.model, compute_dtype=dtype)
         config = dataclasses.replace(self.config, model=model)
         setup = Setup.of(config, self.dataset.vocabulary, self.setup.mesh)
         gradient = jax.jit(jax.grad(lambda *args: make_loss(setup)(*args)[0]))
-        with jax.set_mesh(setup.mesh), jax.default_matmul_precision("highest"):
+        precision = "highest" if dtype == "float32" else None
+        with jax.set_mesh(setup.mesh), jax.default_matmul_precision(precision):
             where = jax.sharding.NamedSharding(setup.mesh, jax.sharding.PartitionSpec())
             params, rng = jax.device_put((state.params, state.rng), where)
             return jax.device_get(gradient(params, self._placed(batch), rng))

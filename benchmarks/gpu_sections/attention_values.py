@@ -133,7 +133,7 @@ def errors(name: str, layout: Layout, heads: Heads) -> dict[str, float]:
     given = [jnp.where(real, x, jnp.nan) for x in clean] if layout.poisoned else drawn
     found = _program(name, layout.packed)(*given, ids)
     with jax.default_matmul_precision("highest"):
-        expected = _program("plain", layout.packed)(*(x.astype(jnp.float32) for x in clean), ids)
+        expected = _program("plain", False)(*(x.astype(jnp.float32) for x in clean), ids)
     parts = zip(RESULTS, found, expected, strict=True)
     return {part: _distance(x, y, np.asarray(real)) for part, x, y in parts}
 

@@ -123,7 +123,7 @@ def measure(training: Training, size: Size, dataset: Dataset, context: Context) 
     }
     ceiling = context.figure(ceilings.NAME, ceilings.PRODUCT, "TFLOP/s")
     if ceiling:
-        figures["MFU, % of the measured product"] = 100 * needed / 1e12 / ceiling
+        figures["MFU in % of the product"] = 100 * needed / 1e12 / ceiling
     memory = {"peak GB": training.peak_megabytes() / 1e3}
     return figures | memory | {"s to compile": training.compile_seconds}
 

@@ -100,7 +100,7 @@ def here(section: Section, context: Context, limit: float) -> Iterator[Row | Fai
 
 def apart(section: Section, context: Context, limit: float) -> Iterator[Row | Failure]:
     """Yields what a section finds in a process of its own, which is killed at the limit."""
-    started = time.monotonic()
+    started, patience = time.monotonic(), 0.0
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe(duplex=False)
     child = spawn.Process(target=_work, args=(section, context, theirs))
@@ -113,6 +113,7 @@ def apart(section: Section, context: Context, limit: float) -> Iterator[Row | Fa
                 return
             found = ours.recv()
             if found is None:
+                patience = 5.0
                 return
             yield found
     except EOFError:
@@ -120,15 +121,18 @@ def apart(section: Section, context: Context, limit: float) -> Iterator[Row | Fa
         yield Failure("failed", f"its process ended with status {child.exitcode}")
     finally:
         ours.close()
-        _end(child)
+        _end(child, patience)
 
 
-def _end(child: Any) -> None:
-    """Ends a process and those that it started; one that is through is given a moment to leave."""
-    child.join(timeout=5)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
-    child.join()
+def _end(child: Any, patience: float) -> None:
+    """Ends a process and those that it started, if it does not end by itself within seconds."""
+    child.join(timeout=patience)
+    if child.is_alive():
+        # It leads a group of its own once it works; until then it is alone.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.kill()
+        child.join()
 
 
 def _work(section: Section, context: Context, results: Connection) -> None:

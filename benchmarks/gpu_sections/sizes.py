@@ -34,12 +34,14 @@ class Agreement:
       layers: Of it.
       rows: Of a batch.
       length: Slots of a row.
+      layouts: Of rows: padded, packed or both.
     """
 
     hidden: int
     layers: int
     rows: int
     length: int
+    layouts: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +149,7 @@ SIZES = {
         compared=(6, 1000),
         timed=(Attention(64, 1024, 12, 64), Attention(8, 4096, 32, 128)),
         seconds=0.4,
-        agreement=Agreement(hidden=256, layers=4, rows=8, length=256),
+        agreement=Agreement(256, layers=4, rows=8, length=256, layouts=("padded", "packed")),
         demo=Demo(model={}, rows=64, steps=400, texts=16),
         training=Training(
             model={},
@@ -171,7 +173,7 @@ SIZES = {
         compared=(3, 40),
         timed=(Attention(2, 64, 2, 16),),
         seconds=0.01,
-        agreement=Agreement(hidden=16, layers=1, rows=4, length=24),
+        agreement=Agreement(16, layers=1, rows=4, length=24, layouts=("padded",)),
         demo=Demo(model=_TINY, rows=8, steps=20, texts=4),
         training=Training(
             model=_TINY,
