@@ -61,7 +61,9 @@ def layouts(rows: int, length: int) -> dict[str, Layout]:
     paragraphs = np.minimum(length_laws.paragraph_lengths()[0], length)
     uniform = length_laws.padded(rng.integers(1, length + 1, rows), length)
     empty = uniform * (np.arange(rows) != 1)[:, None]
-    packed = length_laws.packed(rng.choice(paragraphs, rows * length), rows, length)
+    # So that every row holds several.
+    short = np.minimum(paragraphs, length // 2)
+    packed = length_laws.packed(rng.choice(short, rows * length), rows, length)
     return {
         "full rows": Layout(length_laws.padded(np.full(rows, length), length)),
         "uniform lengths": Layout(uniform),

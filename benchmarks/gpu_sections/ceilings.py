@@ -50,7 +50,7 @@ def card() -> dict[str, str | float]:
 def _driver() -> str:
     tool = shutil.which("nvidia-smi")
     if not tool:
-        return "no nvidia-smi here"
+        return "unknown, no nvidia-smi here"
     query = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
     answer = subprocess.run(query, capture_output=True, text=True, timeout=20)
     return " ".join((answer.stdout or answer.stderr).split())
