@@ -100,7 +100,7 @@ def check(
             outcome = Outcome("skipped", error=f"{needed}; raise --minutes, or name it in --only")
         else:
             keep = functools.partial(report.add, section.name)
-            limit = min(2 * section.seconds, left)
+            limit = min(sizes.patience * section.seconds, left)
             outcome = outcome_of(run, section, Context(sizes, report.rows), limit, keep)
         report.end(section.name, outcome)
 

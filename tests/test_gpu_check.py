@@ -191,6 +191,14 @@ def test_a_section_that_hangs_is_ended(tmp_path):
     assert failure == running.Failure("stopped", "stopped after 0 s")
 
 
+def test_no_section_takes_a_cpu_for_the_card():
+    """Each says so at once, where a CPU would take hours."""
+    for section in SECTIONS:
+        rows = running._with_devices(section)(Context(SIZES["full"]))
+        with pytest.raises(UserError, match=r"finds no GPU here"):
+            next(rows)
+
+
 @pytest.fixture
 def planted(monkeypatch):
     """Returns what puts a backend in the place of xla; heads are of one kind."""

@@ -18,6 +18,7 @@ from benchmarks.random_data import random_dataset
 from benchmarks.trainings import Ours, Torch, Training
 from flexmdm_jax.config import Config, load_config_file, read_config
 from flexmdm_jax.data.storage.records import Dataset
+from flexmdm_jax.errors import UserError
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "owt.py"
 _PADDED = {"packing": False, "row_length": 0, "max_segments": 0}
@@ -90,6 +91,8 @@ def run_torch(context: Context, *, attention: str) -> Iterator[Row]:
     import torch
 
     on_gpu = torch.cuda.is_available()
+    if context.sizes.needs_gpu and not on_gpu:
+        raise UserError("PyTorch finds no GPU here; its CUDA build is needed")
     if attention == "flex" and not on_gpu:
         yield Row(row, note="needs a GPU: flex_attention has no gradients on a CPU")
         return

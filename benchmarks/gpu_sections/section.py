@@ -50,8 +50,7 @@ class Section:
 
     Attributes:
       name: On the command line.
-      seconds: What it is expected to take on an H100, programs compiled included; it is stopped
-        after twice as many.
+      seconds: What it is expected to take on an H100, programs compiled included.
       run: Yields rows as they are found; raises what cannot be measured.
       on_host: Whether JAX is to leave the GPU alone, for it is PyTorch's.
     """

@@ -115,6 +115,7 @@ class Sizes:
 
     Attributes:
       needs_gpu: Whether a CPU would take hours.
+      patience: A section is stopped after so many times the seconds that it should take.
       matrix: Rows and columns of the matrices of the product.
       copied: Bytes of the array that is copied.
       compared: Rows and slots of the batches whose attention is compared.
@@ -127,6 +128,7 @@ class Sizes:
     """
 
     needs_gpu: bool
+    patience: float
     matrix: int
     copied: int
     compared: tuple[int, int]
@@ -143,6 +145,7 @@ _TINY = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "condition_size": 8
 SIZES = {
     "full": Sizes(
         needs_gpu=True,
+        patience=2.0,
         matrix=8192,
         copied=2 << 30,
         # No multiple of a kernel's tiles.
@@ -168,6 +171,8 @@ SIZES = {
     ),
     "tiny": Sizes(
         needs_gpu=False,
+        # Seconds are those of an H100.
+        patience=20.0,
         matrix=128,
         copied=1 << 20,
         compared=(3, 40),
