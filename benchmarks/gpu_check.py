@@ -69,8 +69,6 @@ def main(_):
     path = new_file(str(pathlib.Path(values.out, "gpu_check.json")), values.overwrite)
     asked = {name: values[name].value for name in ("sizes", "minutes", "only")}
     report = Report.of(path, asked, tuple(section.name for section in sections))
-    # Bars of progress would tear the lines apart; tqdm reads this when it is imported.
-    os.environ.setdefault("TQDM_DISABLE", "1")
     check(sections, sizes, report, apart if values.isolate else here, 60 * values.minutes)
     print(report.table())
     print(f"\nwritten: {path}")

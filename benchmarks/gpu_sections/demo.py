@@ -1,6 +1,8 @@
 """The demo from beginning to end: prepared, trained, interrupted, taken up, sampled, evaluated."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import pathlib
 import signal
@@ -53,7 +55,13 @@ def prepare(folder: pathlib.Path) -> Dataset:
         max_length=_LENGTH,
         validation_fraction=0.15,
     )
-    return prepare_dataset(folder, plan, runners.processes(1))
+    with _without_bars():
+        return prepare_dataset(folder, plan, runners.processes(1))
+
+
+def _without_bars() -> contextlib.AbstractContextManager:
+    """Returns what keeps bars of progress from tearing the report's lines apart."""
+    return contextlib.redirect_stderr(io.StringIO())
 
 
 def config_of(dataset: Dataset, size: Demo) -> Config:
@@ -118,7 +126,7 @@ class Interrupted:
     def _train(self, look: Callable[[Setup], Evaluate]) -> int:
         """Returns the steps taken in all, what look() gives being called to evaluate."""
         setup = Setup.of(self.config, self.dataset.vocabulary, make_mesh(self.config.mesh))
-        with jax.set_mesh(setup.mesh):
+        with jax.set_mesh(setup.mesh), _without_bars():
             state = train(self.config, setup, self.dataset, self.workdir, look(setup))
         return int(state.step)
 
