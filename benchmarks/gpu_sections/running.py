@@ -57,6 +57,8 @@ class Failure:
         return cls("failed", told + first_line(error), "".join(traceback.format_exception(error)))
 
 
+# Seconds for a process to leave.
+_PATIENCE = 5.0
 # Yields rows, and a Failure last if there was one.
 Run = Callable[[Section, Context, float], Iterator[Row | Failure]]
 
@@ -113,11 +115,12 @@ def apart(section: Section, context: Context, limit: float) -> Iterator[Row | Fa
                 return
             found = ours.recv()
             if found is None:
-                patience = 5.0
+                patience = _PATIENCE
                 return
             yield found
     except EOFError:
-        child.join()
+        # It may not even manage to end.
+        child.join(timeout=_PATIENCE)
         yield Failure("failed", f"its process ended with status {child.exitcode}")
     finally:
         ours.close()
