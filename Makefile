@@ -10,7 +10,7 @@ RUN := $(KEEP_MEMORY) $(PLATFORM) $(VENV)/bin/python
 TEST := $(PLATFORM) $(VENV)/bin/python
 
 .PHONY: demo maze brackets retrofit smollm2 install install-dev chromium test test-all test-matrix proofs \
-	faults check format bench-attention bench-aot bench-scaling clean
+	faults check format bench-attention bench-aot bench-scaling gpu-wheels gpu-check clean
 
 demo: install data/demo
 	$(RUN) -m flexmdm_jax.train --config=configs/demo.py --workdir=runs/demo
@@ -182,6 +182,23 @@ bench-scaling: install-dev
 			--per_device_batch=16 --config.mesh.data=-1 $(PADDED) \
 			--config.mesh.fsdp=$$(($$chips < 16 ? $$chips : 16)) || exit 1; \
 	done
+
+# What a machine with JAX, flax, optax, orbax-checkpoint and PyTorch may lack: see docs/gpu.md.
+CARRIED := array_record grain ml_collections portpicker tensorboardX zstandard
+GPU_PYTHON ?= python3
+GPU_PYTHON_VERSION ?= 3.12
+GLIBC := $(foreach minor,17 24 27 28 34,--platform manylinux_2_$(minor)_x86_64)
+gpu-wheels: install
+	$(VENV)/bin/python -m pip download --quiet --disable-pip-version-check --no-deps \
+		--only-binary=:all: --implementation cp --python-version $(GPU_PYTHON_VERSION) \
+		$(GLIBC) --platform manylinux2014_x86_64 \
+		--constraint requirements.txt --dest wheels $(CARRIED)
+
+# On one GPU: eight minutes. With wheels/ there, its packages are installed first.
+gpu-check:
+	test ! -d wheels || $(GPU_PYTHON) -m pip install --quiet --disable-pip-version-check \
+		--no-index --no-deps --find-links wheels $(CARRIED)
+	$(GPU_PYTHON) -m benchmarks.gpu_check --out=runs/gpu_check --overwrite
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache

@@ -20,11 +20,11 @@ import numpy as np
 from absl import flags
 
 from benchmarks.length_laws import paragraph_lengths
+from benchmarks.random_data import random_dataset
 from benchmarks.trainings import LAYOUTS, Layout, Ours, num_threads
 from flexmdm_jax import cli, options
 from flexmdm_jax.config import Config, read_config
-from flexmdm_jax.data.storage.records import TRAIN, VALIDATION, Dataset, write_dataset
-from flexmdm_jax.data.tokenizers.symbols import SymbolTokenizer
+from flexmdm_jax.data.storage.records import Dataset
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import check_writable, png_of, write_atomically
 from flexmdm_jax.ranges import Count
@@ -90,22 +90,15 @@ def config_of(point: Point, dataset: Dataset) -> Config:
     )
 
 
-def random_dataset(folder: pathlib.Path, point: Point, lengths: np.ndarray) -> Dataset:
-    """Returns a new dataset of random tokens.
-
-    Args:
-      folder: Where to write it.
-      point: Its vocabulary and longest length.
-      lengths: Slots of sequences, END included, to draw from.
-    """
-    rng = np.random.default_rng(0)
-    # MASK and END are two more.
-    tokenizer = SymbolTokenizer.of(map(str, range(point.vocabulary - 2)))
-    drawn = rng.choice(np.minimum(lengths, point.length), SEQUENCES) - 1
-    tokens = (rng.integers(0, point.vocabulary - 2, max(count, 1)) for count in drawn)
-    splits = (VALIDATION if number == 0 else TRAIN for number in range(SEQUENCES))
-    sequences = zip(splits, tokens, strict=True)
-    return write_dataset(folder, sequences, tokenizer, max_length=point.length, origin={})
+def dataset_of(folder: pathlib.Path, point: Point, lengths: np.ndarray) -> Dataset:
+    """Returns a new dataset of random tokens for a point."""
+    return random_dataset(
+        folder,
+        lengths,
+        vocabulary=point.vocabulary,
+        max_length=point.length,
+        count=SEQUENCES,
+    )
 
 
 def measure(point: Point, layout: Layout, dataset: Dataset, repetitions: int) -> Cost:
@@ -129,7 +122,7 @@ def grow(axis: str, lengths: np.ndarray, repetitions: int) -> dict[str, list[Cos
     for value in GROWING[axis]:
         point = dataclasses.replace(BASE, **{axis: value})
         with tempfile.TemporaryDirectory() as folder:
-            dataset = random_dataset(pathlib.Path(folder, "data"), point, lengths)
+            dataset = dataset_of(pathlib.Path(folder, "data"), point, lengths)
             for layout in MEASURED:
                 costs[layout.name].append(measure(point, layout, dataset, repetitions))
                 jax.clear_caches()

@@ -1,19 +1,22 @@
 """FlexMDM's and MDM's training in PyTorch, as a baseline for benchmarks.train_step.
 
-Written after the paper, with what PyTorch offers for speed: scaled_dot_product_attention, a fused
-AdamW, torch.compile, bfloat16 by autocast on a GPU. Rows are padded to the longest length and the
-head sees every slot, as is usual. Parameters have the names of the paper's public code, so that
-conversion/flexmdm_torch.py reads them; the schedules are linear.
+Written after the paper, with what PyTorch offers for speed: scaled_dot_product_attention or, asked
+for, flex_attention with a mask of blocks; a fused AdamW, torch.compile, bfloat16 by autocast on a
+GPU. Rows are padded to the longest length and the head sees every slot, as is usual. Parameters
+have the names of the paper's public code, so that conversion/flexmdm_torch.py reads them; the
+schedules are linear.
 """
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention import flex_attention
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from flexmdm_jax.config import Config
@@ -148,12 +151,54 @@ class TimeEmbedding(nn.Module):
         return functional.silu(self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1)))
 
 
+@dataclasses.dataclass(frozen=True)
+class Attention:
+    """A way to let slots see their own row's slots, padding left out.
+
+    Attributes:
+      mask: (lengths [b], slots of a row) -> what attend takes as its mask.
+      attend: (q, k, v [b, h, l, d], mask) -> output [b, h, l, d].
+    """
+
+    mask: Callable[[Tensor, int], Any]
+    attend: Callable[[Tensor, Tensor, Tensor, Any], Tensor]
+
+
+def _key_mask(lengths: Tensor, length: int) -> Tensor:
+    slots = torch.arange(length, device=lengths.device)
+    return (slots < lengths[:, None])[:, None, None, :]
+
+
+def _block_mask(lengths: Tensor, length: int) -> flex_attention.BlockMask:
+    """Returns a mask by which flex_attention passes over tiles of nothing but padding."""
+    rows = lengths.shape[0]
+
+    def is_real(row, head, query, key):
+        return key < lengths[row]
+
+    return flex_attention.create_block_mask(
+        is_real, rows, None, length, length, device=lengths.device
+    )
+
+
+ATTENTIONS = {
+    "sdpa": Attention(
+        _key_mask,
+        lambda q, k, v, mask: functional.scaled_dot_product_attention(q, k, v, attn_mask=mask),
+    ),
+    "flex": Attention(
+        _block_mask,
+        lambda q, k, v, mask: flex_attention.flex_attention(q, k, v, block_mask=mask),
+    ),
+}
+
+
 class Block(nn.Module):
     """Attention and MLP, each behind a modulated norm and a gate (adaLN-zero)."""
 
-    def __init__(self, d: int, heads: int, condition: int, dropout: float):
+    def __init__(self, d: int, heads: int, condition: int, dropout: float, attention: Attention):
         super().__init__()
-        self.heads, self.dropout = heads, nn.Dropout(dropout)
+        self.heads, self.dropout, self.attention = heads, nn.Dropout(dropout), attention
         self.norm1, self.norm2 = nn.LayerNorm(d, bias=False), nn.LayerNorm(d, bias=False)
         self.attn_qkv = nn.Linear(d, 3 * d, bias=False)
         self.attn_out = nn.Linear(d, d, bias=False)
@@ -175,7 +220,7 @@ class Block(nn.Module):
         qkv = self.attn_qkv(x).view(rows, length, 3, self.heads, d // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         q, k = (_rotated(y, cos, sin).to(v.dtype) for y in (q, k))
-        y = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        y = self.attention.attend(q, k, v, mask)
         return self.attn_out(y.transpose(1, 2).reshape(rows, length, d))
 
 
@@ -224,8 +269,9 @@ class InsertionHead(nn.Module):
 class DiT(nn.Module):
     """The paper's network: (tokens, alpha, lengths) -> (logits [b, l, v], gaps [b, l] or None)."""
 
-    def __init__(self, config: Config, vocabulary: Vocabulary):
+    def __init__(self, config: Config, vocabulary: Vocabulary, attention: str = "sdpa"):
         super().__init__()
+        self.attention = ATTENTIONS[attention]
         model, length = config.model, config.data.max_length
         d, condition = model.hidden_size, model.condition_size
         self.mdm = config.method == "mdm"
@@ -233,7 +279,7 @@ class DiT(nn.Module):
         nn.init.uniform_(self.vocab_embed["embedding"], -(d**-0.5), d**-0.5)
         self.sigma_map = TimeEmbedding(condition)
         self.blocks = nn.ModuleList(
-            Block(d, model.num_heads, condition, model.dropout_rate)
+            Block(d, model.num_heads, condition, model.dropout_rate, self.attention)
             for _ in range(model.num_layers)
         )
         impossible = [vocabulary.mask] if self.mdm else [vocabulary.mask, vocabulary.end]
@@ -249,7 +295,7 @@ class DiT(nn.Module):
         x = functional.embedding(tokens, self.vocab_embed["embedding"])
         condition = self.sigma_map(alpha)
         # MDM's rows are full, and attention is faster without a mask.
-        mask = None if self.mdm else (self.slots < lengths[:, None])[:, None, None, :]
+        mask = None if self.mdm else self.attention.mask(lengths, tokens.shape[1])
         for block in self.blocks:
             x = block(x, condition, self.cos, self.sin, mask)
         gaps = None if self.mdm else self.len_pred(x, condition)
@@ -335,6 +381,7 @@ class Training:
         *,
         device: str,
         compiled: bool,
+        attention: str = "sdpa",
     ):
         """Starts from random parameters.
 
@@ -345,9 +392,10 @@ class Training:
           mean_length: Tokens of a sequence on average, END not counted.
           device: cpu or cuda.
           compiled: Through torch.compile, not eager.
+          attention: A name in ATTENTIONS.
         """
         torch.manual_seed(config.seed)
-        self.model = DiT(config, vocabulary).to(device).train()
+        self.model = DiT(config, vocabulary, attention).to(device).train()
         objective = Objective(self.model)
         self._objective = torch.compile(objective) if compiled else objective
         self._optimizer = _optimizer(self.model, config)

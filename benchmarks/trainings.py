@@ -4,10 +4,11 @@ Each runs its steps in turns, so that several can take turns on a noisy machine.
 input pipeline counts, that of compiling does not.
 """
 
+import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import jax
@@ -15,6 +16,7 @@ import numpy as np
 
 from benchmarks.memory import peak_megabytes
 from flexmdm_jax.chips import current_platform
+from flexmdm_jax.compilation.programs import peak_on_gpu
 from flexmdm_jax.config import Config, DataConfig
 from flexmdm_jax.data.batches.layouts import ByLength
 from flexmdm_jax.data.batches.pipeline import configured_batches
@@ -78,6 +80,7 @@ class Turn:
       steps: Their number.
       seconds: What they took.
       sequences: Trained on.
+      slots: Of all rows, padding included.
       needed: FLOPs of the forward passes over slots that hold a token, the head at MASK alone.
       executed: FLOPs of what the program works off in their stead, padding included.
     """
@@ -85,6 +88,7 @@ class Turn:
     steps: int
     seconds: float
     sequences: int
+    slots: int
     needed: float
     executed: float
 
@@ -153,7 +157,8 @@ class Ours(Training):
         self._step = make_train_step(
             config, self._setup, optimizer, shardings, batches.expected * dataset.mean_length
         )
-        self._known: set[tuple] = set()
+        # Shapes -> the first batch that had them.
+        self._known: dict[tuple, Any] = {}
         self.compile_seconds = 0.0
 
     def turn(self, num_steps: int) -> Turn:
@@ -176,9 +181,14 @@ class Ours(Training):
         return self._turn(time.perf_counter() - started - compiling, done)
 
     def _run(self, batch: Any) -> dict[str, jax.Array]:
-        with jax.set_mesh(self._setup.mesh), jax.transfer_guard("disallow"):
+        with self._as_in_training():
             self._state, metrics = self._step(self._state, batch)
         return metrics
+
+    @contextlib.contextmanager
+    def _as_in_training(self) -> Iterator[None]:
+        with jax.set_mesh(self._setup.mesh), jax.transfer_guard("disallow"):
+            yield
 
     def _knows(self, batch: Any) -> bool:
         return _shapes(batch) in self._known
@@ -187,20 +197,28 @@ class Ours(Training):
         """Takes a step that compiles."""
         started = time.perf_counter()
         jax.block_until_ready(self._run(batch))
-        self._known.add(_shapes(batch))
+        self._known[_shapes(batch)] = batch
         self.compile_seconds += time.perf_counter() - started
 
     def _turn(self, seconds: float, done: list[tuple[Any, dict[str, jax.Array]]]) -> Turn:
         flops, sizes = self._setup.model.flops, chunk_sizes(current_platform())
-        sequences, needed, executed = 0, 0.0, 0.0
+        sequences, slots, needed, executed = 0, 0, 0.0, 0.0
         for batch, metrics in done:
             counts = {name: float(value) for name, value in jax.device_get(metrics).items()}
             work = _executed(batch)
             masks = executed_slots(int(counts["num_masks"]), work.slots, sizes)
             sequences += work.sequences
+            slots += work.slots
             needed += flops(counts["num_slots"], counts["num_pairs"], counts["num_masks"])
             executed += flops(work.slots, work.pairs, masks)
-        return Turn(len(done), seconds, sequences, needed, executed)
+        return Turn(len(done), seconds, sequences, slots, needed, executed)
+
+    def predicted_megabytes(self) -> float:
+        """Returns what `aot` would say of the largest program so far: its peak on a GPU."""
+        with self._as_in_training():
+            # JAX finds the programs that have run, where all around is the same.
+            programs = [self._step.lower(self._state, x).compile() for x in self._known.values()]
+        return max(peak_on_gpu(program.memory_analysis()) for program in programs) / 1e6
 
     def peak_megabytes(self) -> float:
         """Returns the most memory held: of the device, or on a CPU of the process."""
@@ -217,8 +235,16 @@ def _sequences(dataset: Dataset) -> list[np.ndarray]:
 class Torch(Training):
     """The baseline in PyTorch, eager or through torch.compile, on padded rows."""
 
-    def __init__(self, config: Config, dataset: Dataset, *, compiled: bool, device: str):
-        """Makes the network on a device, cpu or gpu."""
+    def __init__(
+        self,
+        config: Config,
+        dataset: Dataset,
+        *,
+        compiled: bool,
+        device: str,
+        attention: str = "sdpa",
+    ):
+        """Makes the network on a device, cpu or gpu, with an attention of torch_baseline."""
         # The time to compile is to be seen.
         os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
         import torch
@@ -235,6 +261,7 @@ class Torch(Training):
             dataset.mean_length,
             device=self._device,
             compiled=compiled,
+            attention=attention,
         )
         # What steps need is counted as for ours.
         self._flops = _setup(config, dataset).model.flops
@@ -249,7 +276,7 @@ class Torch(Training):
         needed = sum(self._flops(**batch.counts()) for batch in batches)
         slots = num_steps * self._rows * self._length
         executed = self._flops(slots, slots * self._length, slots)
-        return Turn(num_steps, seconds, num_steps * self._rows, needed, executed)
+        return Turn(num_steps, seconds, num_steps * self._rows, slots, needed, executed)
 
     def _timed(self, num_steps: int) -> tuple[float, list[Any]]:
         started = time.perf_counter()

@@ -17,7 +17,7 @@ SMALL = Point(length=16, vocabulary=12, hidden=32)
 
 
 def test_random_sequences_have_the_vocabulary_and_the_lengths_of_their_law(tmp_path):
-    dataset = step_growth.random_dataset(tmp_path / "data", SMALL, np.array([1, 4, 90]))
+    dataset = step_growth.dataset_of(tmp_path / "data", SMALL, np.array([1, 4, 90]))
     assert dataset.vocabulary.size == SMALL.vocabulary
     reader = RecordReader(dataset.shards[TRAIN])
     assert len(reader) == step_growth.SEQUENCES - 1
@@ -33,7 +33,7 @@ def test_padding_needs_nothing(tmp_path):
     costs = []
     for length in (16, 64):
         point = dataclasses.replace(SMALL, length=length)
-        dataset = step_growth.random_dataset(tmp_path / str(length), point, np.array([4, 16]))
+        dataset = step_growth.dataset_of(tmp_path / str(length), point, np.array([4, 16]))
         costs.append(step_growth.measure(point, MEASURED[0], dataset, 1))
     assert all(cost.seconds > 0 for cost in costs)
     assert costs[1].flops == pytest.approx(costs[0].flops, rel=0.2)

@@ -84,6 +84,19 @@ def test_the_loss_is_ours_on_the_same_weights_and_x_t(tmp_path, method):
     assert x.counts() == {name: int(metrics[name]) for name in x.counts()}
 
 
+def test_a_mask_of_blocks_is_the_mask_of_keys():
+    """On a GPU alone flex_attention has gradients; its values are the same anywhere."""
+    config = config_of("flexmdm")
+    x = first_batch(config)
+    assert len(set(x.lengths.tolist())) > 2
+    model = random_model(config)
+    theirs = torch_baseline.DiT(config, VOCABULARY, "flex")
+    theirs.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        found, expected = (torch_baseline.Objective(m)(**vars(x)) for m in (theirs, model))
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
 def test_every_token_of_x1_is_in_its_place_or_in_a_gap():
     slots, lengths = torch.arange(24), torch.arange(3, 24, 3)
     rows = torch.where(slots < lengths[:, None] - 1, slots, VOCABULARY.end)

@@ -7,6 +7,7 @@ import re
 import select
 import signal
 
+import jax
 import pytest
 from commands import ROOT, refuse
 
@@ -72,6 +73,16 @@ def test_padded_rows_execute_all_their_slots(config, tiny_dataset):
     bodies = 2 * model.flops(rows * length, rows * length**2, 0)
     heads = 2 * model.flops(0, 0, rows * length)
     assert bodies < turn.executed < bodies + heads
+    assert turn.slots == 2 * rows * length
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_the_memory_of_a_program_is_what_it_takes_at_least(config, tiny_dataset):
+    """The state, and temporaries beside it; nothing is compiled again to ask."""
+    training = Ours(LAYOUTS[0].config(config), tiny_dataset)
+    training.turn(1)
+    state = sum(x.nbytes for x in jax.tree.leaves(training._state)) / 1e6
+    assert state < training.predicted_megabytes() < 100 * state
 
 
 def test_buckets_execute_less_than_padding(config, tiny_dataset):
@@ -90,6 +101,7 @@ def test_the_baseline_is_counted_alike(config, tiny_dataset, method):
     turn = training.turn(16)
     _check(turn, 16, tiny_dataset)
     assert turn.sequences == 16 * config.training.batch_size
+    assert turn.slots == turn.sequences * config.data.max_length
     ours = Ours(LAYOUTS[0].config(config), tiny_dataset).turn(16)
     # The same law of x_t; 128 rows of it.
     assert turn.needed == pytest.approx(ours.needed, rel=0.2)
@@ -97,7 +109,9 @@ def test_the_baseline_is_counted_alike(config, tiny_dataset, method):
 
 
 def _turns(*rates):
-    return [Turn(steps=1, seconds=1 / x, sequences=1, needed=1.0, executed=2.0) for x in rates]
+    return [
+        Turn(steps=1, seconds=1 / x, sequences=1, slots=8, needed=1.0, executed=2.0) for x in rates
+    ]
 
 
 def test_ratios_pair_turns_of_a_repetition():

@@ -179,12 +179,19 @@ def compile_program(experiment: Experiment, program: str, memory: int | None = N
     if memory is None:
         peak = parts.peak_memory_in_bytes
         return Compiled(True, parts.temp_size_in_bytes, peak, None, compiled.as_text())
-    # Temporaries of a GPU's program are one piece of memory, which is there as a whole or not.
-    results = parts.output_size_in_bytes - parts.alias_size_in_bytes
-    peak = parts.argument_size_in_bytes + results + parts.temp_size_in_bytes
+    peak = peak_on_gpu(parts)
     if peak > memory:
         return Compiled(False, peak, None, memory, "")
     return Compiled(True, parts.temp_size_in_bytes, peak, memory, compiled.as_text())
+
+
+def peak_on_gpu(parts: Any) -> int:
+    """Returns the most bytes of a GPU that a program holds, by what memory_analysis() says of it.
+
+    Its temporaries are one piece of memory, which is there as a whole or not.
+    """
+    results = parts.output_size_in_bytes - parts.alias_size_in_bytes
+    return parts.argument_size_in_bytes + results + parts.temp_size_in_bytes
 
 
 def available_memory(topology: Topology) -> int:
