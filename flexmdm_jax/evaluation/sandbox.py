@@ -31,6 +31,7 @@ What a test can see is values, not objects: arguments are copies, iterators and 
 arrive as iterators, and functions, classes and modules cannot be returned.
 """
 
+import collections
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -42,11 +43,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.evaluation.confinement.system import NOBODY
 from flexmdm_jax.evaluation.confinement.warden import NAMESPACES, SECCOMP
+
+T = TypeVar("T")
 
 # What a system may lack, and what is lacking then.
 OPTIONAL = {
@@ -117,7 +120,7 @@ class Verdict:
         return self.outcome == "passed"
 
 
-_TRIAL = Program("def f(): return 1", "def check(f): assert f() == 1", "f")
+_TRIAL = Program("import math\ndef f(): return 1", "def check(f): assert f() == 1", "f")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,33 +173,41 @@ class Sandbox:
             raise RuntimeError(f"the sandbox lost {answer['missing']}: {answer['reason']}")
         return Verdict(**answer)
 
-    def run_all(self, programs: Iterable[Program], workers: int) -> Iterator[Verdict]:
-        """Yields the verdicts of programs in their order.
+    def run_all(
+        self, jobs: Iterable[tuple[T, Program | None]], workers: int
+    ) -> Iterator[tuple[T, Verdict | None]]:
+        """Yields the verdicts of programs, in their order.
 
         Args:
-          programs: Taken as places become free.
+          jobs: What to call a program and it, or None if there is none and no verdict either;
+            taken as places become free.
           workers: Programs at a time.
         """
-        waiting: list[concurrent.futures.Future[Verdict]] = []
+        waiting: collections.deque[tuple[T, concurrent.futures.Future[Verdict | None]]]
+        waiting = collections.deque()
         pool = concurrent.futures.ThreadPoolExecutor(workers)
         try:
-            for program in programs:
-                waiting.append(pool.submit(self.run, program))
-                while len(waiting) >= 2 * workers or (waiting and waiting[0].done()):
-                    yield waiting.pop(0).result()
-            for future in waiting:
-                yield future.result()
+            for name, program in jobs:
+                waiting.append((name, pool.submit(self._run_if_any, program)))
+                while len(waiting) >= 2 * workers or (waiting and waiting[0][1].done()):
+                    name, future = waiting.popleft()
+                    yield name, future.result()
+            for name, future in waiting:
+                yield name, future.result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def _run_if_any(self, program: Program | None) -> Verdict | None:
+        return None if program is None else self.run(program)
 
     def _answer(self, program: Program) -> dict[str, Any]:
         """Returns what the warden says."""
         settings = {"limits": dataclasses.asdict(self.limits), "without": self.without}
         job = {"program": program.source, "test": program.test, "entry_point": program.entry_point}
         with self._folder() as folder:
+            start = _START.format(package=_PACKAGE)
             process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _START.format(package=_PACKAGE)]
-                + [json.dumps(settings)],
+                [sys.executable, "-I", "-S", "-c", start, json.dumps(settings)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

@@ -140,8 +140,8 @@ def judge(caller: Caller, program: str, test: str, entry_point: str) -> tuple[st
         if entry_point not in functions:
             return FAILED, f"the program defines no {entry_point}()"
         # Those of built-in names would change what the test compares with.
-        callable_ones = [name for name in functions if not hasattr(builtins, name)]
-        space = {name: caller.function(name) for name in callable_ones} | {"__name__": _TEST}
+        own = [x for x in functions if not hasattr(builtins, x) and not x.startswith("__")]
+        space = {name: caller.function(name) for name in own} | {"__name__": _TEST}
         exec(compile(test, _TEST, "exec"), space)
         check = space.get("check")
         if not isinstance(check, types.FunctionType) or check.__globals__ is not space:
