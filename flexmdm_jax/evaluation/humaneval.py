@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from flexmdm_jax import hosts
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.evaluation.intervals import success_interval
 from flexmdm_jax.evaluation.problems import Problem, pass_at_k
@@ -17,7 +18,7 @@ from flexmdm_jax.generation import requests
 from flexmdm_jax.generation.requests import Failure
 from flexmdm_jax.generation.results import Result
 from flexmdm_jax.model import Model
-from flexmdm_jax.partial import Figures
+from flexmdm_jax.partial import Figures, PartialResults
 from flexmdm_jax.sampling import SamplerConfig
 
 GOLD = "canonical solutions"
@@ -53,6 +54,19 @@ class Candidates:
 
     found: Sequence[Line] = ()
     keep: Callable[[Line], None] = lambda _: None
+
+    @classmethod
+    def of_results(cls, results: PartialResults | None) -> "Candidates":
+        """Returns those of a file; of its process alone, others know how many there are of a run.
+
+        Raises:
+          UserError: If the file holds something else.
+        """
+        found = results.found if results else []
+        if results and not all(isinstance(x, dict) and "run" in x for x in found):
+            raise UserError(f"{results.path} holds no programs; move or delete it")
+        known = hosts.of_first_process([{"run": line["run"]} for line in found])
+        return cls(found, results.append) if results else cls(known)
 
     def of(self, run: str) -> list[Line]:
         """Returns those that were found of a run."""
@@ -186,7 +200,8 @@ def _judge(
     """Returns the figures of a run, after running what candidates are not yet found."""
     lines = candidates.of(name)
     total = len(benchmark.problems) * benchmark.candidates
-    bar = tqdm(total=total, initial=len(lines), desc=name, unit="program", disable=None)
+    quiet = None if benchmark.sandbox else True
+    bar = tqdm(total=total, initial=len(lines), desc=name, unit="program", disable=quiet)
     for line, verdict in _verdicts(answers(len(lines)), benchmark):
         ended = dataclasses.asdict(verdict) if verdict else {}
         lines.append({"run": name} | line | ended)
