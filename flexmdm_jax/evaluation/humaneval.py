@@ -239,7 +239,7 @@ def figures_of(lines: Sequence[Line], benchmark: Benchmark) -> dict[str, float]:
     """
     n = benchmark.candidates
     passed = collections.Counter(x["task_id"] for x in lines if x["outcome"] == "passed")
-    figures: dict[str, float] = {"problems": len(benchmark.problems)}
+    figures: dict[str, float] = {"problems": float(len(benchmark.problems))}
     for k in _KS:
         if k <= n:
             shares = [pass_at_k(n, passed[x.task_id], k) for x in benchmark.problems]

@@ -99,12 +99,16 @@ def test_a_test_may_call_other_functions_and_get_what_they_raise():
     source = (
         "def f(x):\n    if x > 1: raise ValueError('large')\n    return [x]\ndef g(x): return -x"
     )
-    test = (
-        "def check(f):\n"
-        "    assert f(g(-1)) == [1]\n"
-        "    try:\n        f(2)\n    except ValueError as error:\n        assert str(error) == 'large'\n"
-        "    else:\n        assert False\n"
-    )
+    test = """
+def check(f):
+    assert f(g(-1)) == [1]
+    try:
+        f(2)
+    except ValueError as error:
+        assert str(error) == 'large'
+    else:
+        assert False
+"""
     assert run(source, test).passed
 
 
@@ -197,7 +201,8 @@ def f(secret):
     # What is asked for is itself in memory, written the other way round.
     return any(secret[::-1] in repr(x) for x in seen)
 """
-    test = "def check(f):\n    assert f('yb-dnif-ton-llahs-uoy') is False\n    'you-shall-not-find-by'\n"
+    hidden = "you-shall-not-find-by"
+    test = f"def check(f):\n    assert f({hidden[::-1]!r}) is False\n    {hidden!r}\n"
     assert run(source, test, cpu_seconds=20).passed
     assert run(source.replace("[::-1]", ""), test, cpu_seconds=20).outcome == "failed"
 
@@ -218,7 +223,7 @@ def f(x):
 
 
 @pytest.fixture
-def canary(tmp_path):
+def canary():
     """A file that no program may see, read, write or remove, though anybody may."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="canary-"))
     folder.chmod(0o777)
