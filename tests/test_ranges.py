@@ -134,7 +134,7 @@ def test_every_flag_that_is_a_number_has_a_range(flags_of, command):
 TEXTS = {
     *("source", "tokenizer", "split", "runner", "beam_option", "config", "profile", "coordinator"),
     *("compilation_cache", "prefix", "suffix", "rule", "insertions", "grid", "topology"),
-    *("programs", "sampler", "corrector", "template", "gap_mark", "mask"),
+    *("programs", "sampler", "corrector", "template", "gap_mark", "mask", "allow_missing"),
 }
 ADDRESSES = ("gs://bucket/x", "s3://b", "https://host/a")
 

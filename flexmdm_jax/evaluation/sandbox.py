@@ -23,7 +23,7 @@ neither the test, nor what is compared, nor the pipe that the verdict is written
 the test was read. To pass, it has to return what the test wants.
 
 What is not guarded: a program may know the answers by heart; where a test calls other functions of
-the program (three of HumanEval's problems do, `encode_cyclic` for example), it can make those agree
+the program (four of HumanEval's problems do, `encode_cyclic` for example), it can make those agree
 with each other. The kernel is shared with everybody: a program that breaks Linux breaks out. The
 test is trusted as far as its verdict goes, though it runs as shut in as the program.
 
