@@ -63,7 +63,7 @@ _START = (
 )
 _PACKAGE = str(pathlib.Path(__file__).resolve().parents[2])
 # Seconds after the wall limit at which the warden itself is given up.
-_GRACE = 30.0
+_GRACE = 120.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,7 +223,8 @@ class Sandbox:
                 process.communicate()
                 raise
         if process.returncode or not said:
-            raise RuntimeError(f"the sandbox failed: {errors.decode(errors='replace').strip()}")
+            last = errors.decode(errors="replace").strip().rpartition("\n")[2]
+            raise RuntimeError(f"the sandbox failed: {last or 'it said nothing'}")
         return json.loads(said)
 
     @contextlib.contextmanager
@@ -252,7 +253,10 @@ def _tried(limits: Limits = Limits()) -> tuple[Sandbox, dict[str, str]]:
     missing: dict[str, str] = {}
     while True:
         sandbox = Sandbox(limits, tuple(missing))
-        answer = sandbox._answer(_TRIAL)
+        try:
+            answer = sandbox._answer(_TRIAL)
+        except RuntimeError as error:
+            raise UserError(f"no program can be run here: {error}") from None
         if "missing" not in answer:
             break
         missing[answer["missing"]] = answer["reason"]

@@ -86,6 +86,7 @@ def test_a_right_program_passes_and_a_wrong_one_says_where_it_fails():
         ("def f(x): return x\0", "null bytes"),
         ("def f(x): return '\ud800'", "surrogates not allowed"),
         ("", "the program defines no f"),
+        ("import os\nos.mkfifo('test')\ndef f(x): pass", r"AssertionError: assert f\(1\) == 2"),
     ],
 )
 def test_programs_that_fail_say_why(source, reason):
@@ -406,6 +407,14 @@ def test_verdicts_keep_the_order_of_their_programs():
     assert [place for place, _ in found] == list(range(6))
     passed = [None if verdict is None else verdict.passed for _, verdict in found]
     assert passed == [True, False, True, None, False, True]
+
+
+def test_a_sandbox_that_fails_itself_is_no_verdict(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(RuntimeError, match="the sandbox failed"):
+        Sandbox().run(Program("def f(x): return x + 1", TEST, "f"))
+    with pytest.raises(UserError, match="no program can be run here: the sandbox failed"):
+        Sandbox.open()
 
 
 def _lacking(*names):

@@ -15,7 +15,8 @@ from typing import Any
 from flexmdm_jax.evaluation.confinement import wire
 
 PASSED, FAILED, TIMED_OUT, CRASHED = "passed", "failed", "timed out", "crashed"
-_TEST = "test"
+# In angles, or its lines would be looked for in a file of that name.
+_TEST = "<test>"
 
 
 class Ended(Exception):  # noqa: N818
@@ -141,7 +142,7 @@ def judge(caller: Caller, program: str, test: str, entry_point: str) -> tuple[st
             return FAILED, f"the program defines no {entry_point}()"
         # Those of built-in names would change what the test compares with.
         own = [x for x in functions if not hasattr(builtins, x) and not x.startswith("__")]
-        space = {name: caller.function(name) for name in own} | {"__name__": _TEST}
+        space = {name: caller.function(name) for name in own} | {"__name__": "test"}
         exec(compile(test, _TEST, "exec"), space)
         check = space.get("check")
         if not isinstance(check, types.FunctionType) or check.__globals__ is not space:

@@ -52,7 +52,7 @@ def _text(error: BaseException) -> str:
 
 
 def _define(source: str, module: types.ModuleType) -> list[str]:
-    exec(compile(source, NAME, "exec"), module.__dict__)
+    exec(compile(source, f"<{NAME}>", "exec"), module.__dict__)
     return [name for name, value in vars(module).items() if callable(value)]
 
 

@@ -62,6 +62,12 @@ def untraceable() -> None:
     prctl(_DUMPABLE, 0)
 
 
+def leave_groups() -> None:
+    """Takes root out of its groups, which it would keep as another user."""
+    if os.geteuid() == 0:
+        os.setgroups([])
+
+
 def enter_namespaces() -> None:
     """Moves into namespaces of users, mounts, networks, IPC and names; children into a new one of
     processes, where the first is process 1, whose end is the end of all.
@@ -71,8 +77,7 @@ def enter_namespaces() -> None:
     Raises:
       OSError: If the system does not allow it.
     """
-    if os.geteuid() == 0:
-        os.setgroups([])
+    leave_groups()
     go, done = _map_users_from_outside()
     ours = _NEW_USERS | _NEW_MOUNTS | _NEW_PROCESSES | _NEW_NETWORK | _NEW_IPC | _NEW_HOST_NAME
     try:
@@ -200,13 +205,15 @@ def limit(limits: Mapping[str, int]) -> None:
       limits: cpu_seconds, memory_bytes and folder_bytes.
     """
     seconds = limits["cpu_seconds"]
-    # Whoever outlives the signal of the first is killed at the second.
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
-    for kind, most in (
-        (resource.RLIMIT_AS, limits["memory_bytes"]),
-        (resource.RLIMIT_FSIZE, limits["folder_bytes"]),
-        (resource.RLIMIT_NOFILE, 64),
-        (resource.RLIMIT_NPROC, 1),
-        (resource.RLIMIT_CORE, 0),
+    for kind, most, more in (
+        # Whoever outlives the signal of the first is killed at the second.
+        (resource.RLIMIT_CPU, seconds, 1),
+        (resource.RLIMIT_AS, limits["memory_bytes"], 0),
+        (resource.RLIMIT_FSIZE, limits["folder_bytes"], 0),
+        (resource.RLIMIT_NOFILE, 64, 0),
+        (resource.RLIMIT_NPROC, 1, 0),
+        (resource.RLIMIT_CORE, 0, 0),
     ):
-        resource.setrlimit(kind, (most, most))
+        _, hard = resource.getrlimit(kind)
+        given = hard if hard != resource.RLIM_INFINITY else most + more
+        resource.setrlimit(kind, (min(most, given), min(most + more, given)))

@@ -24,6 +24,8 @@ from flexmdm_jax.evaluation.confinement.program import serve
 # Names of what a system may lack.
 NAMESPACES, SECCOMP = "namespaces", "seccomp"
 _CHUNK = 1 << 16
+# What a process of the sandbox ends with where it fails itself.
+_BROKEN = 70
 
 
 def main() -> None:
@@ -69,6 +71,8 @@ def _run(settings: Mapping[str, Any]) -> dict[str, Any]:
         verdict = {"outcome": "timed out", "reason": f"not done after {limit:g} s"}
     elif written:
         verdict = json.loads(written)
+    elif os.WIFEXITED(status) and os.WEXITSTATUS(status) == _BROKEN:
+        sys.exit(_BROKEN)
     else:
         outcome, reason = checker.ending(status, usage, settings["limits"]["cpu_seconds"])
         verdict = {"outcome": outcome, "reason": f"the test: {reason}"}
@@ -77,12 +81,14 @@ def _run(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _in_child(work: Any) -> None:
     """Ends this process, a fork, after some work, whatever becomes of it."""
+    status = _BROKEN
     try:
         work()
+        status = 0
     except BaseException:
         traceback.print_exc()
     finally:
-        os._exit(0)
+        os._exit(status)
 
 
 def _read_until(file: int, deadline: float) -> tuple[bytes, bool]:
@@ -152,6 +158,8 @@ def _keep_only(*kept: int) -> None:
 
 def _shut_in(settings: Mapping[str, Any]) -> dict[str, str]:
     """Returns {} after taking from this process what it could do harm with, or why it cannot be."""
+    if NAMESPACES in settings["without"]:
+        system.leave_groups()
     system.drop_user()
     # Who changes its user loses this.
     system.die_with_parent()
