@@ -17,6 +17,7 @@ from flexmdm_jax.evaluation.sandbox import Program, Sandbox, Verdict
 from flexmdm_jax.generation import requests
 from flexmdm_jax.generation.requests import Failure
 from flexmdm_jax.generation.results import Result
+from flexmdm_jax.generation.texts import encode_parts
 from flexmdm_jax.model import Model
 from flexmdm_jax.partial import Figures, PartialResults
 from flexmdm_jax.sampling import SamplerConfig
@@ -118,8 +119,9 @@ class Asker:
         if self.model.setup.process.inserts:
             return requests.Request.infill(problem.prompt, problem.suffix, **others)
         opens, between, closes = self.marks
-        encode = self.model.tokenizer.encode
-        given = (*opens, *encode(problem.prompt), *between, *encode(problem.suffix), *closes)
+        sides = [problem.prompt, problem.suffix]
+        prefix, suffix = encode_parts(self.model.tokenizer, sides, starts_with_gap=False)
+        given = (*opens, *prefix, *between, *suffix, *closes)
         return requests.Request.prompt(given, **others)
 
 

@@ -8,6 +8,7 @@ import dataclasses
 import gzip
 import hashlib
 import pathlib
+import re
 import zlib
 
 import numpy as np
@@ -83,6 +84,9 @@ def _problem(line: bytes, place: str) -> Problem:
         if not isinstance(values.get(name), str):
             given = shown(values[name]) if name in values else "nothing"
             raise UserError(f"{place}: {name!r} is {given}; it must be a text")
+        # JSON may spell one, and no tokenizer or file takes it.
+        if re.search("[\ud800-\udfff]", values[name]):
+            raise UserError(f"{place}: {name!r} holds half of a surrogate pair")
     return Problem(**{name: values[name] for name in _FIELDS})
 
 

@@ -75,6 +75,7 @@ def _without(name, **others):
         ("\n\n", "holds no problems"),
         (_without("test") + "\n", "line 1: 'test' is nothing; it must be a text"),
         ("\n" + _without("test", suffix=3) + "\n", "line 2: 'suffix' is 3; it must be a text"),
+        (_without("x", x=0, prompt="\ud800") + "\n", "line 1: 'prompt' holds half of a surrogate"),
         ("[1]\n", r"line 1: \[1\]; a problem is an object"),
         ("{\n", "line 1: no JSON"),
         ((json.dumps(dataclasses.asdict(GOOD)) + "\n") * 2, "2 problems are called 'good'"),
