@@ -1,8 +1,15 @@
-"""Evaluates runs: python -m flexmdm_jax.evaluate --workdir=runs/demo [--workdir=runs/demo_mdm]."""
+"""Evaluates runs: python -m flexmdm_jax.evaluate --workdir=runs/demo [--workdir=runs/demo_mdm].
+
+With --humaneval=FILE on problems of HumanEval infilling instead of the run's own data.
+"""
 
 import contextlib
+import functools
 import itertools
+import os
 import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 from absl import flags, logging
@@ -13,14 +20,23 @@ from flexmdm_jax.data.storage.records import Dataset
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.evaluation.arithmetic import evaluate_gsm8k
 from flexmdm_jax.evaluation.brackets import evaluate_brackets
+from flexmdm_jax.evaluation.humaneval import (
+    Asker,
+    Benchmark,
+    Candidates,
+    evaluate_gold,
+    evaluate_humaneval,
+)
 from flexmdm_jax.evaluation.planning import evaluate_maze
+from flexmdm_jax.evaluation.problems import read_problems
 from flexmdm_jax.evaluation.report import format_table
-from flexmdm_jax.evaluation.request import Request
+from flexmdm_jax.evaluation.request import Report, Request
+from flexmdm_jax.evaluation.sandbox import OPTIONAL, Limits, Sandbox
 from flexmdm_jax.evaluation.text import evaluate_likelihood, evaluate_text
 from flexmdm_jax.files import check_writable, json_text, write_atomically
 from flexmdm_jax.model import Model, load
 from flexmdm_jax.partial import Figures, PartialResults
-from flexmdm_jax.ranges import Count, Positive, PositiveOrZero
+from flexmdm_jax.ranges import Count, Few, FewOrZero, Positive, PositiveOrZero, Seconds
 from flexmdm_jax.training.workdir import check_dataset, load_experiment
 
 _WORKDIR = options.define_path(
@@ -31,7 +47,12 @@ _mesh = options.define_mesh()
 _DATA = options.define_path("data", None, "Prepared dataset; unless told, the first run's own.")
 _OUT = options.define_path("out", None, "Folder for results; unless told, the first workdir.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace results that are there.")
-_NUM = options.define_number("num", 512, "Samples: texts, strings, or prompts answered.", Count)
+_NUM = options.define_number(
+    "num",
+    512,
+    "Samples: texts, strings, or prompts answered; of --humaneval unless given all.",
+    Count,
+)
 _STEPS = options.define_number(
     "steps", [], "Calls of the network for each sample; several for tasks.", Count, several=True
 )
@@ -55,10 +76,35 @@ _TIMES = options.define_number(
 _SEED = options.define_seed("Decides all noise.")
 _BATCH = options.define_number("batch_size", 64, "Sequences at a time.", Count)
 _BIN = options.define_number("bin_width", 4, "Lengths to a bin, in the picture and the TV.", Count)
+_HUMANEVAL = options.define_path(
+    "humaneval", "", "Problems of HumanEval infilling instead: a .jsonl or .jsonl.gz."
+)
+_GOLD = flags.DEFINE_bool(
+    "gold", False, "With --humaneval: run its canonical solutions; without a run."
+)
+_CANDIDATES = options.define_number(
+    "candidates", 1, "With --humaneval: programs for each problem; 10 for pass@10.", Few
+)
+_ALLOW_CODE = flags.DEFINE_bool(
+    "allow_code_execution", False, "With --humaneval: run programs, in a sandbox."
+)
+_ALLOW_MISSING = flags.DEFINE_multi_enum(
+    "allow_missing", [], list(OPTIONAL), "Protections that the sandbox may lack here."
+)
+_CPU_SECONDS = options.define_number(
+    "cpu_seconds", Limits().cpu_seconds, "Of computing that a program may take.", Seconds
+)
+_WORKERS = options.define_number(
+    "workers", 0, "Programs that run at a time; 0: as many as there are CPUs.", FewOrZero
+)
 _sampling = options.define_sampler_flags()
 _join = options.define_process_flags()
 
-_RESULTS = "evaluation.json"
+_RESULTS, _PROGRAMS = "evaluation.json", "humaneval.jsonl"
+# Flags that say nothing about what is found.
+_ASIDE = ("out", "overwrite", "workdir", "base", "data", "humaneval", "workers")
+# Those that go with --gold.
+_WITH_GOLD = ("humaneval", "allow_code_execution", "allow_missing", "cpu_seconds", "workers", "num")
 # All that evaluations may draw.
 PICTURES = ("lengths.png", "success.png", "path.png", "states.png")
 # What a dataset says it is, and the evaluation that fits.
@@ -106,7 +152,8 @@ def _load_models(request: Request) -> dict[str, Model]:
 
 def _check_out(out: pathlib.Path) -> None:
     """Raises UserError if results cannot be written, or others are there and have to stay."""
-    there = [name for name in (_RESULTS, *PICTURES) if (out / name).exists()]
+    names = (_RESULTS, *([_PROGRAMS] if _HUMANEVAL.value else PICTURES))
+    there = [name for name in names if (out / name).exists()]
     if there and not _OVERWRITE.value:
         raise UserError(
             f"{out / there[0]} exists already; name another folder with --out or pass --overwrite"
@@ -114,15 +161,16 @@ def _check_out(out: pathlib.Path) -> None:
     check_writable(out / _RESULTS)
 
 
-def _open(out: pathlib.Path, models: dict[str, str], dataset: Dataset) -> PartialResults | None:
-    """Returns where figures go as they are found: with process 0."""
-    if jax.process_index() > 0:
-        return None
-    made_with = options.settings("out", "overwrite", "workdir", "base", "data") | {
-        "models": models,
-        "data_sha256": dataset.sha256,
-    }
-    return PartialResults(out / _RESULTS, made_with, overwrite=_OVERWRITE.value)
+def _open(path: pathlib.Path, made_with: Mapping[str, Any]) -> PartialResults | None:
+    """Returns where results go as they are found: with process 0."""
+
+    def opened() -> PartialResults | None:
+        if jax.process_index() > 0:
+            return None
+        settings = options.settings(*_ASIDE) | made_with
+        return PartialResults(path, settings, overwrite=_OVERWRITE.value)
+
+    return hosts.first_process_first(opened)
 
 
 def _is_llada(workdir: str) -> bool:
@@ -137,43 +185,142 @@ def _check_workdirs() -> None:
             raise UserError(f"--workdir={_WORKDIR.value[number]} is given twice; name other runs")
 
 
-def main(_):
-    """Runs the command."""
-    logging.set_verbosity(logging.WARNING)
-    request = _request()
-    _check_workdirs()
-    out = pathlib.Path(_OUT.value or _WORKDIR.value[0])
-    if _OUT.value or out.is_dir():
-        _check_out(out)
-    _join()
-    hosts.check_agreement({"the command line": options.shared_flags()})
-    models = _load_models(request)
-    first = next(iter(models.values()))
-    source = first.experiment.config.data
+def _check_code_flags() -> None:
+    """Raises UserError if programs would be run unasked, or flags do not fit together."""
+    others = ("gold", "candidates", "allow_code_execution", "allow_missing", "cpu_seconds")
+    for name in () if _HUMANEVAL.value else (*others, "workers"):
+        if flags.FLAGS[name].present:
+            raise UserError(f"--{name} goes with --humaneval=FILE; give it or leave this out")
+    if _GOLD.value:
+        options.refuse_besides("gold", *_WITH_GOLD, "out", "overwrite")
+    if _HUMANEVAL.value and not _ALLOW_CODE.value:
+        whose = "its own solutions" if _GOLD.value else "what the model writes"
+        raise UserError(
+            f"--humaneval={_HUMANEVAL.value} runs {whose} as Python programs on this machine, in a "
+            "sandbox; if that is wanted, pass --allow_code_execution"
+        )
+    hosts.check_workers("--workers", _WORKERS.value)
+
+
+def _benchmark() -> tuple[Benchmark, dict[str, Any]]:
+    """Returns the problems with what runs programs, and what names them among settings."""
+    problems, digest = read_problems(pathlib.Path(_HUMANEVAL.value))
+    asked = problems[: _NUM.value] if flags.FLAGS["num"].present else problems
+    limits = Limits(_CPU_SECONDS.value, wall_seconds=5.0 * _CPU_SECONDS.value)
+
+    def opened() -> Sandbox | None:
+        return Sandbox.open(limits, _ALLOW_MISSING.value) if jax.process_index() == 0 else None
+
+    sandbox = hosts.first_process_first(opened)
+    if sandbox is not None:
+        print(f"sandbox: {', '.join(sandbox.protections)}", flush=True)
+    workers = _WORKERS.value or os.cpu_count() or 1
+    benchmark = Benchmark(asked, sandbox, _CANDIDATES.value, workers)
+    return benchmark, {"humaneval_sha256": digest, "problems": len(asked)}
+
+
+def _dataset(models: Mapping[str, Model]) -> Dataset:
+    """Returns the dataset that is named, or else the first run's own."""
+    source = next(iter(models.values())).experiment.config.data
     mixture = {} if _DATA.value else source.mixture
     dataset = open_data(_DATA.value or source.path, source.sets, mixture)
     for model in models.values():
         check_dataset(dataset, model.experiment)
-    kind = (dataset.task or {"kind": "text"})["kind"]
-    if kind not in EVALUATIONS:
-        raise UserError(f"{dataset.directory}: no evaluation for the task {kind!r}")
-    digests = {label: model.digest() for label, model in models.items()}
-    results = hosts.first_process_first(lambda: _open(out, digests, dataset))
+    return dataset
+
+
+def _askers(models: Mapping[str, Model]) -> dict[str, Asker]:
+    """Returns what asks the models for code; of an MDM's data the marks are needed."""
+    inserts = [model.setup.process.inserts for model in models.values()]
+    task = {} if all(inserts) else _dataset(models).task or {}
+    return {label: Asker(model, task.get("marks")) for label, model in models.items()}
+
+
+def _write(
+    out: pathlib.Path, made_with: Mapping[str, Any], evaluate: Callable[[Figures], Report]
+) -> None:
+    """Writes what an evaluation answers, and says it."""
+    results = _open(out / _RESULTS, made_with)
     with results or contextlib.nullcontext():
         found = hosts.of_first_process(results.found if results else [])
         keep = results.append if results else lambda _: None
         figures = Figures({label: x for line in found for label, x in line.items()}, keep)
-        report = EVALUATIONS[kind](models, dataset, request, figures)
+        report = evaluate(figures)
         if results is None:
             return
         for name, data in report.pictures.items():
             write_atomically(out / name, data)
         results.finish((json_text(report.rows, indent=2) + "\n").encode())
     print(format_table(report.rows, report.columns))
-    names = (_RESULTS, *report.pictures)
+    names = (_RESULTS, *([_PROGRAMS] if _HUMANEVAL.value else []), *report.pictures)
     print(f"results: {', '.join(str(out / name) for name in names)}")
 
 
+def _evaluate_gold() -> None:
+    """Runs the canonical solutions; ends with 1 unless all pass."""
+    benchmark, made_with = _benchmark()
+    lines = _open(pathlib.Path(_OUT.value) / _PROGRAMS, made_with) if _OUT.value else None
+    with lines or contextlib.nullcontext():
+        report, failed = evaluate_gold(benchmark, Candidates.of_results(lines))
+        if lines:
+            lines.finish()
+    print(format_table(report.rows, report.columns))
+    if failed:
+        first = failed[0]
+        cli.exit_with(
+            f"{len(failed)} of {len(benchmark.problems)} canonical solutions do not pass, "
+            f"{first['task_id']} first: {first['outcome']}, {first['reason']}",
+            1,
+        )
+
+
+def _evaluate_code(request: Request, out: pathlib.Path) -> None:
+    """Evaluates models on problems of HumanEval infilling."""
+    benchmark, made_with = _benchmark()
+    models = _load_models(request)
+    askers = _askers(models)
+    made_with |= {"models": {label: model.digest() for label, model in models.items()}}
+    lines = _open(out / _PROGRAMS, made_with)
+
+    def evaluate(figures: Figures) -> Report:
+        candidates = Candidates.of_results(lines)
+        report = evaluate_humaneval(askers, benchmark, request, figures, candidates)
+        if lines:
+            lines.finish()
+        return report
+
+    with lines or contextlib.nullcontext():
+        _write(out, made_with, evaluate)
+
+
+def main(_):
+    """Runs the command."""
+    logging.set_verbosity(logging.WARNING)
+    request = _request()
+    _check_code_flags()
+    if _GOLD.value:
+        _evaluate_gold()
+        return
+    if not _WORKDIR.value:
+        raise UserError("--workdir must be given; see --help")
+    _check_workdirs()
+    out = pathlib.Path(_OUT.value or _WORKDIR.value[0])
+    if _OUT.value or out.is_dir():
+        _check_out(out)
+    _join()
+    hosts.check_agreement({"the command line": options.shared_flags()})
+    if _HUMANEVAL.value:
+        _evaluate_code(request, out)
+        return
+    models = _load_models(request)
+    dataset = _dataset(models)
+    kind = (dataset.task or {"kind": "text"})["kind"]
+    if kind not in EVALUATIONS:
+        raise UserError(f"{dataset.directory}: no evaluation for the task {kind!r}")
+    digests = {label: model.digest() for label, model in models.items()}
+    made_with = {"models": digests, "data_sha256": dataset.sha256}
+    _write(out, made_with, functools.partial(EVALUATIONS[kind], models, dataset, request))
+
+
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["workdir"])
     cli.run(main)

@@ -135,6 +135,7 @@ TEXTS = {
     *("source", "tokenizer", "split", "runner", "beam_option", "config", "profile", "coordinator"),
     *("compilation_cache", "prefix", "suffix", "rule", "insertions", "grid", "topology"),
     *("programs", "sampler", "corrector", "template", "gap_mark", "mask", "mesh"),
+    "allow_missing",
 }
 ADDRESSES = ("gs://bucket/x", "s3://b", "https://host/a")
 

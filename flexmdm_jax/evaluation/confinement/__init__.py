@@ -1,0 +1,1 @@
+"""What runs inside the sandbox: standard library alone, for it starts once a program."""
