@@ -1,6 +1,7 @@
 """How the commands run: flags parsed, and one clear line for whatever a user can mend."""
 
 import errno
+import logging as python_logging
 import os
 import re
 import select
@@ -12,7 +13,7 @@ import jax
 from absl import app, flags, logging
 
 from flexmdm_jax import hosts
-from flexmdm_jax.errors import UserError
+from flexmdm_jax.errors import UserError, first_line
 from flexmdm_jax.overrides import check_overrides, overridden_paths
 
 
@@ -33,6 +34,7 @@ def run(main: Callable[[Sequence[str]], None], commands: Sequence[str] = ()) -> 
         # A terminal that lacks a character shows its number.
         stream.reconfigure(errors="backslashreplace")
     logging.get_absl_logger().addFilter(_worth_logging)
+    python_logging.getLogger("jax._src.xla_bridge").addFilter(_in_a_line)
     sys.unraisablehook = _report_unraisable
     app.define_help_flags()
     try:
@@ -196,6 +198,14 @@ def _worth_logging(record) -> bool:
     """Returns False for what Orbax's threads say of a full disk; main() says it in one line."""
     error = record.exc_info[1] if record.exc_info else None
     return not (_full_disk(record.getMessage()) or _full_disk(error))
+
+
+def _in_a_line(record) -> bool:
+    """Has JAX say in a line why a plugin cannot be used, that of GPUs where there is none."""
+    if record.exc_info and record.exc_info[1]:
+        record.msg = f"{record.getMessage()}: {first_line(record.exc_info[1])}"
+        record.args, record.exc_info = (), None
+    return True
 
 
 # As a shell counts what SIGPIPE ends.

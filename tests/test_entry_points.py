@@ -111,7 +111,8 @@ def test_evaluation_compares_runs(home, tmp_path):
         f"--out={tmp_path}/results",
     )
     figures = json.loads((tmp_path / "results" / "evaluation.json").read_text())
-    assert set(figures) == {"data", "unigram", "FlexMDM", "MDM"}
+    assert set(figures) == {"data", "shuffled", "unigram", "FlexMDM", "MDM"}
+    assert figures["shuffled"]["ngram_js_3"] > figures["data"]["ngram_js_3"]
     for label in ("FlexMDM", "MDM"):
         assert figures[label]["perplexity"] > 1
         assert 0 <= figures[label]["length_tv"] <= 1
