@@ -12,10 +12,14 @@ from flexmdm_jax.training.logging import MetricsWriter
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "flexmdm_jax"
-# They write what has been checked before: configs, plans, tokenizers, headers and names of tensors.
-# evaluate.py and sample.py: their figures and texts.
-# What it makes is handed to a library.
-WRITE_THEIR_OWN = {"data/tokenizers/huggingface.py"}
+WRITE_THEIR_OWN = {
+    # What it makes is handed to a library.
+    "data/tokenizers/huggingface.py",
+    # Messages between the processes of a sandbox, which have the standard library alone.
+    "evaluation/sandbox.py",
+    "evaluation/confinement/warden.py",
+    "evaluation/confinement/wire.py",
+}
 
 
 def strictly(text):
