@@ -19,9 +19,9 @@ def either(quick: T, thorough: T) -> T:
     return thorough if THOROUGH else quick
 
 
-# JAX 0.12 ends the process at a flag that it no longer knows.
+# JAX 0.11 ends the process at a flag that it no longer knows.
 _JAX = tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2]))
-_OLD_EMITTERS = " --xla_cpu_use_fusion_emitters=false" if _JAX < (0, 12) else ""
+_OLD_EMITTERS = " --xla_cpu_use_fusion_emitters=false" if _JAX < (0, 11) else ""
 
 # A training step compiles in a ninth of the time and runs at a fifth of the speed.
 COMPILER_FLAGS = either(f"--xla_backend_optimization_level=0{_OLD_EMITTERS}", "")
