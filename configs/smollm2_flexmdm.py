@@ -40,6 +40,7 @@ def get_config() -> ConfigDict:
                 "packing": True,
                 "row_length": 256,
                 "sets": {"openwebtext": "data/smollm2_owt", "docs": "data/smollm2_docs"},
+                "mixture": {"openwebtext": 0.6, "docs": 0.4},
                 "prepare": (
                     "python -m flexmdm_jax.prepare --tokenizer=hf:data/smollm2/files "
                     "--max_length=128 --source='jsonl:PATH/TO/OPENWEBTEXT/*.jsonl.gz' "
