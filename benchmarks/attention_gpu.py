@@ -92,7 +92,9 @@ def compile_step(size: int):
 def main():
     """Prints both tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=list(PLANS), help="of heads")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=list(PLANS), choices=list(PLANS), help="of heads"
+    )
     args = parser.parse_args()
     print("OpenWebText lengths:", length_laws.paragraph_lengths()[1])
     print_tiles()

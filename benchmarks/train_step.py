@@ -18,15 +18,13 @@ from typing import Any
 from absl import flags
 
 from benchmarks.step_processes import TORCH, Competitor, Variant, all_ready, variants
-from benchmarks.trainings import METHODS, Turn, num_threads
+from benchmarks.trainings import METHODS, PADDED, Turn, num_threads
 from flexmdm_jax import cli, options
 from flexmdm_jax.config import Config, load_config_file, read_config
 from flexmdm_jax.data.storage.records import Dataset, open_dataset
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.ranges import Count
 
-# Each variant lays out rows in its own way.
-PADDED = {"packing": False, "row_length": 0, "max_segments": 0}
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
 

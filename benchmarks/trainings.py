@@ -33,6 +33,10 @@ from flexmdm_jax.training.step import make_train_step
 METHODS = ("flexmdm", "mdm")
 
 
+# Of config.data: a row for each sequence.
+PADDED = {"packing": False, "row_length": 0, "max_segments": 0}
+
+
 @dataclasses.dataclass(frozen=True)
 class Layout:
     """A way to lay out sequences in rows.
@@ -51,8 +55,7 @@ class Layout:
 
     def config(self, config: Config) -> Config:
         """Returns a config with this layout in place of its own."""
-        padded = {"buckets": (), "packing": False, "row_length": 0, "max_segments": 0}
-        data = dataclasses.replace(config.data, **padded)
+        data = dataclasses.replace(config.data, buckets=(), **PADDED)
         data = dataclasses.replace(data, **self.overrides(data))
         return dataclasses.replace(config, data=data)
 

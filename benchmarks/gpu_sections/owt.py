@@ -15,13 +15,12 @@ from benchmarks.gpu_sections.section import Context, Row
 from benchmarks.gpu_sections.sizes import Training as Size
 from benchmarks.length_laws import paragraph_lengths
 from benchmarks.random_data import random_dataset
-from benchmarks.trainings import Ours, Torch, Training
+from benchmarks.trainings import PADDED, Ours, Torch, Training
 from flexmdm_jax.config import Config, load_config_file, read_config
 from flexmdm_jax.data.storage.records import Dataset
 from flexmdm_jax.errors import UserError
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "owt.py"
-_PADDED = {"packing": False, "row_length": 0, "max_segments": 0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +41,9 @@ class Rows:
 def layouts(size: Size) -> dict[str, Rows]:
     """Returns the layouts that are measured, by name."""
     return {
-        "full": Rows(True, _PADDED, size.rows),
-        "padded": Rows(False, _PADDED, size.rows),
-        "bucketed": Rows(False, _PADDED | {"buckets": size.buckets}, size.bucketed_rows),
+        "full": Rows(True, PADDED, size.rows),
+        "padded": Rows(False, PADDED, size.rows),
+        "bucketed": Rows(False, PADDED | {"buckets": size.buckets}, size.bucketed_rows),
         "packed": Rows(False, size.packed, size.packed_rows),
     }
 

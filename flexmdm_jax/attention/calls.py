@@ -25,3 +25,10 @@ class Call:
     packed: bool
     causal: bool = False
     device_kind: str = ""
+
+
+def sixteen_bits(call: Call) -> str:
+    """Returns why kernels for numbers of 16 bits cannot do a call; empty if they can."""
+    if call.dtype in (jnp.float16, jnp.bfloat16):
+        return ""
+    return f"takes float16 and bfloat16 and q is {call.dtype}"

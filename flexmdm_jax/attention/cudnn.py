@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from flexmdm_jax.attention.calls import ATTENTION_RESULTS, Call
+from flexmdm_jax.attention.calls import ATTENTION_RESULTS, Call, sixteen_bits
 from flexmdm_jax.errors import UserError, first_line
 
 # More features only Hopper and later GPUs take; few heads are as large.
@@ -16,8 +16,8 @@ def objection(call: Call) -> str:
     """Returns why cuDNN's kernels cannot do a call, and what they take; empty if they can."""
     if call.packed:
         return "takes rows of one segment and these hold several"
-    if call.dtype not in (jnp.float16, jnp.bfloat16):
-        return f"takes float16 and bfloat16 and q is {call.dtype}"
+    if why := sixteen_bits(call):
+        return why
     if call.head_size % 8 or call.head_size > _LARGEST_HEAD:
         return f"takes heads of 8, 16, … {_LARGEST_HEAD} features and these have {call.head_size}"
     return ""

@@ -7,12 +7,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float, Int
 
 from flexmdm_jax.attention import kernels_gpu, tiles
-from flexmdm_jax.attention.calls import ATTENTION_RESULTS, Call
+from flexmdm_jax.attention.calls import Call, sixteen_bits
+from flexmdm_jax.attention.gradients import differentiable
 from flexmdm_jax.attention.hopper import Hopper, Interpreter, Ring, matrix_memory
 from flexmdm_jax.attention.kernels_gpu import AXES, Body
 from flexmdm_jax.attention.streams import BLOCK, GROUP, GROUPS, list_streams
@@ -83,8 +83,8 @@ class _Call:
 
 def objection(call: Call) -> str:
     """Returns why the kernels cannot do a call, and what they take; empty if they can."""
-    if call.dtype not in (jnp.float16, jnp.bfloat16):
-        return f"takes float16 and bfloat16 and q is {call.dtype}"
+    if why := sixteen_bits(call):
+        return why
     if call.head_size > max(PLANS):
         return f"takes heads of up to {max(PLANS)} features and these have {call.head_size}"
     if not _HOPPER.search(call.device_kind):
@@ -130,23 +130,6 @@ def attention_pallas_gpu(
 
     bounds = tiles.segment_bounds(jnp.pad(segment_ids, ((0, 0), (0, more))))
     return _attend(call, pad(q), pad(k), pad(v), bounds)[:, :length, :, :d]
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(call: _Call, q, k, v, bounds):
-    return _forward(call, q, k, v, bounds)[0]
-
-
-def _attend_fwd(call, q, k, v, bounds):
-    out, lse = (checkpoint_name(x, ATTENTION_RESULTS) for x in _forward(call, q, k, v, bounds))
-    return out, (q, k, v, bounds, out, lse)
-
-
-def _attend_bwd(call, residuals, grad):
-    return *_backward(call, *residuals, grad), None
-
-
-_attend.defvjp(_attend_fwd, _attend_bwd)
 
 
 def _run(call: _Call, kernel, stream: Stream, results, own, passing, operands):
@@ -241,3 +224,6 @@ def _backward(call: _Call, q, k, v, bounds, out, lse, grad):
         operands=operands,
     )
     return dq, dk, dv
+
+
+_attend = differentiable(_forward, _backward)

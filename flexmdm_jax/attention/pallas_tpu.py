@@ -6,14 +6,13 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
 from flexmdm_jax.attention import kernels, tiles
 from flexmdm_jax.attention.blocks import CHIPS, BlockSizes, current_chip, plan
-from flexmdm_jax.attention.calls import ATTENTION_RESULTS
+from flexmdm_jax.attention.gradients import differentiable
 
 LOG2_E = math.log2(math.e)
 
@@ -77,24 +76,6 @@ def attention_pallas(
 
 def _flatten(x):
     return x.reshape(*x.shape[:2], -1)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(call: _Call, q, k, v, bounds):
-    return _forward(call, q, k, v, bounds)[0]
-
-
-def _attend_fwd(call, q, k, v, bounds):
-    out, lse = (checkpoint_name(x, ATTENTION_RESULTS) for x in _forward(call, q, k, v, bounds))
-    return out, (q, k, v, bounds, out, lse)
-
-
-def _attend_bwd(call, residuals, grad):
-    q, k, v, bounds, out, lse = residuals
-    return *_backward(call, q, k, v, bounds, out, lse, grad), None
-
-
-_attend.defvjp(_attend_fwd, _attend_bwd)
 
 
 def _specs(call: _Call):
@@ -216,3 +197,6 @@ def _backward(call: _Call, q, k, v, bounds, out, lse, grad):
         *(q, k, v, grad, rows),
         *(jnp.zeros_like(x) for x in (q, k, v)),
     )
+
+
+_attend = differentiable(_forward, _backward)

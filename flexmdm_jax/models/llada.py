@@ -12,7 +12,7 @@ from flexmdm_jax.attention import attention
 from flexmdm_jax.models.dit import dropout, recomputed, rotary
 from flexmdm_jax.models.heads import GapHead, TimeEmbedding, encoding_of
 from flexmdm_jax.models.lora import Lora, Projection
-from flexmdm_jax.models.segments import spread
+from flexmdm_jax.models.segments import hold_several, spread
 from flexmdm_jax.models.stack import stack
 from flexmdm_jax.types import Encoding, SegmentKeys, keys_of_slots
 
@@ -98,7 +98,7 @@ class Block(nn.Module):
             v,
             segment_ids,
             causal=self.causal,
-            packed=alpha.shape[1] > 1,
+            packed=hold_several(alpha),
             implementation=self.attention_implementation,
         )
         x = x + project("out", y)

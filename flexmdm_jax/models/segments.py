@@ -20,6 +20,11 @@ def spread(values: Float[Array, "b s d"], segment_ids: Int[Array, "b l"]) -> Flo
     return _product(values, segment_ids)
 
 
+def hold_several(per_segment: Float[Array, "b s ..."]) -> bool:
+    """Returns whether rows may hold several segments, by how many have a value of their own."""
+    return per_segment.shape[1] > 1
+
+
 @jax.custom_vjp
 def _product(values, segment_ids):
     return jnp.einsum(

@@ -25,7 +25,7 @@ from flexmdm_jax.models.heads import (
     make_gap_head,
     vocabulary_head,
 )
-from flexmdm_jax.models.segments import spread
+from flexmdm_jax.models.segments import hold_several, spread
 from flexmdm_jax.models.stack import stack
 from flexmdm_jax.types import Encoding, SegmentKeys, keys_of_slots
 
@@ -62,8 +62,7 @@ class Block(nn.Module):
             x,
             segment_ids,
             num_heads=self.num_heads,
-            # As many conditions as a row may hold segments.
-            packed=condition.shape[1] > 1,
+            packed=hold_several(condition),
             dtype=self.dtype,
             implementation=self.attention_implementation,
             rotate=self._rotated,

@@ -1,8 +1,13 @@
 """Segment layouts to test attention on, and attention written without regard to cost."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from flexmdm_jax.attention import attention
 
 
 def segment_rows(rows, length):
@@ -43,3 +48,18 @@ def value_and_gradients(attend, q, k, v, segment_ids, grad):
     """Returns the output and dq, dk, dv for a cotangent."""
     out, vjp = jax.vjp(lambda q, k, v: attend(q, k, v, segment_ids), q, k, v)
     return out, *vjp(grad.astype(out.dtype))
+
+
+def compile_step(mesh, b, l, h, hk, d, *, implementation, rows=None, heads=None):
+    """Returns forward and backward compiled for the mesh's devices, in bfloat16."""
+    attend = functools.partial(attention, implementation=implementation)
+    step = jax.jit(functools.partial(value_and_gradients, attend))
+
+    def array(shape, dtype, *spec):
+        sharding = NamedSharding(mesh, PartitionSpec(*spec))
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    q = array((b, l, h, d), jnp.bfloat16, rows, None, heads)
+    k = array((b, l, hk, d), jnp.bfloat16, rows, None, heads)
+    with jax.set_mesh(mesh):
+        return step.lower(q, k, k, array((b, l), jnp.int32, rows), q).compile()

@@ -8,8 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from layouts import einsum_attention, random_inputs, segment_rows, value_and_gradients
-from test_tpu_compile import compile_step
+from layouts import (
+    compile_step,
+    einsum_attention,
+    random_inputs,
+    segment_rows,
+    value_and_gradients,
+)
 
 from benchmarks.tpu_compiler import tpu_mesh
 from flexmdm_jax.attention import attention
@@ -133,7 +138,8 @@ def test_heads_the_mesh_does_not_divide_are_refused(inputs):
 
 def test_on_a_tpu_mesh_nothing_is_gathered():
     mesh = tpu_mesh("v5e", (2, 1, 2))
-    compiled = compile_step(mesh, 4, 256, 4, 4, 64, rows=("data", "fsdp"), heads="tensor")
+    spread = {"rows": ("data", "fsdp"), "heads": "tensor"}
+    compiled = compile_step(mesh, 4, 256, 4, 4, 64, implementation="pallas", **spread)
     text = compiled.as_text()
     assert "tpu_custom_call" in text
     assert "all-gather" not in text
