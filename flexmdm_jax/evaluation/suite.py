@@ -1,7 +1,7 @@
 """The two questions asked of every model: how likely is held-out text, and are lengths right."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -119,21 +119,14 @@ class Evaluator:
         generated = self.generate(params)
         counts = token_counts(generated.tokens, self._setup.process.vocabulary.size)
         reference = held_out_lengths(self._dataset)
-        texts = _contents(self._dataset, VALIDATION)
         figures = {
             **self.score(params).summary(),
             **length_distances(generated.lengths, reference, bin_width),
             "length_mean": float(np.mean(generated.lengths)),
             "token_entropy": entropy_of_counts(counts),
-            **ngram_distances(generated.tokens, texts),
             **generated.figures(),
         }
         return figures, generated
-
-
-def _contents(dataset: Dataset, split: str) -> list[np.ndarray]:
-    """Returns the sequences of a split without their END."""
-    return [tokens[:-1] for tokens in read_split(dataset, split)]
 
 
 def _counts_and_some(dataset: Dataset, size: int, num: int, rng) -> tuple[np.ndarray, list]:
@@ -152,7 +145,7 @@ def _counts_and_some(dataset: Dataset, size: int, num: int, rng) -> tuple[np.nda
 
 
 def data_figures(
-    dataset: Dataset, limit: int, bin_width: int, num: int
+    dataset: Dataset, held_out: Sequence[np.ndarray], limit: int, bin_width: int, num: int
 ) -> dict[str, dict[str, float]]:
     """Returns what to compare a model with: text, shuffled text, and a unigram model.
 
@@ -161,6 +154,7 @@ def data_figures(
 
     Args:
       dataset: Its training split is compared with the held-out one.
+      held_out: Every held-out sequence with its END.
       limit: Held-out sequences that the unigram model scores.
       bin_width: Lengths to a bin.
       num: As many texts as are generated: divergences of n-grams depend on it.
@@ -169,8 +163,7 @@ def data_figures(
     size = dataset.vocabulary.size
     rng = np.random.default_rng(0)
     train, some = _counts_and_some(dataset, size, num, rng)
-    held_out = list(read_split(dataset, VALIDATION))
-    texts = _contents(dataset, VALIDATION)
+    texts = [tokens[:-1] for tokens in held_out]
     content = token_counts(texts, size)
     shuffled = [rng.permutation(tokens) for tokens in some]
     lengths = dataset.lengths[TRAIN]

@@ -1,11 +1,14 @@
 """Text: how likely held-out text is, and whether lengths are right."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from flexmdm_jax.config import EvaluationConfig
-from flexmdm_jax.data.storage.records import Dataset
+from flexmdm_jax.data.storage.records import VALIDATION, Dataset, read_split
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.evaluation.ngrams import ngram_distances
 from flexmdm_jax.evaluation.report import COLUMNS, length_histograms
 from flexmdm_jax.evaluation.request import Report, Request, announced
 from flexmdm_jax.evaluation.suite import Evaluator, data_figures, held_out_lengths
@@ -62,15 +65,20 @@ def evaluate_text(
       UserError: If more than one way of sampling is asked for.
     """
     _only_way(request)
-    rows = data_figures(dataset, request.num_sequences, request.bin_width, request.num)
+    held_out = list(read_split(dataset, VALIDATION))
+    texts = [tokens[:-1] for tokens in held_out]
+    rows = data_figures(dataset, held_out, request.num_sequences, request.bin_width, request.num)
     lengths = {"held-out data": held_out_lengths(dataset)}
     for label, model in announced(models):
-        found = figures.of(label, _likelihood_and_lengths, model, dataset, request)
+        found = figures.of(label, _answers, model, dataset, texts, request)
         rows[label], lengths[label] = found["figures"], found["lengths"]
     return Report(rows, COLUMNS, {"lengths.png": length_histograms(lengths, request.bin_width)})
 
 
-def _likelihood_and_lengths(model: Model, dataset: Dataset, request: Request) -> dict[str, Any]:
+def _answers(
+    model: Model, dataset: Dataset, texts: Sequence[np.ndarray], request: Request
+) -> dict[str, Any]:
     evaluator = evaluator_of(model, dataset, request, _only_way(request))
     figures, generated = evaluator.report(model.params, request.bin_width)
+    figures |= ngram_distances(generated.tokens, texts)
     return {"figures": figures, "lengths": generated.lengths.tolist()}
