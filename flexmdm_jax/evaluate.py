@@ -4,11 +4,12 @@ With --humaneval=FILE on problems of HumanEval infilling instead of the run's ow
 """
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -27,15 +28,17 @@ from flexmdm_jax.evaluation.humaneval import (
     evaluate_gold,
     evaluate_humaneval,
 )
+from flexmdm_jax.evaluation.measures import METRICS, chosen_metrics
 from flexmdm_jax.evaluation.planning import evaluate_maze
 from flexmdm_jax.evaluation.problems import read_problems
-from flexmdm_jax.evaluation.report import format_table
+from flexmdm_jax.evaluation.reference import Reference, open_reference
+from flexmdm_jax.evaluation.report import format_tables
 from flexmdm_jax.evaluation.request import Report, Request
+from flexmdm_jax.evaluation.results import Results
 from flexmdm_jax.evaluation.sandbox import OPTIONAL, Limits, Sandbox
 from flexmdm_jax.evaluation.text import evaluate_likelihood, evaluate_text
-from flexmdm_jax.files import check_writable, json_text, write_atomically
 from flexmdm_jax.model import Model, load
-from flexmdm_jax.partial import Figures, PartialResults
+from flexmdm_jax.partial import Figures
 from flexmdm_jax.ranges import Count, Few, FewOrZero, Positive, PositiveOrZero, Seconds
 from flexmdm_jax.training.workdir import check_dataset, load_experiment
 
@@ -76,6 +79,15 @@ _TIMES = options.define_number(
 _SEED = options.define_seed("Decides all noise.")
 _BATCH = options.define_number("batch_size", 64, "Sequences at a time.", Count)
 _BIN = options.define_number("bin_width", 4, "Lengths to a bin, in the picture and the TV.", Count)
+_METRICS = flags.DEFINE_multi_string(
+    "metrics", [], f"Of text: {', '.join(METRICS)}; unless told, all that can be computed."
+)
+_REFERENCE = options.define_path(
+    "reference", "", "An autoregressive model that reads what is written: its folder."
+)
+_BASELINE = options.define_path(
+    "baseline", "", "A run that the others are compared with, on the same examples."
+)
 _HUMANEVAL = options.define_path(
     "humaneval", "", "Problems of HumanEval infilling instead: a .jsonl or .jsonl.gz."
 )
@@ -100,13 +112,11 @@ _WORKERS = options.define_number(
 _sampling = options.define_sampler_flags()
 _join = options.define_process_flags()
 
-_RESULTS, _PROGRAMS = "evaluation.json", "humaneval.jsonl"
+_PROGRAMS = "humaneval.jsonl"
 # Flags that say nothing about what is found.
-_ASIDE = ("out", "overwrite", "workdir", "base", "data", "humaneval", "workers")
+_ASIDE = ("out", "overwrite", "workdir", "base", "data", "humaneval", "workers", "baseline")
 # Those that go with --gold.
 _WITH_GOLD = ("humaneval", "allow_code_execution", "allow_missing", "cpu_seconds", "workers", "num")
-# All that evaluations may draw.
-PICTURES = ("lengths.png", "success.png", "path.png", "states.png")
 # What a dataset says it is, and the evaluation that fits.
 EVALUATIONS = {
     "text": evaluate_text,
@@ -130,6 +140,7 @@ def _request() -> Request:
         batch_size=_BATCH.value,
         seed=_SEED.value,
         sampling=_sampling(),
+        metrics=chosen_metrics(_METRICS.value, bool(_REFERENCE.value)),
     )
 
 
@@ -137,8 +148,8 @@ def _load_models(request: Request) -> dict[str, Model]:
     """Returns the models, labelled by their method where that tells them apart."""
     models = {}
     # Among several runs, those of a LLaDA take the base; where there are none, load() refuses it.
-    takers = [workdir for workdir in _WORKDIR.value if _BASE.value and _is_llada(workdir)]
-    for workdir in _WORKDIR.value:
+    takers = [workdir for workdir in _workdirs() if _BASE.value and _is_llada(workdir)]
+    for workdir in _workdirs():
         base = _BASE.value if workdir in takers or not takers else ""
         model = load(workdir, base, _mesh())
         jax.set_mesh(model.setup.mesh)
@@ -150,31 +161,24 @@ def _load_models(request: Request) -> dict[str, Model]:
     return models
 
 
-def _check_out(out: pathlib.Path) -> None:
-    """Raises UserError if results cannot be written, or others are there and have to stay."""
-    names = (_RESULTS, *([_PROGRAMS] if _HUMANEVAL.value else PICTURES))
-    there = [name for name in names if (out / name).exists()]
-    if there and not _OVERWRITE.value:
-        raise UserError(
-            f"{out / there[0]} exists already; name another folder with --out or pass --overwrite"
-        )
-    check_writable(out / _RESULTS)
-
-
-def _open(path: pathlib.Path, made_with: Mapping[str, Any]) -> PartialResults | None:
-    """Returns where results go as they are found: with process 0."""
-
-    def opened() -> PartialResults | None:
-        if jax.process_index() > 0:
-            return None
-        settings = options.settings(*_ASIDE) | made_with
-        return PartialResults(path, settings, overwrite=_OVERWRITE.value)
-
-    return hosts.first_process_first(opened)
-
-
 def _is_llada(workdir: str) -> bool:
     return load_experiment(pathlib.Path(workdir)).config.model.kind == "llada"
+
+
+def _workdirs() -> list[str]:
+    """Returns the runs to evaluate: those named, and the baseline if it is none of them."""
+    named = [pathlib.Path(workdir).resolve() for workdir in _WORKDIR.value]
+    baseline = _BASELINE.value
+    known = not baseline or pathlib.Path(baseline).resolve() in named
+    return [*_WORKDIR.value, *([] if known else [baseline])]
+
+
+def _label_of_baseline(models: Mapping[str, Model]) -> str:
+    """Returns what tables call the baseline, or "" if there is none."""
+    if not _BASELINE.value:
+        return ""
+    folders = [pathlib.Path(workdir).resolve() for workdir in _workdirs()]
+    return list(models)[folders.index(pathlib.Path(_BASELINE.value).resolve())]
 
 
 def _check_workdirs() -> None:
@@ -183,6 +187,10 @@ def _check_workdirs() -> None:
     for number, folder in enumerate(folders):
         if folder in folders[:number]:
             raise UserError(f"--workdir={_WORKDIR.value[number]} is given twice; name other runs")
+    if _BASELINE.value and len(_workdirs()) == 1:
+        raise UserError(
+            f"--baseline={_BASELINE.value} is the only run; name another one by --workdir"
+        )
 
 
 def _check_code_flags() -> None:
@@ -229,6 +237,11 @@ def _dataset(models: Mapping[str, Model]) -> Dataset:
     return dataset
 
 
+def _reference() -> Reference | None:
+    """Returns the autoregressive model that is named."""
+    return open_reference(_REFERENCE.value) if _REFERENCE.value else None
+
+
 def _askers(models: Mapping[str, Model]) -> dict[str, Asker]:
     """Returns what asks the models for code; of an MDM's data the marks are needed."""
     inserts = [model.setup.process.inserts for model in models.values()]
@@ -236,35 +249,15 @@ def _askers(models: Mapping[str, Model]) -> dict[str, Asker]:
     return {label: Asker(model, task.get("marks")) for label, model in models.items()}
 
 
-def _write(
-    out: pathlib.Path, made_with: Mapping[str, Any], evaluate: Callable[[Figures], Report]
-) -> None:
-    """Writes what an evaluation answers, and says it."""
-    results = _open(out / _RESULTS, made_with)
-    with results or contextlib.nullcontext():
-        found = hosts.of_first_process(results.found if results else [])
-        keep = results.append if results else lambda _: None
-        figures = Figures({label: x for line in found for label, x in line.items()}, keep)
-        report = evaluate(figures)
-        if results is None:
-            return
-        for name, data in report.pictures.items():
-            write_atomically(out / name, data)
-        results.finish((json_text(report.rows, indent=2) + "\n").encode())
-    print(format_table(report.rows, report.columns))
-    names = (_RESULTS, *([_PROGRAMS] if _HUMANEVAL.value else []), *report.pictures)
-    print(f"results: {', '.join(str(out / name) for name in names)}")
-
-
 def _evaluate_gold() -> None:
     """Runs the canonical solutions; ends with 1 unless all pass."""
     benchmark, made_with = _benchmark()
-    lines = _open(pathlib.Path(_OUT.value) / _PROGRAMS, made_with) if _OUT.value else None
+    lines = _results(_OUT.value).open(_PROGRAMS, made_with) if _OUT.value else None
     with lines or contextlib.nullcontext():
         report, failed = evaluate_gold(benchmark, Candidates.of_results(lines))
         if lines:
             lines.finish()
-    print(format_table(report.rows, report.columns))
+    print(format_tables(report.rows, report.tables))
     if failed:
         first = failed[0]
         cli.exit_with(
@@ -274,13 +267,20 @@ def _evaluate_gold() -> None:
         )
 
 
-def _evaluate_code(request: Request, out: pathlib.Path) -> None:
+def _results(out: str, baseline: str = "") -> Results:
+    """Returns the folder of results."""
+    settings = options.settings(*_ASIDE)
+    return Results(pathlib.Path(out), _OVERWRITE.value, settings, baseline, _SEED.value)
+
+
+def _evaluate_code(request: Request, out: str) -> None:
     """Evaluates models on problems of HumanEval infilling."""
     benchmark, made_with = _benchmark()
     models = _load_models(request)
     askers = _askers(models)
     made_with |= {"models": {label: model.digest() for label, model in models.items()}}
-    lines = _open(out / _PROGRAMS, made_with)
+    results = _results(out, _label_of_baseline(models))
+    lines = results.open(_PROGRAMS, made_with)
 
     def evaluate(figures: Figures) -> Report:
         candidates = Candidates.of_results(lines)
@@ -290,7 +290,7 @@ def _evaluate_code(request: Request, out: pathlib.Path) -> None:
         return report
 
     with lines or contextlib.nullcontext():
-        _write(out, made_with, evaluate)
+        results.write("HumanEval infilling", made_with, evaluate, _PROGRAMS)
 
 
 def main(_):
@@ -304,9 +304,9 @@ def main(_):
     if not _WORKDIR.value:
         raise UserError("--workdir must be given; see --help")
     _check_workdirs()
-    out = pathlib.Path(_OUT.value or _WORKDIR.value[0])
-    if _OUT.value or out.is_dir():
-        _check_out(out)
+    out = _OUT.value or _WORKDIR.value[0]
+    if _OUT.value or pathlib.Path(out).is_dir():
+        _results(out).check(*([_PROGRAMS] if _HUMANEVAL.value else []))
     _join()
     hosts.check_agreement({"the command line": options.shared_flags()})
     if _HUMANEVAL.value:
@@ -317,9 +317,17 @@ def main(_):
     kind = (dataset.task or {"kind": "text"})["kind"]
     if kind not in EVALUATIONS:
         raise UserError(f"{dataset.directory}: no evaluation for the task {kind!r}")
+    if kind != "text" and (_METRICS.value or _REFERENCE.value):
+        raise UserError(
+            f"--metrics and --reference are for text, and {dataset.directory} is of the task "
+            f"{kind!r}; leave them out"
+        )
     digests = {label: model.digest() for label, model in models.items()}
     made_with = {"models": digests, "data_sha256": dataset.sha256}
-    _write(out, made_with, functools.partial(EVALUATIONS[kind], models, dataset, request))
+    request = dataclasses.replace(request, reference=_reference())
+    evaluate = functools.partial(EVALUATIONS[kind], models, dataset, request)
+    title = f"{' and '.join(models)} on {dataset.directory.name}"
+    _results(out, _label_of_baseline(models)).write(title, made_with, evaluate)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 import json
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
+
+from tqdm import tqdm
 
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import json_text, lock, whole_lines, write_atomically
@@ -122,11 +124,18 @@ class Figures:
     """Figures by label, each computed once: what an interrupted evaluation found is not lost."""
 
     def __init__(
-        self, found: Mapping[str, Any] | None = None, keep: Callable[[Any], None] = lambda _: None
+        self,
+        found: Mapping[str, Any] | None = None,
+        keep: Callable[[Any], None] = lambda _: None,
+        *,
+        quiet: bool = True,
     ):
-        """Starts with what was found before; keep() is told of each {label: figures} to come."""
+        """Starts with what was found before; keep() is told of each {label: figures} to come.
+
+        Unless quiet, bars show how far several values of a label have come.
+        """
         self._found = dict(found or {})
-        self._keep = keep
+        self._keep, self._quiet = keep, quiet
 
     def of(self, label: str, compute: Callable[..., Any], *arguments: Any) -> Any:
         """Returns what was found under a label, or what JSON makes of compute(*arguments)."""
@@ -134,3 +143,31 @@ class Figures:
             self._found[label] = json.loads(json_text(compute(*arguments)))
             self._keep({label: self._found[label]})
         return self._found[label]
+
+    def each(
+        self,
+        label: str,
+        count: int,
+        compute: Callable[[list[int]], Iterable[tuple[int, Any]]],
+        *,
+        unit: str = "it",
+    ) -> list[Any]:
+        """Returns values under a label by number, each kept as soon as it is there.
+
+        Args:
+          label: Of all of them.
+          count: How many there are; their numbers begin at 0.
+          compute: The numbers that are missing -> (number, value) in any order.
+          unit: What a progress bar counts.
+        """
+        names = [f"{label} #{number}" for number in range(count)]
+        missing = [number for number, name in enumerate(names) if name not in self._found]
+        # An iterable that is not asked costs nothing.
+        values = compute(missing) if missing else ()
+        done = count - len(missing)
+        for number, value in self._watched(values, label, count, done, unit):
+            self.of(names[number], lambda value=value: value)
+        return [self._found[name] for name in names]
+
+    def _watched(self, values, label: str, count: int, done: int, unit: str):
+        return tqdm(values, total=count, initial=done, desc=label, unit=unit, disable=self._quiet)

@@ -1,11 +1,13 @@
 """The commands as a user runs them: what they write, and one line for what they refuse."""
 
 import ast
+import collections
 import json
 import pathlib
 import re
 import shutil
 
+import numpy as np
 import pytest
 import tiny
 from commands import config_file, kill_after_lines, refuse, run, succeed
@@ -108,6 +110,7 @@ def test_evaluation_compares_runs(home, tmp_path):
         "--num=16",
         "--steps=6",
         "--num_times=2",
+        f"--baseline={home}/mdm",
         f"--out={tmp_path}/results",
     )
     figures = json.loads((tmp_path / "results" / "evaluation.json").read_text())
@@ -118,6 +121,18 @@ def test_evaluation_compares_runs(home, tmp_path):
         assert 0 <= figures[label]["length_tv"] <= 1
         assert f"{figures[label]['length_w1']:.3f}" in result.stdout
     assert (tmp_path / "results" / "lengths.png").read_bytes().startswith(b"\x89PNG")
+    # The figures of the page, and the texts behind them.
+    page = (tmp_path / "results" / "report.html").read_text()
+    assert f"{figures['MDM']['nats_per_token']:.3f} ± " in page
+    lines = (tmp_path / "results" / "samples.jsonl").read_text().splitlines()
+    samples = [json.loads(line) for line in lines]
+    assert collections.Counter(x["run"] for x in samples) == {"FlexMDM": 16, "MDM": 16}
+    means = np.mean([len(x["tokens"]) for x in samples if x["run"] == "MDM"])
+    assert figures["MDM"]["length_mean"] == means
+    compared = json.loads((tmp_path / "results" / "comparison.json").read_text())
+    difference = compared["FlexMDM - MDM: nats_per_token"]["difference"]
+    own, other = (figures[label]["nats_per_token"] for label in ("FlexMDM", "MDM"))
+    assert difference == pytest.approx(own - other)
 
 
 def test_samples_of_a_killed_command_are_kept_and_the_rest_is_drawn(home, tmp_path):
@@ -140,21 +155,23 @@ def test_an_interrupted_evaluation_goes_on_behind_the_figures_it_found(home, tmp
     arguments = [f"--workdir={home}/flex", f"--workdir={home}/mdm", "--num=8", "--steps=4"]
     arguments += ["--num_times=2", f"--out={tmp_path}"]
     partial = tmp_path / "evaluation.json.partial"
-    kill_after_lines(2, partial, "evaluate", *arguments)
+    kill_after_lines(6, partial, "evaluate", *arguments)
     # What was found is not computed again, so another figure in its place is believed.
-    lines = partial.read_text().splitlines()
-    found = json.loads(lines[1])
-    found["FlexMDM"]["figures"]["perplexity"] = 123.0
-    partial.write_text(f"{lines[0]}\n{json.dumps(found)}\n")
+    header, *lines = partial.read_text().splitlines()
+    found = {label: x for line in lines for label, x in json.loads(line).items()}
+    assert "FlexMDM: bounds #0" in found
+    nats, errors, tokens = found["FlexMDM: bounds #0"]
+    other = {"FlexMDM: bounds #0": [[1000.0 * x for x in nats], errors, tokens]}
+    partial.write_text("\n".join([header, json.dumps(found | other)]) + "\n")
     succeed("evaluate", *arguments)
     figures = json.loads((tmp_path / "evaluation.json").read_text())
-    assert figures["FlexMDM"]["perplexity"] == 123.0
+    assert figures["FlexMDM"]["nats_per_token"] > 1000
     assert figures["MDM"]["perplexity"] > 1
     assert not partial.exists()
     refuse(r"evaluation\.json exists already; .*--overwrite", "evaluate", *arguments)
     succeed("evaluate", *arguments, "--overwrite")
     again = json.loads((tmp_path / "evaluation.json").read_text())
-    assert again["FlexMDM"]["perplexity"] != 123.0
+    assert again["FlexMDM"]["nats_per_token"] < 100
     assert again["MDM"] == figures["MDM"]
 
 

@@ -128,3 +128,32 @@ def test_figures_are_computed_once_and_kept():
     assert figures.of("new", compute, 7) == {"x": None}
     assert len(computed) == 1
     assert kept == [{"new": {"x": None}}]
+
+
+def test_values_of_a_label_are_kept_one_by_one_and_only_those_missing_are_computed():
+    asked, kept = [], []
+    figures = Figures({"squares #1": 100}, kept.append)
+
+    def squares(missing):
+        asked.append(missing)
+        # As they are finished, in whatever order.
+        return ((n, n * n) for n in reversed(missing))
+
+    assert figures.each("squares", 4, squares) == [0, 100, 4, 9]
+    assert asked == [[0, 2, 3]]
+    assert kept == [{"squares #3": 9}, {"squares #2": 4}, {"squares #0": 0}]
+    assert figures.each("squares", 4, squares) == [0, 100, 4, 9]
+    assert figures.each("squares", 5, squares) == [0, 100, 4, 9, 16]
+    assert asked == [[0, 2, 3], [4]]
+
+
+def test_values_found_before_an_interruption_are_kept():
+    kept = []
+
+    def breaks(missing):
+        yield missing[0], "found"
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Figures(keep=kept.append).each("x", 3, breaks)
+    assert kept == [{"x #0": "found"}]

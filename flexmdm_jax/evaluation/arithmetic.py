@@ -9,8 +9,8 @@ from jaxtyping import Int
 from flexmdm_jax.data.storage.records import VALIDATION, Dataset, Sequence, read_sequences
 from flexmdm_jax.data.tasks.gsm8k import final_number
 from flexmdm_jax.evaluation.intervals import success_interval
-from flexmdm_jax.evaluation.request import Report, Request, announced
-from flexmdm_jax.evaluation.text import likelihood
+from flexmdm_jax.evaluation.request import Report, Request, Table, announced
+from flexmdm_jax.evaluation.text import held_out_score
 from flexmdm_jax.generation.engine import Completions
 from flexmdm_jax.model import Model
 from flexmdm_jax.partial import Figures
@@ -85,12 +85,12 @@ def evaluate_gsm8k(
     sequences = list(itertools.islice(read_sequences(dataset, VALIDATION), request.num))
     rows = {}
     for label, model in announced(models):
-        score = figures.of(label, likelihood, model, dataset, request)
-        nats = {"nats_per_sequence": score["nats_per_sequence"]}
+        score = held_out_score(label, model, dataset, request, figures).summary()
+        nats = {name: score[name] for name in ("nats_per_sequence", "nats_per_sequence_error")}
         for way in request.samplers():
             name = f"{label}, {way.name}"
             rows[name] = figures.of(name, _success, model, sequences, way.sampler, request) | nats
-    return Report(rows, COLUMNS, {})
+    return Report(rows, [Table("", COLUMNS)])
 
 
 def _success(

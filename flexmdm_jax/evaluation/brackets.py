@@ -10,8 +10,9 @@ from flexmdm_jax.data.tasks.brackets import LENGTH_LAW, entropy, is_balanced, su
 from flexmdm_jax.evaluation.intervals import success_interval
 from flexmdm_jax.evaluation.lengths import total_variation
 from flexmdm_jax.evaluation.report import length_histograms
-from flexmdm_jax.evaluation.request import Report, Request, announced
-from flexmdm_jax.evaluation.text import evaluator_of
+from flexmdm_jax.evaluation.request import Report, Request, Table, announced
+from flexmdm_jax.evaluation.text import evaluator_of, held_out_score
+from flexmdm_jax.generation.scoring import Score
 from flexmdm_jax.model import Model
 from flexmdm_jax.partial import Figures
 from flexmdm_jax.sampling import SamplerConfig
@@ -23,7 +24,6 @@ COLUMNS = {
     "length_tv": "length TV",
     "nats_per_sequence": "nats/seq",
     "excess_nats": "above law",
-    "excess_nats_error": "+-",
     "calls": "calls",
     "truncated": "truncated",
 }
@@ -44,14 +44,16 @@ def evaluate_brackets(
     rows = {"law": law}
     lengths = {"law": LAW_LENGTHS}
     for label, model in announced(models):
-        likelihood = figures.of(label, _likelihood, model, dataset, request)
+        likelihood = _likelihood(held_out_score(label, model, dataset, request, figures))
         for way in request.samplers():
             name = f"{label}, {way.name}"
             found = figures.of(name, _validity, model, dataset, request, way.sampler)
             rows[name] = found["figures"] | likelihood
             # The last way of sampling asked for is the one shown.
             lengths[label] = found["lengths"]
-    return Report(rows, COLUMNS, {"lengths.png": length_histograms(lengths, request.bin_width)})
+    return Report(
+        rows, [Table("", COLUMNS)], {"lengths.png": length_histograms(lengths, request.bin_width)}
+    )
 
 
 def _validity(
@@ -67,14 +69,13 @@ def _validity(
     return {"figures": figures, "lengths": generated.lengths.tolist()}
 
 
-def _likelihood(model: Model, dataset: Dataset, request: Request) -> dict[str, float]:
+def _likelihood(score: Score) -> dict[str, float]:
     """Returns the bound, and how far it lies above what the law gives the same strings.
 
     Their mean difference bounds the divergence of the model from the law, so a model that
     generates unbalanced strings with probability ε has at least -log(1 - ε). It is free of the
     luck of the lengths that were held out, which outweighs it in the bound itself.
     """
-    score = evaluator_of(model, dataset, request).score(model.params)
     excess = score.nats - [surprise(int(length)) for length in score.tokens]
     return {
         "nats_per_sequence": float(score.nats.mean()),

@@ -12,7 +12,7 @@ from flexmdm_jax import hosts
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.evaluation.intervals import success_interval
 from flexmdm_jax.evaluation.problems import Problem, pass_at_k
-from flexmdm_jax.evaluation.request import Report, Request, announced
+from flexmdm_jax.evaluation.request import Report, Request, Table, announced
 from flexmdm_jax.evaluation.sandbox import Program, Sandbox, Verdict
 from flexmdm_jax.generation import requests
 from flexmdm_jax.generation.requests import Failure
@@ -263,4 +263,5 @@ def figures_of(lines: Sequence[Line], benchmark: Benchmark) -> dict[str, float]:
 
 def _report(rows: Mapping[str, Mapping[str, float]]) -> Report:
     there = {key for figures in rows.values() for key in figures}
-    return Report(rows, {key: text for key, text in COLUMNS.items() if key in there}, {})
+    columns = {key: text for key, text in COLUMNS.items() if key in there}
+    return Report(rows, [Table("", columns)])

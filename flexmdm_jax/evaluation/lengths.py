@@ -1,6 +1,6 @@
-"""How far apart two samples of integer lengths are, and token statistics."""
+"""How far apart two samples of integer lengths are."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -45,17 +45,3 @@ def length_distances(
         "length_w1": wasserstein1(a, b),
         "length_ks": kolmogorov_smirnov(a, b),
     }
-
-
-def token_counts(sequences: Iterable[Sequence[int]], size: int) -> Int[np.ndarray, "v"]:
-    """Returns how often each token id occurs."""
-    counts = np.zeros(size, int)
-    for tokens in sequences:
-        counts += np.bincount(np.asarray(tokens, int), minlength=size)
-    return counts
-
-
-def entropy_of_counts(counts: Int[np.ndarray, "v"]) -> float:
-    """Returns the entropy of the empirical distribution, in nats."""
-    shares = counts[counts > 0] / max(counts.sum(), 1)
-    return float(-(shares * np.log(shares)).sum())

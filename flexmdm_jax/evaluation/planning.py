@@ -10,7 +10,7 @@ from flexmdm_jax.data.storage.records import Dataset
 from flexmdm_jax.evaluation.intervals import success_interval
 from flexmdm_jax.evaluation.maze import Maze, held_out_prompts, path_of, prompt_start
 from flexmdm_jax.evaluation.maze_pictures import draw_path, draw_states, success_curves
-from flexmdm_jax.evaluation.request import Report, Request, announced
+from flexmdm_jax.evaluation.request import Report, Request, Table, announced
 from flexmdm_jax.evaluation.suite import held_out_lengths
 from flexmdm_jax.generation.engine import Completions
 from flexmdm_jax.generation.starts import Start
@@ -100,7 +100,7 @@ def evaluate_maze(
                 successes[way.sampler] = found["success"]
     best = max(successes, key=successes.get)
     pictures = _pictures(pictured, maze, prompts, best)
-    return Report(rows, COLUMNS, {"success.png": success_curves(curves)} | pictures)
+    return Report(rows, [Table("", COLUMNS)], {"success.png": success_curves(curves)} | pictures)
 
 
 def _success(

@@ -2,11 +2,13 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
+from flexmdm_jax.evaluation.comparison import Examples
+from flexmdm_jax.evaluation.measures import OWN, Judge
 from flexmdm_jax.model import Model
 from flexmdm_jax.sampling import SamplerConfig, parse_sampler
 
@@ -47,6 +49,8 @@ class Request:
       bin_width: Lengths to a bin.
       batch_size: Sequences at a time.
       seed: Decides all noise.
+      metrics: What texts are measured by, see measures.METRICS.
+      reference: An autoregressive model, for some of them.
 
     Raises:
       UserError: If a kind is unknown, a number out of range, or settings contradict each other.
@@ -63,6 +67,8 @@ class Request:
     bin_width: int
     batch_size: int
     seed: int
+    metrics: tuple[str, ...] = OWN
+    reference: Judge | None = None
 
     def __post_init__(self):
         # What is wrong with a rule is said before anything is loaded or computed.
@@ -96,16 +102,48 @@ def announced(models: Mapping[str, Model]) -> Iterator[tuple[str, Model]]:
         yield label, model
 
 
+class Sample(NamedTuple):
+    """A text that a model wrote.
+
+    Attributes:
+      run: Which model, in which way of sampling.
+      text: It.
+      told: What else is known of it, such as its tokens and the calls it took.
+    """
+
+    run: str
+    text: str
+    told: Mapping[str, Any]
+
+
+class Table(NamedTuple):
+    """Some of a report's figures.
+
+    Attributes:
+      title: What they say.
+      columns: Figure -> its heading.
+    """
+
+    title: str
+    columns: Mapping[str, str]
+
+
 @dataclasses.dataclass(frozen=True)
 class Report:
     """The answer.
 
     Attributes:
-      rows: Label -> {figure -> value}.
-      columns: Figures to print, with their headings.
+      rows: Label -> {figure -> value}; the standard error of a figure is `figure_error`.
+      tables: Figures to show.
       pictures: File name -> PNG.
+      notes: What else is to be said, a sentence each.
+      samples: Texts that were written, where the evaluation is of these.
+      examples: (label of a model, way of sampling, or "") -> what it did on each example.
     """
 
     rows: Mapping[str, Mapping[str, float]]
-    columns: Mapping[str, str]
-    pictures: Mapping[str, bytes]
+    tables: Sequence[Table]
+    pictures: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+    notes: Sequence[str] = ()
+    samples: Sequence[Sample] = ()
+    examples: Mapping[tuple[str, str], Examples] = dataclasses.field(default_factory=dict)

@@ -1,17 +1,24 @@
-"""Text: how likely held-out text is, and whether lengths are right."""
+"""Text: how likely held-out text is, and how close what is written comes to it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from flexmdm_jax.config import EvaluationConfig
-from flexmdm_jax.data.storage.records import VALIDATION, Dataset, read_split
-from flexmdm_jax.errors import UserError
-from flexmdm_jax.evaluation.ngrams import ngram_distances
-from flexmdm_jax.evaluation.report import COLUMNS, length_histograms
-from flexmdm_jax.evaluation.request import Report, Request, announced
-from flexmdm_jax.evaluation.suite import Evaluator, data_figures, held_out_lengths
+from flexmdm_jax.data.storage.records import Dataset
+from flexmdm_jax.evaluation.comparison import Examples
+from flexmdm_jax.evaluation.controls import TEXT, UNIGRAM, make_controls
+from flexmdm_jax.evaluation.measures import LIKELIHOOD, Measures
+from flexmdm_jax.evaluation.report import (
+    calls_curves,
+    length_histograms,
+    telling_tables,
+)
+from flexmdm_jax.evaluation.request import Report, Request, Sample, Way, announced
+from flexmdm_jax.evaluation.suite import Evaluator, held_out_lengths, held_out_texts
+from flexmdm_jax.evaluation.unigram import unigram_score
+from flexmdm_jax.generation.scoring import Score
 from flexmdm_jax.model import Model
 from flexmdm_jax.partial import Figures
 from flexmdm_jax.sampling import SamplerConfig
@@ -30,55 +37,116 @@ def evaluator_of(
     return Evaluator(model.setup, dataset, config, model.max_length, request.seed, sampler)
 
 
+def held_out_score(
+    label: str, model: Model, dataset: Dataset, request: Request, figures: Figures
+) -> Score:
+    """Returns the likelihood bounds of held-out sequences, found batch by batch."""
+    evaluator = evaluator_of(model, dataset, request)
+
+    def compute(missing: Sequence[int]) -> Iterator[tuple[int, Any]]:
+        for number, batch in enumerate(evaluator.held_out()):
+            if number in missing:
+                found = evaluator.score(model.params, [batch])
+                yield number, [found.nats.tolist(), found.errors.tolist(), found.tokens.tolist()]
+
+    total = min(request.num_sequences, len(held_out_lengths(dataset)))
+    count = -(-total // evaluator.batch_size)
+    parts = figures.each(f"{label}: bounds", count, compute, unit="batch")
+    # What is not finite is null in JSON, and NaN in an array of numbers.
+    nats, errors, tokens = (
+        np.concatenate([np.array(x, float) for x in part]) for part in zip(*parts, strict=True)
+    )
+    return Score(nats, errors, tokens.astype(int))
+
+
 def evaluate_likelihood(
     models: Mapping[str, Model], dataset: Dataset, request: Request, figures: Figures
 ) -> Report:
     """Returns the likelihood bounds of models alone, for data that is generated around prompts."""
-    rows = {}
+    rows, examples = {}, {}
     for label, model in announced(models):
-        rows[label] = figures.of(label, likelihood, model, dataset, request)
-    columns = {key: heading for key, heading in COLUMNS.items() if key in rows[label]}
-    return Report(rows, columns, {})
-
-
-def _only_way(request: Request) -> SamplerConfig:
-    ways = list(request.samplers())
-    if len(ways) != 1:
-        raise UserError(
-            "text is evaluated in one way of sampling at a time: one --steps or --events_per_step, "
-            "one --rule and one --temperature"
-        )
-    return ways[0].sampler
-
-
-def likelihood(model: Model, dataset: Dataset, request: Request) -> dict[str, float]:
-    """Returns the likelihood bound of held-out sequences, as Score.summary() has it."""
-    return evaluator_of(model, dataset, request).score(model.params).summary()
+        score = held_out_score(label, model, dataset, request, figures)
+        rows[label], examples[label, ""] = score.summary(), Examples.of_score(score)
+    return Report(rows, telling_tables(rows)[0], examples=examples)
 
 
 def evaluate_text(
     models: Mapping[str, Model], dataset: Dataset, request: Request, figures: Figures
 ) -> Report:
-    """Returns the likelihood bounds and length distances of models, and their length histograms.
+    """Returns the likelihood bounds of models and the measures of what they write, with controls.
 
-    Raises:
-      UserError: If more than one way of sampling is asked for.
+    Models are measured by every way of sampling asked for; pictures show their lengths, and where
+    there are several ways, figures by calls of the network.
     """
-    _only_way(request)
-    held_out = list(read_split(dataset, VALIDATION))
-    texts = [tokens[:-1] for tokens in held_out]
-    rows = data_figures(dataset, held_out, request.num_sequences, request.bin_width, request.num)
-    lengths = {"held-out data": held_out_lengths(dataset)}
+    text = held_out_texts(dataset, request.num_sequences)
+    measures = _measures(dataset, text, request)
+    controls = make_controls(dataset, request.num, request.seed)
+    rows = {label: figures.of(label, measures.of, texts) for label, texts in controls.texts.items()}
+    num_bytes = np.array([len(measures.decode(tokens.tolist()).encode()) for tokens in text])
+    if LIKELIHOOD in measures.metrics:
+        end = dataset.vocabulary.end
+        unigram = unigram_score(controls.counts, [np.append(x, end) for x in text], end)
+        rows[UNIGRAM] = rows[UNIGRAM] | _summary(unigram, num_bytes)
+    lengths = {"held-out data": measures.lengths}
+    curves, samples, examples = {}, [], {}
+    ways = list(request.samplers())
     for label, model in announced(models):
-        found = figures.of(label, _answers, model, dataset, texts, request)
-        rows[label], lengths[label] = found["figures"], found["lengths"]
-    return Report(rows, COLUMNS, {"lengths.png": length_histograms(lengths, request.bin_width)})
+        likelihood = {}
+        if LIKELIHOOD in measures.metrics:
+            score = held_out_score(label, model, dataset, request, figures)
+            likelihood = _summary(score, num_bytes)
+            examples[label, ""] = Examples.of_score(score)
+        for way in ways:
+            name = label if len(ways) == 1 else f"{label}, {way.name}"
+            written = _written(name, way, model, dataset, request, figures)
+            tokens = [np.array(sample["tokens"], int) for sample in written]
+            found = figures.of(f"{name}: measures", measures.of, tokens)
+            rows[name] = likelihood | found | _means(written)
+            curves.setdefault(f"{label}, {way.rule}", []).append(rows[name])
+            lengths[name] = np.array([len(x) for x in tokens])
+            samples += [
+                Sample(name, measures.decode(sample["tokens"]), sample) for sample in written
+            ]
+    pictures = {"lengths.png": length_histograms(lengths, request.bin_width)}
+    if len(ways) > 1:
+        pictures["calls.png"] = calls_curves(curves, rows[TEXT])
+    tables, notes = telling_tables(rows)
+    return Report(rows, tables, pictures, notes, samples, examples)
 
 
-def _answers(
-    model: Model, dataset: Dataset, texts: Sequence[np.ndarray], request: Request
-) -> dict[str, Any]:
-    evaluator = evaluator_of(model, dataset, request, _only_way(request))
-    figures, generated = evaluator.report(model.params, request.bin_width)
-    figures |= ngram_distances(generated.tokens, texts)
-    return {"figures": figures, "lengths": generated.lengths.tolist()}
+def _measures(dataset: Dataset, text: Sequence[np.ndarray], request: Request) -> Measures:
+    return Measures(
+        metrics=request.metrics,
+        lengths=held_out_lengths(dataset),
+        held_out=text,
+        decode=dataset.tokenizer().decode,
+        vocabulary_size=dataset.vocabulary.size,
+        bin_width=request.bin_width,
+        reference=request.reference,
+        seed=request.seed,
+    )
+
+
+def _summary(score: Score, num_bytes: np.ndarray) -> dict[str, float]:
+    """Returns the figures of a score, per byte of text as well."""
+    per_byte, error = score.per(num_bytes)
+    return score.summary() | {"nats_per_byte": per_byte, "nats_per_byte_error": error}
+
+
+def _written(
+    name: str, way: Way, model: Model, dataset: Dataset, request: Request, figures: Figures
+) -> list[dict[str, Any]]:
+    """Returns the samples of a way of sampling, found one by one."""
+    evaluator = evaluator_of(model, dataset, request, way.sampler)
+
+    def compute(missing: Sequence[int]) -> Iterator[tuple[int, Any]]:
+        for number, row in evaluator.grow(model.params, missing):
+            told = {key: getattr(row, key) for key in ("calls", "truncated", "cut_short")}
+            yield number, {"sample": number, "tokens": row.tokens.tolist()} | told
+
+    return figures.each(f"{name}: samples", request.num, compute, unit="text")
+
+
+def _means(written: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    keys = ("calls", "truncated", "cut_short")
+    return {key: float(np.mean([sample[key] for sample in written])) for key in keys}

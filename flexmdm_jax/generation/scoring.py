@@ -36,16 +36,28 @@ class Score:
     errors: Float[np.ndarray, "n"]
     tokens: Int[np.ndarray, "n"]
 
+    def per(self, units: Int[np.ndarray, "n"]) -> tuple[float, float]:
+        """Returns (nats per unit, its standard error), that of a ratio of sums (delta method).
+
+        Args:
+          units: Of each sequence: its tokens, its bytes, or 1.
+        """
+        value = self.nats.sum() / units.sum()
+        residual = self.nats - value * units
+        if len(residual) < 2:
+            return float(value), math.nan
+        error = residual.std(ddof=1) / math.sqrt(len(residual)) / units.mean()
+        return float(value), float(error)
+
     def summary(self) -> dict[str, float]:
-        """Returns nats per sequence and per token with its standard error, and perplexity."""
-        per_token = self.nats.sum() / self.tokens.sum()
-        # Standard error of a ratio of sums (delta method).
-        residual = self.nats - per_token * self.tokens
-        error = residual.std(ddof=1) / math.sqrt(len(residual)) / self.tokens.mean()
+        """Returns nats per sequence and per token with their standard errors, and perplexity."""
+        per_sequence, sequence_error = self.per(np.ones(len(self.nats), int))
+        per_token, token_error = self.per(self.tokens)
         return {
-            "nats_per_sequence": float(self.nats.mean()),
-            "nats_per_token": float(per_token),
-            "nats_per_token_error": float(error),
+            "nats_per_sequence": per_sequence,
+            "nats_per_sequence_error": sequence_error,
+            "nats_per_token": per_token,
+            "nats_per_token_error": token_error,
             "perplexity": float(np.exp(per_token)),
         }
 

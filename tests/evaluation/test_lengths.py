@@ -7,10 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexmdm_jax.evaluation.lengths import (
-    entropy_of_counts,
     kolmogorov_smirnov,
     length_distances,
-    token_counts,
     total_variation,
     wasserstein1,
 )
@@ -43,9 +41,3 @@ def test_far_apart_lengths():
         "length_w1": pytest.approx(10.0),
         "length_ks": pytest.approx(1.0),
     }
-
-
-def test_entropy_of_tokens():
-    counts = token_counts([[1, 1, 2], [], [2, 3, 3]], size=5)
-    assert counts.tolist() == [0, 2, 2, 2, 0]
-    np.testing.assert_allclose(entropy_of_counts(counts), scipy.stats.entropy([2, 2, 2]))

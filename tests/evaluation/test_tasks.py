@@ -15,7 +15,6 @@ from untrained import REQUEST, untrained_model
 from flexmdm_jax.data.storage.records import VALIDATION, read_sequences
 from flexmdm_jax.data.tasks import BracketsConfig, MazeConfig
 from flexmdm_jax.data.tasks.brackets import LENGTH_LAW, entropy
-from flexmdm_jax.errors import UserError
 from flexmdm_jax.evaluation.brackets import LAW_LENGTHS, evaluate_brackets
 from flexmdm_jax.evaluation.lengths import total_variation
 from flexmdm_jax.evaluation.maze import Maze
@@ -103,14 +102,34 @@ def test_brackets_evaluation_knows_the_law(tmp_path):
     _assert_shows_something(report.pictures["lengths.png"])
 
 
-@pytest.mark.parametrize(
-    ("name", "values"),
-    [("steps", (2, 3)), ("rules", REQUEST.rules), ("temperatures", (1.0, 0.5))],
-)
-def test_text_takes_one_way_of_sampling(tiny_dataset, name, values):
-    request = dataclasses.replace(REQUEST, **({"rules": ("exact_rate",)} | {name: values}))
-    with pytest.raises(UserError, match="in one way of sampling at a time"):
-        evaluate_text({}, tiny_dataset, request, Figures())
+def test_text_is_measured_by_every_way_of_sampling(tiny_dataset):
+    model = untrained_model(tiny_dataset, "flexmdm", tiny.LENGTH)
+    request = dataclasses.replace(REQUEST, steps=(2, 3), rules=("exact_rate",), num=6)
+    kept = []
+    with jax.set_mesh(model.setup.mesh):
+        report = evaluate_text({"A": model}, tiny_dataset, request, Figures(keep=kept.append))
+    names = ["A, exact_rate, 2 steps", "A, exact_rate, 3 steps"]
+    assert list(report.rows) == ["data", "shuffled", "unigram", *names]
+    assert set(report.pictures) == {"lengths.png", "calls.png"}
+    for name in names:
+        own = [x for x in report.samples if x.run == name]
+        figures = report.rows[name]
+        assert len(own) == figures["texts"] == 6
+        assert figures["length_mean"] == np.mean([len(x.told["tokens"]) for x in own])
+        assert figures["calls"] == np.mean([x.told["calls"] for x in own])
+        assert figures["nats_per_byte"] >= figures["nats_per_token"], "bytes are its tokens"
+    # The eight sequences of the bound are one batch, found once for both ways.
+    bounds = [x for line in kept for label, x in line.items() if label.startswith("A: bounds")]
+    assert len(bounds) == 1
+    nats, _, tokens = (np.array(x) for x in bounds[0])
+    assert figures["nats_per_sequence"] == pytest.approx(nats.mean())
+    assert figures["nats_per_token"] == pytest.approx(nats.sum() / tokens.sum())
+    # A rerun takes all from what was kept.
+    found = Figures({label: x for line in kept for label, x in line.items()}, kept.append)
+    before = len(kept)
+    again = evaluate_text({"A": model}, tiny_dataset, request, found)
+    assert len(kept) == before
+    assert again.rows == report.rows
 
 
 def test_a_models_digest_is_that_of_its_parameters(tiny_dataset):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import grain
 import numpy as np
+from jaxtyping import Int
 
 from flexmdm_jax.config import Config
 from flexmdm_jax.data.batches.examples import Examples, lay_out, lengths_tell
@@ -220,6 +221,14 @@ def _check_length(dataset: Dataset, length: int) -> None:
         )
 
 
+def validation_order(dataset: Dataset) -> Int[np.ndarray, "n"]:
+    """Returns the held-out sequences' numbers among all stored ones, in the order they are met.
+
+    Mixed datasets take turns in proportion to their sizes.
+    """
+    return spread([share.num_sequences[VALIDATION] for share in dataset.sets])
+
+
 def validation_batches(
     dataset: Dataset,
     *,
@@ -230,9 +239,7 @@ def validation_batches(
     close: Close | None = None,
     limit: int | None = None,
 ) -> Iterator[tuple[Batch, np.ndarray]]:
-    """Yields (batch, real rows [b]) over the validation split in stored order, each row once.
-
-    Mixed datasets take turns in proportion to their sizes.
+    """Yields (batch, real rows [b]) over the validation split, each row once, in its order.
 
     The last batch is filled up with copies of its first row, which are marked as not real.
 
@@ -247,7 +254,7 @@ def validation_batches(
     """
     _check_length(dataset, length)
     reader = RecordReader(dataset.shards[VALIDATION])
-    order = spread([share.num_sequences[VALIDATION] for share in dataset.sets])
+    order = validation_order(dataset)
     total = min(len(order), limit or len(order))
     for start in range(0, total, batch_size):
         numbers = np.arange(start, start + batch_size)
