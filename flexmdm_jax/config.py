@@ -64,6 +64,7 @@ class LladaConfig(Ranged):
     norm_epsilon: Positive = 1e-5
     tied: bool = False
     layers_per_group: Count = 8  # that share time conditioning; MDM has none
+    causal: bool = False  # slots see what stands before them only, as autoregressive models do
     told_before: bool = False  # tokens by the slot before, as autoregressive models tell them
     train_mask: bool = False  # MASK's embedding too
     train_base: bool = False  # all of it: a run begins with the base, and holds what comes of it

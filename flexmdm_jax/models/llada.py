@@ -145,7 +145,7 @@ class LLaDA(nn.Module):
       rope_theta: Base of the rotary frequencies.
       norm_epsilon: Of RMSNorm.
       tied: The head is the embedding transposed.
-      causal: Slots see only what stands before them: an autoregressive LLaMA.
+      causal: Slots see only themselves and what stands before them, as in an autoregressive LLaMA.
       layers_per_group: Layers that share scale and shift; 0: no time conditioning (an MDM).
       told_before: A token is told by the features of the slot before its own, as an autoregressive
         model tells it; by its own where a segment begins.

@@ -176,6 +176,7 @@ def _llada(config: Config, process: Process) -> LLaDA:
         norm_epsilon=sizes.norm_epsilon,
         tied=sizes.tied,
         layers_per_group=sizes.layers_per_group if process.inserts else 0,
+        causal=sizes.causal,
         told_before=sizes.told_before,
         trained_mask=vocabulary.mask if sizes.train_mask else -1,
         lora=lora if lora.rank else None,

@@ -124,6 +124,22 @@ def test_a_fresh_retrofit_gives_the_logits_of_its_base(tied):
     assert logits.shape[-1] == SIZES["vocabulary_size"]
 
 
+def test_a_causal_retrofit_sees_what_stands_before_and_nothing_else():
+    model, params = retrofit()
+    causal = model.clone(causal=True)
+    gaps, logits = run(causal, params)
+    row, slot = 1, 4
+    tokens = TOKENS.at[row, slot].set(3)
+    other_gaps, other = run(causal, params, tokens=tokens)
+    before = np.arange(TOKENS.shape[1]) < slot
+    np.testing.assert_array_equal(other[row, before], logits[row, before])
+    np.testing.assert_array_equal(other_gaps[row, before], gaps[row, before])
+    assert (np.abs(other - logits)[row, ~before].max(-1) > 1e-6).all()
+    # Of all that stands before the change, an open model notices it in its segment.
+    noticed = np.abs(run(model, params, tokens=tokens)[1] - run(model, params)[1])[row].max(-1)
+    np.testing.assert_array_equal(noticed > 1e-6, np.asarray(SEGMENT_IDS[row]) == 2)
+
+
 def test_a_token_is_told_by_the_slot_before_it():
     """As a plain loop over slots has it; gaps stay those of their own slots."""
     model, params = retrofit()
