@@ -80,13 +80,8 @@ def evaluate_text(
     """
     text = held_out_texts(dataset, request.num_sequences)
     measures = _measures(dataset, text, request)
-    controls = make_controls(dataset, request.num, request.seed)
-    rows = {label: figures.of(label, measures.of, texts) for label, texts in controls.texts.items()}
     num_bytes = np.array([len(measures.decode(tokens.tolist()).encode()) for tokens in text])
-    if LIKELIHOOD in measures.metrics:
-        end = dataset.vocabulary.end
-        unigram = unigram_score(controls.counts, [np.append(x, end) for x in text], end)
-        rows[UNIGRAM] = rows[UNIGRAM] | _summary(unigram, num_bytes)
+    rows = _controls(dataset, text, num_bytes, measures, request, figures)
     lengths = {"held-out data": measures.lengths}
     curves, samples, examples = {}, [], {}
     ways = list(request.samplers())
@@ -104,14 +99,30 @@ def evaluate_text(
             rows[name] = likelihood | found | _means(written)
             curves.setdefault(f"{label}, {way.rule}", []).append(rows[name])
             lengths[name] = np.array([len(x) for x in tokens])
-            samples += [
-                Sample(name, measures.decode(sample["tokens"]), sample) for sample in written
-            ]
+            samples += [Sample(name, measures.decode(x["tokens"]), x) for x in written]
     pictures = {"lengths.png": length_histograms(lengths, request.bin_width)}
     if len(ways) > 1:
         pictures["calls.png"] = calls_curves(curves, rows[TEXT])
     tables, notes = telling_tables(rows)
     return Report(rows, tables, pictures, notes, samples, examples)
+
+
+def _controls(
+    dataset: Dataset,
+    text: Sequence[np.ndarray],
+    num_bytes: np.ndarray,
+    measures: Measures,
+    request: Request,
+    figures: Figures,
+) -> dict[str, dict[str, float]]:
+    """Returns the rows that stand beside the models."""
+    texts, counts = make_controls(dataset, request.num, request.seed)
+    rows = {label: figures.of(label, measures.of, some) for label, some in texts.items()}
+    if LIKELIHOOD in measures.metrics:
+        end = dataset.vocabulary.end
+        score = unigram_score(counts, [np.append(tokens, end) for tokens in text], end)
+        rows[UNIGRAM] = rows[UNIGRAM] | _summary(score, num_bytes)
+    return rows
 
 
 def _measures(dataset: Dataset, text: Sequence[np.ndarray], request: Request) -> Measures:
