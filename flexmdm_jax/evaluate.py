@@ -110,6 +110,7 @@ _WORKERS = options.define_number(
     "workers", 0, "Programs that run at a time; 0: as many as there are CPUs.", FewOrZero
 )
 _sampling = options.define_sampler_flags()
+_keep_programs = options.define_compilation_cache()
 _join = options.define_process_flags()
 
 _PROGRAMS = "humaneval.jsonl"
@@ -308,6 +309,7 @@ def main(_):
     if _OUT.value or pathlib.Path(out).is_dir():
         _results(out).check(*([_PROGRAMS] if _HUMANEVAL.value else []))
     _join()
+    _keep_programs()
     hosts.check_agreement({"the command line": options.shared_flags()})
     if _HUMANEVAL.value:
         _evaluate_code(request, out)

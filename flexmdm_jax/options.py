@@ -10,6 +10,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from flexmdm_jax import cli, hosts
+from flexmdm_jax.compiled import AUTO, keep_programs
 from flexmdm_jax.config import MeshConfig, load_config_file
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import check_local, json_text
@@ -82,9 +83,11 @@ def _config_path(value: str) -> str:
         return value
     if value and path.is_dir():
         raise UserError("a folder; name one of its files")
-    packaged = importlib.resources.files("flexmdm_jax") / "configs" / path.name
-    if path.parent.name == "configs" and packaged.is_file():
-        return str(packaged)
+    package = pathlib.Path(str(importlib.resources.files("flexmdm_jax")))
+    # In the package where it is installed, beside it in a checkout.
+    for folder in (package / "configs", package.parent / "configs"):
+        if path.parent.name == "configs" and (folder / path.name).is_file():
+            return str(folder / path.name)
     raise UserError("no such file; the shipped ones are in configs/")
 
 
@@ -111,6 +114,20 @@ def define_process_flags() -> Callable[[], None]:
         )
 
     return join
+
+
+def define_compilation_cache() -> Callable[[], pathlib.Path | None]:
+    """Returns what has compiled programs kept where the flag it defines says, see keep_programs().
+
+    To be called once processes have joined, and before anything is compiled.
+    """
+    holder = flags.DEFINE_string(
+        "compilation_cache",
+        AUTO,
+        "A folder that keeps compiled programs, so that the next start is quicker; auto: "
+        "flexmdm_jax/compiled in ~/.cache or XDG_CACHE_HOME, for one process; empty: none.",
+    )
+    return lambda: keep_programs(holder.value)
 
 
 def define_mesh() -> Callable[[], MeshConfig | None]:
@@ -249,7 +266,11 @@ def settings(*besides: str) -> dict[str, Any]:
     return {flag.name: flag.value for flag in own if flag.name not in {*_PROCESS, *besides}}
 
 
-_PROCESS = ("multihost", "coordinator", "num_processes", "process_id", "join_time_limit")
+# What of a command says how it runs, and nothing of what it makes.
+_PROCESS = (
+    *("multihost", "coordinator", "num_processes", "process_id", "join_time_limit"),
+    "compilation_cache",
+)
 
 
 def check_insertions(processes: Iterable[Process]) -> None:
@@ -263,7 +284,7 @@ def refuse_besides(flag: str, *others: str) -> None:
 
     Args:
       flag: The other one.
-      *others: Flags that go with it, besides those of processes.
+      *others: Flags that go with it, besides those that say how a command runs.
     """
     own = flags.FLAGS.get_flags_for_module(sys.argv[0])
     for other in own:

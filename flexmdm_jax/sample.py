@@ -103,6 +103,7 @@ _TRACE = options.define_path(
     "trace", "", "A page (.html) or an animation (.gif) of how the texts came about."
 )
 _sampling = options.define_sampler_flags()
+_keep_programs = options.define_compilation_cache()
 _join = options.define_process_flags()
 
 # Flags that say nothing about what is written.
@@ -328,6 +329,7 @@ def _replay() -> None:
     """Draws the samples of a response again; ends with 1 unless they are the same."""
     recording = read_recording(pathlib.Path(_REPLAY.value))
     _join()
+    _keep_programs()
     model = _load()
     jax.set_mesh(model.setup.mesh)
     digest = model.digest()
@@ -361,6 +363,7 @@ def main(_):
     if _TRACE.value or _WATCH.value:
         _check_names()
     _join()
+    _keep_programs()
     hosts.check_agreement({"the command line": options.shared_flags()})
     model = _load()
     jax.set_mesh(model.setup.mesh)

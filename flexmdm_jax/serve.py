@@ -45,6 +45,7 @@ _SHUTDOWN = options.define_number(
 _WARM_UP = flags.DEFINE_bool(
     "warm_up", True, "Compile the usual programs before requests are taken."
 )
+_keep_programs = options.define_compilation_cache()
 _MULTIHOST = flags.DEFINE_bool("multihost", False, "Not for serving.")
 
 
@@ -108,6 +109,7 @@ def main(_):
     key = _key()
     # First, as loading takes a while.
     bound = bind(_HOST.value, _PORT.value)
+    _keep_programs()
     model = load(_WORKDIR.value, _BASE.value, _mesh())
     jax.set_mesh(model.setup.mesh)
     service = _service(model)

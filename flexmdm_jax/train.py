@@ -1,6 +1,8 @@
 """Trains a model: python -m flexmdm_jax.train --config=configs/demo.py --workdir=runs/demo."""
 
+import importlib.util
 import pathlib
+import shlex
 import sys
 
 import jax
@@ -23,7 +25,7 @@ from flexmdm_jax.training.state import Setup
 _CONFIG = options.define_config("A file of configs/.")
 _WORKDIR = options.define_path("workdir", None, "Checkpoints and metrics; resumed if it exists.")
 _PROFILE = flags.DEFINE_string("profile", "", "Steps to trace into workdir/profile: first:last.")
-_CACHE = flags.DEFINE_string("compilation_cache", "", "A folder that keeps compiled programs.")
+_keep_programs = options.define_compilation_cache()
 _join = options.define_process_flags()
 
 
@@ -41,13 +43,24 @@ def _dataset(config: Config) -> Dataset:
         ) from None
 
 
+def _next_steps(workdir: pathlib.Path) -> str:
+    """Returns the commands that look at what has been trained."""
+    where = shlex.quote(str(workdir))
+    missing = importlib.util.find_spec("tensorboard") is None
+    advice = "   (pip install 'flexmdm-jax[tensorboard]')" if missing else ""
+    return (
+        f"next: python -m flexmdm_jax.sample --workdir={where}\n"
+        f"      python -m flexmdm_jax.evaluate --workdir={where}\n"
+        f"      tensorboard --logdir={where}/tensorboard{advice}"
+    )
+
+
 def main(_):
     """Runs the command."""
     logging.set_verbosity(logging.WARNING)
     config, window = read_config(_CONFIG.value), Window.parse(_PROFILE.value)
-    if _CACHE.value:
-        jax.config.update("jax_compilation_cache_dir", _CACHE.value)
     _join()
+    kept = _keep_programs()
     window.check(0, config.training.num_steps)
     dataset = _dataset(config)
     workdir = pathlib.Path(_WORKDIR.value)
@@ -61,6 +74,8 @@ def main(_):
     setup = Setup.of(config, dataset.vocabulary, make_mesh(config.mesh))
     jax.set_mesh(setup.mesh)
     check_training(config, setup)
+    if kept and jax.process_index() == 0:
+        print(f"compiled programs are kept in {kept}", file=sys.stderr)
     evaluator = Evaluator(setup, dataset, config.evaluation, config.data.max_length, config.seed)
     try:
         state = train(config, setup, dataset, workdir, evaluator.metrics, window, evaluator.samples)
@@ -68,9 +83,12 @@ def main(_):
         print(f"stopped: {error}", file=sys.stderr)
         hosts.leave(1)
         sys.exit(1)
-    if state.step < config.training.num_steps:
+    stopped = state.step < config.training.num_steps
+    if stopped:
         print("told to stop: all is saved, and the same command goes on from here")
     print(f"{int(state.step):,} steps; metrics: {workdir / 'metrics.jsonl'}")
+    if not stopped and jax.process_index() == 0:
+        print(_next_steps(workdir))
 
 
 if __name__ == "__main__":

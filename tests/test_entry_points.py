@@ -34,7 +34,8 @@ def home(tmp_path_factory):
     config_file(home / "flex.py", values)
     config_file(home / "mdm.py", values | {"method": "mdm"})
     for name in ("flex", "mdm"):
-        succeed("train", f"--config={home}/{name}.py", f"--workdir={home}/{name}")
+        result = succeed("train", f"--config={home}/{name}.py", f"--workdir={home}/{name}")
+        (home / f"{name}.said").write_text(result.stderr + result.stdout)
     return home
 
 
@@ -55,6 +56,23 @@ def test_training_leaves_metrics_and_checkpoints(home):
     experiment = json.loads((home / "flex" / "experiment.json").read_text())
     assert experiment["vocabulary"] == {"size": 258, "mask": 256, "end": 257}
     assert experiment["config"]["insertion"] == "linear"
+
+
+def test_training_says_what_goes_on_and_what_comes_next(home):
+    said = (home / "flex.said").read_text()
+    assert re.search(r"compiling the step: .*\n[^\0]*compiled the step in [\d.]+ s\n", said)
+    assert f"checkpoints: {home}/flex/checkpoints, of which the newest 3 stay\n" in said
+    lines = [json.loads(line) for line in (home / "flex" / "metrics.jsonl").open()]
+    [nats] = [line["eval/nats_per_token"] for line in lines if "eval/nats_per_token" in line]
+    assert f"step 10: held out, nats_per_token {nats:.4g}, " in said
+    # A third of each row is text; MDM's rows are full of END.
+    [padding] = re.findall(r"warning: (\d+)% of all slots are padding.*data\.packing=True", said)
+    fills = [line["fill"] for line in lines if "fill" in line]
+    assert 1 - max(fills) <= int(padding) / 100 + 0.005
+    assert int(padding) / 100 - 0.005 <= 1 - min(fills)
+    assert "padding" not in (home / "mdm.said").read_text()
+    assert f"next: python -m flexmdm_jax.sample --workdir={home}/flex\n" in said
+    assert f"tensorboard --logdir={home}/flex/tensorboard" in said
 
 
 def test_samples_hold_text_tokens_and_length(home, tmp_path):

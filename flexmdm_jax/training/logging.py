@@ -1,4 +1,4 @@
-"""Metrics to a JSON-lines file and to TensorBoard, and a progress bar."""
+"""Metrics to a JSON-lines file and to TensorBoard, and what they are made of."""
 
 import contextlib
 import json
@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from flexmdm_jax.chips import chip_of
 from flexmdm_jax.files import cut_torn_line, json_text
@@ -76,36 +75,6 @@ def _import_tensorboard() -> types.ModuleType:
         if hidden:
             del sys.modules["torch"]
     return tensorboardX
-
-
-class Progress:
-    """A progress bar with loss, tokens and sequences per second, fill and ETA."""
-
-    def __init__(self, start: int, total: int):
-        """Starts at a step, and says so if it is not the first."""
-        silent = jax.process_index() != 0
-        if start and not silent:
-            tqdm.write(f"taking the run up after step {start:,}", file=sys.stderr)
-        self._bar = tqdm(initial=start, total=total, desc="train", unit="step", disable=silent)
-
-    def advance(self) -> None:
-        """Counts one step."""
-        self._bar.update()
-
-    def show(self, line: dict[str, float]) -> None:
-        """Shows the newest figures, of a line of metrics."""
-        self._bar.set_postfix_str(
-            f"loss {line['loss']:.3f}, {line['tokens_per_second']:,.0f} tokens/s, "
-            f"{line['sequences_per_second']:,.0f} sequences/s, {line['fill']:.0%} full"
-        )
-
-    def say(self, what: str) -> None:
-        """Shows what goes on while no step is taken."""
-        self._bar.set_postfix_str(what)
-
-    def close(self) -> None:
-        """Leaves the bar as it stands."""
-        self._bar.close()
 
 
 class Stopwatch:

@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 
 from flexmdm_jax.attention.blocks import DoesNotFitError
-from flexmdm_jax.config import Config, TrainingConfig
+from flexmdm_jax.config import Config
 from flexmdm_jax.data.batches.packing import Bins
 from flexmdm_jax.data.batches.pipeline import configured_batches
 from flexmdm_jax.data.storage.records import Dataset
@@ -17,11 +18,11 @@ from flexmdm_jax.errors import UserError
 from flexmdm_jax.hosts import Preemption, first_process_first, of_first_process
 from flexmdm_jax.sharding import batch_sharding
 from flexmdm_jax.training.checkpoints import Checkpoints
+from flexmdm_jax.training.console import Console, padding_warning
 from flexmdm_jax.training.feed import DeviceBatches
 from flexmdm_jax.training.frozen import load_frozen, start_from
 from flexmdm_jax.training.logging import (
     MetricsWriter,
-    Progress,
     Stopwatch,
     memory_in_use,
     utilization,
@@ -31,6 +32,7 @@ from flexmdm_jax.training.profiling import NO_PROFILE, Profiler, Window
 from flexmdm_jax.training.state import Setup, TrainState, first_state, init_state, sharded_shapes
 from flexmdm_jax.training.step import make_train_step
 from flexmdm_jax.training.workdir import (
+    CHECKPOINTS,
     Experiment,
     check_workdir,
     owned_workdir,
@@ -40,6 +42,9 @@ from flexmdm_jax.types import TENSOR_AXIS
 
 Evaluate = Callable[[Any], dict[str, float]]
 Sample = Callable[[Any], list[dict[str, Any]]]
+
+
+_NOTHING = contextlib.nullcontext()
 
 
 class NonFiniteLossError(RuntimeError):
@@ -100,7 +105,7 @@ def train(
         batches.send_ahead()
         first_process_first(lambda: _claim(workdir, experiment, dataset))
         looks = _Looks(evaluate, sample)
-        run = _Run(config.training, setup, workdir, checkpoints, looks, profile, int(state.step))
+        run = _Run(config, setup, workdir, checkpoints, looks, profile, int(state.step))
         try:
             with Preemption() as preemption:
                 return run.loop(step, state, batches, preemption)
@@ -175,7 +180,7 @@ class _Run:
 
     def __init__(
         self,
-        config: TrainingConfig,
+        config: Config,
         setup: Setup,
         workdir: pathlib.Path,
         checkpoints: Checkpoints,
@@ -184,12 +189,14 @@ class _Run:
         first: int,
     ):
         self._first = first
-        self._config = config
+        self._config = config.training
+        self._data = config.data
         self._setup = setup
         self._checkpoints = checkpoints
         self._looks = looks
         self._writer = MetricsWriter(workdir)
-        self._progress = Progress(first, config.num_steps)
+        self._console = Console(first, config.training.num_steps)
+        self._checkpoint_folder = workdir / CHECKPOINTS
         self._watch = Stopwatch()
         self._profiler = Profiler(profile, workdir)
         self._pending: list[tuple[int, dict[str, jax.Array]]] = []
@@ -200,10 +207,11 @@ class _Run:
         first, last = self._first, self._config.num_steps
         for number in range(first + 1, last + 1):
             self._profiler.before(number)
-            state, metrics = self._step(step, state, batches)
+            with self._console.compiling("the step") if number == first + 1 else _NOTHING:
+                state, metrics = self._step(step, state, batches)
             self._profiler.after(number, metrics)
             self._pending.append((number, metrics))
-            self._progress.advance()
+            self._console.advance()
             stop = preemption.due(number)
             # The first step of a process compiles; its time says nothing.
             if number % self._config.log_every == 0 or number in (first + 1, last) or stop:
@@ -260,7 +268,10 @@ class _Run:
             **memory_in_use(jax.local_devices()[0]),
         }
         self._writer.write(number, line)
-        self._progress.show(line)
+        self._console.show(line)
+        # One batch alone says little of all of them.
+        if number > self._first + 1 and (warning := padding_warning(line["fill"], self._data)):
+            self._console.tell_once("padding", warning)
 
     def _settle(self) -> None:
         """Waits for the metrics of the steps that are not logged yet; all must be finite."""
@@ -274,17 +285,21 @@ class _Run:
 
     def _look(self, number: int, state: TrainState) -> None:
         self._watch.pause()
-        self._progress.say("evaluating")
+        self._console.tell_once("evaluating", "evaluating; the first time is also to compile")
+        self._console.say("evaluating")
+        started = time.perf_counter()
         metrics = self._looks.evaluate(self._setup.whole(state.ema, state.frozen))
         self._writer.write(number, {f"eval/{name}": value for name, value in metrics.items()})
+        self._console.evaluated(number, metrics, time.perf_counter() - started)
         self._watch.resume()
 
     def _sample(self, number: int, state: TrainState) -> None:
         if self._looks.sample:
             self._watch.pause()
-            self._progress.say("sampling")
+            self._console.say("sampling")
             samples = self._looks.sample(self._setup.whole(state.ema, state.frozen))
             self._writer.write_samples(number, samples)
+            self._console.sampled(number, samples)
             self._watch.resume()
 
     def _save(self, state: TrainState, batches: DeviceBatches) -> None:
@@ -292,9 +307,11 @@ class _Run:
         self._watch.pause()
         self._settle()
         self._checkpoints.save(state, batches)
+        number = int(state.step)
+        self._console.saved(number, self._checkpoint_folder, self._config.keep_checkpoints)
         self._watch.resume()
 
     def close(self) -> None:
         self._profiler.close()
-        self._progress.close()
+        self._console.close()
         self._writer.close()
