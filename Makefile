@@ -10,7 +10,7 @@ RUN := $(KEEP_MEMORY) $(PLATFORM) $(VENV)/bin/python
 TEST := $(PLATFORM) $(VENV)/bin/python
 
 .PHONY: demo maze brackets retrofit smollm2 install install-dev chromium test test-all test-matrix proofs \
-	faults check format bench-attention bench-aot bench-scaling gpu-wheels gpu-check clean
+	faults check audit mutants format bench-attention bench-aot bench-scaling gpu-wheels gpu-check clean
 
 demo: install data/demo
 	$(RUN) -m flexmdm_jax.train --config=configs/demo.py --workdir=runs/demo
@@ -118,8 +118,10 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || $(PYTHON) -m venv --clear --without-pip $(VENV)
 	$@ -m pip --version >/dev/null 2>&1 || $(PYTHON) -m pip --python $@ install --quiet pip
 
-$(VENV)/.installed: $(VENV)/bin/python requirements.txt
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+# The package itself is the working tree, with `flexmdm` beside python; its versions are the pins.
+$(VENV)/.installed: $(VENV)/bin/python requirements.txt setup.cfg pyproject.toml
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt \
+		--editable .
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
@@ -155,6 +157,17 @@ check: install-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/shellcheck -x -P SCRIPTDIR launch/*.sh launch/*.sbatch
+
+# Known vulnerabilities of what is pinned; asks PyPI about each, in an environment of its own.
+AUDIT := $(VENV)/audit
+audit: $(VENV)/bin/python
+	test -x $(AUDIT)/bin/pip-audit || { $(VENV)/bin/python -m venv $(AUDIT) && \
+		$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1; }
+	$(AUDIT)/bin/pip-audit --strict --disable-pip --no-deps --requirement requirements.txt
+
+# Faults put into the code, one at a time, that the tests named beside each must find.
+mutants: install-dev
+	$(TEST) tests/mutants.py $(ONLY)
 
 format: install-dev
 	$(VENV)/bin/ruff check --fix .

@@ -1,6 +1,6 @@
 """FlexMDM in JAX: any-order masked diffusion that learns length (insert masks, unmask them)."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str):

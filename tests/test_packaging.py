@@ -4,31 +4,72 @@ import ast
 import configparser
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import flexmdm_jax
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 
+# Beside the package and its configs.
+OF_THE_SDIST = {
+    *("CHANGELOG.md", "CITATION.cff", "LICENSE", "MANIFEST.in", "PKG-INFO", "README.md"),
+    *("pyproject.toml", "requirements.txt", "setup.cfg"),
+}
+OF_THE_WHEEL = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt"}
+BUILD = "import setuptools.build_meta as b; b.build_{}({!r})"
+
+
+def _shipped() -> set[pathlib.Path]:
+    """Returns the files of the package and its configs."""
+    found = [path for name in ("flexmdm_jax", "configs") for path in (ROOT / name).rglob("*.*")]
+    # Of Python's own making, or the system's.
+    return {path.relative_to(ROOT) for path in found if path.suffix not in {".pyc", ".DS_Store"}}
+
+
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory) -> pathlib.Path:
-    """A folder that `pip install .` has put the package into."""
+def built(tmp_path_factory) -> dict[str, pathlib.Path]:
+    """The sdist of the repository, and the wheel that is made of nothing but it."""
     source = tmp_path_factory.mktemp("source") / "repository"
-    ignored = shutil.ignore_patterns(".venv", ".git", "runs", "data", "build", "*.egg-info")
-    shutil.copytree(ROOT, source, ignore=_only_at_root(ignored))
+    ignored = shutil.ignore_patterns(
+        *(".*", "runs", "data", "build", "dist", "wheels", "*.egg-info", "__pycache__")
+    )
+    shutil.copytree(ROOT, source, ignore=ignored)
+    shutil.copytree(ROOT / "flexmdm_jax" / "data", source / "flexmdm_jax" / "data")
+    folder, unpacked = tmp_path_factory.mktemp("dist"), tmp_path_factory.mktemp("unpacked")
+    _build("sdist", source, folder)
+    [sdist] = folder.iterdir()
+    with tarfile.open(sdist) as archive:
+        archive.extractall(unpacked, filter="data")
+    [source] = unpacked.iterdir()
+    _build("wheel", source, folder)
+    [wheel] = folder.glob("*.whl")
+    return {"sdist": sdist, "wheel": wheel}
+
+
+def _build(what: str, source: pathlib.Path, folder: pathlib.Path) -> None:
+    """Builds as pip does without isolation, in a process of its own: it leaves much behind."""
+    command = [sys.executable, "-W", "ignore", "-c", BUILD.format(what, str(folder))]
+    subprocess.run(command, cwd=source, check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.fixture(scope="module")
+def installed(built, tmp_path_factory) -> pathlib.Path:
+    """An empty folder that the wheel has been installed into, without a network."""
     target = tmp_path_factory.mktemp("target")
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip, "--target", str(target), str(source)], check=True)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
+    pip += ["--disable-pip-version-check", "--no-build-isolation"]
+    subprocess.run([*pip, "--target", str(target), str(built["wheel"])], check=True)
     return target
-
-
-def _only_at_root(ignore):
-    return lambda folder, names: ignore(folder, names) if pathlib.Path(folder) == ROOT else []
 
 
 def _run(installed, cwd, *arguments):
@@ -49,20 +90,56 @@ def test_shipped_configs_are_found_from_anywhere(installed, tmp_path):
     assert result.returncode == 2
 
 
-def test_every_module_is_installed(installed):
-    modules = {path.relative_to(ROOT) for path in (ROOT / "flexmdm_jax").rglob("*.py")} | {
-        pathlib.Path("flexmdm_jax") / path.relative_to(ROOT)
-        for path in (ROOT / "configs").glob("*.py")
+def test_commands_run_from_anywhere(installed, tmp_path):
+    result = _run(installed, tmp_path, "flexmdm_jax.aot", "--help")
+    assert f"{installed}/flexmdm_jax/aot.py:\n" in result.stdout, result.stderr
+    # The script asks for the package by name; its first line names the Python that installed it.
+    script = subprocess.run(
+        [installed / "bin" / "flexmdm", "nonsense"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+    )
+    assert script.stderr.startswith("error: unknown command 'nonsense'"), script.stderr
+    assert script.returncode == 2
+
+
+def test_the_sdist_holds_what_it_should(built):
+    with tarfile.open(built["sdist"]) as archive:
+        files = [pathlib.Path(x.name) for x in archive.getmembers() if x.isfile()]
+    files = {pathlib.Path(*path.parts[1:]) for path in files}
+    files = {path for path in files if path.parts[0] != "flexmdm_jax.egg-info"}
+    assert files == _shipped() | {pathlib.Path(name) for name in OF_THE_SDIST}
+
+
+def test_the_wheel_holds_what_it_should(built):
+    with zipfile.ZipFile(built["wheel"]) as archive:
+        files = {pathlib.Path(name) for name in archive.namelist()}
+        [version] = re.findall(r"^Version: (.+)$", _metadata(archive), re.MULTILINE)
+    about = pathlib.Path(f"flexmdm_jax-{version}.dist-info")
+    expected = {
+        pathlib.Path("flexmdm_jax") / path if path.parts[0] == "configs" else path
+        for path in _shipped()
     }
-    missing = [path for path in modules if not (installed / path).is_file()]
-    assert not missing
+    expected |= {about / name for name in OF_THE_WHEEL} | {about / "licenses" / "LICENSE"}
+    assert files == expected
+    assert version == flexmdm_jax.__version__
+
+
+def _metadata(archive: zipfile.ZipFile) -> str:
+    [name] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+    return archive.read(name).decode()
+
+
+def test_what_says_its_version_says_the_same():
+    citation = (ROOT / "CITATION.cff").read_text()
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1]
+    assert newest == flexmdm_jax.__version__
+    assert f"\nversion: {flexmdm_jax.__version__}\n" in citation
 
 
 def test_what_pages_are_made_of_is_installed(installed, tmp_path):
-    modules = {".py", ".pyc"}
-    found = [path for path in (ROOT / "flexmdm_jax").rglob("*.*") if path.suffix not in modules]
-    assert {path.suffix for path in found} == {".js", ".css", ".html"}
-    assert not [path for path in found if not (installed / path.relative_to(ROOT)).is_file()]
     code = (
         "from flexmdm_jax.generation.trace.page import page; print(page([], lambda token: b'', 0))"
     )
