@@ -97,9 +97,7 @@ def test_what_the_diffs_add_is_in_style(contributed):
 
 @pytest.mark.parametrize(
     "path",
-    sorted(
-        set(re.findall(r"`(tests/[\w/]+\.py)`", (ROOT / "CONTRIBUTING.md").read_text()))
-    ),
+    sorted(set(re.findall(r"`(tests/[\w/]+\.py)`", (ROOT / "CONTRIBUTING.md").read_text()))),
 )
 def test_the_files_it_names_are_there(path):
     assert (ROOT / path).is_file()
