@@ -10,7 +10,7 @@ RUN := $(KEEP_MEMORY) $(PLATFORM) $(VENV)/bin/python
 TEST := $(PLATFORM) $(VENV)/bin/python
 
 .PHONY: demo maze brackets retrofit smollm2 install install-dev chromium test test-all test-matrix proofs \
-	faults check audit mutants format bench-attention bench-aot bench-scaling gpu-wheels gpu-check clean
+	faults docs check audit mutants format bench-attention bench-aot bench-scaling gpu-wheels gpu-check clean
 
 demo: install data/demo
 	$(RUN) -m flexmdm_jax.train --config=configs/demo.py --workdir=runs/demo
@@ -153,6 +153,14 @@ proofs: install-dev
 faults: install-dev
 	FLEXMDM_THOROUGH=1 $(RUN) -m pytest -q -s tests/training/test_faults.py
 
+# Pages in site/, which need no network: open site/index.html. A link that leads nowhere is an error.
+docs: install-dev
+	$(TEST) -m docs.site.config_reference
+	rm -rf site
+	$(TEST) -m sphinx --quiet --fresh-env --fail-on-warning --keep-going -c docs/site \
+		-d build/doctrees . site
+	@echo "site/index.html"
+
 check: install-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -214,4 +222,4 @@ gpu-check:
 	$(GPU_PYTHON) -m benchmarks.gpu_check --out=runs/gpu_check --overwrite
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .ruff_cache

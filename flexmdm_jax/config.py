@@ -38,11 +38,11 @@ def _local(*paths: str) -> None:
 class LoraConfig(Ranged):
     """Low-rank adapters; see models/lora.py. Rank 0: none."""
 
-    rank: CountOrZero = 0
-    alpha: Positive = 128.0
+    rank: CountOrZero = 0  # 0: no adapters
+    alpha: Positive = 128.0  # what an adapter adds counts alpha / rank
     rslora: bool = False  # alpha is divided by the root of the rank, not by the rank
-    dropout_rate: ShareBelowOne = 0.0
-    targets: str = "q,k,v,head"
+    dropout_rate: ShareBelowOne = 0.0  # of an adapter's input
+    targets: str = "q,k,v,head"  # which linear maps have one; of out, gate, up, down, too
 
     def __post_init__(self):
         super().__post_init__()
@@ -57,12 +57,12 @@ class LladaConfig(Ranged):
     """What only a LLaDA has: its sizes, its base, and what is trained in the base's stead."""
 
     base: str = ""  # folder that `convert llada` wrote
-    embedding_size: Count = 126_464
-    mlp_size: Count = 12_288
-    num_kv_heads: Count = 32
-    rope_theta: Positive = 500_000.0
-    norm_epsilon: Positive = 1e-5
-    tied: bool = False
+    embedding_size: Count = 126_464  # rows of embedding and head; some may be spare
+    mlp_size: Count = 12_288  # features inside a block's MLP
+    num_kv_heads: Count = 32  # of keys and values; num_heads is a multiple
+    rope_theta: Positive = 500_000.0  # base of the rotary frequencies
+    norm_epsilon: Positive = 1e-5  # of RMSNorm
+    tied: bool = False  # the head is the embedding
     layers_per_group: Count = 8  # that share time conditioning; MDM has none
     causal: bool = False  # slots see what stands before them only, as autoregressive models do
     told_before: bool = False  # tokens by the slot before, as autoregressive models tell them
@@ -86,8 +86,8 @@ class XlmConfig(Ranged):
 
     mlp_size: CountOrZero = 0  # 0: four times hidden_size
     rotary_size: CountOrZero = 0  # 0: whole heads
-    activation: Literal["relu", "gelu"] = "relu"
-    norm_epsilon: Positive = 1e-5
+    activation: Literal["relu", "gelu"] = "relu"  # of the MLP
+    norm_epsilon: Positive = 1e-5  # of the norms
     gap_mlp: bool = False  # before a distribution of gaps
     pad: CountOrUnset = -1  # an id that is never drawn; -1: none
 
@@ -96,21 +96,21 @@ class XlmConfig(Ranged):
 class ModelConfig(Ranged):
     """The network; see models/ (dit.py, llada.py, xlm.py) for what each size means."""
 
-    hidden_size: Count
-    num_layers: Count
-    num_heads: Count
-    kind: Literal["dit", "llada", "xlm"] = "dit"
-    condition_size: Count = 128  # of all but LLaDA
-    dropout_rate: ShareBelowOne = 0.0  # of all but LLaDA
-    mark_start: bool = False  # DiT only
-    # What is learned of a gap: the mean number of missing tokens, or (not LLaDA) its distribution
-    # over 0, 1, … of gap_classes, the last that many or more; 0 classes: data.max_length + 1.
+    hidden_size: Count  # features of a slot, a multiple of 2 * num_heads
+    num_layers: Count  # blocks
+    num_heads: Count  # of attention
+    kind: Literal["dit", "llada", "xlm"] = "dit"  # the paper's network, LLaDA's, or xlm-core's
+    condition_size: Count = 128  # features of the time embedding; of all but LLaDA
+    dropout_rate: ShareBelowOne = 0.0  # after attention and MLP; of all but LLaDA
+    mark_start: bool = False  # DiT only: a learned vector marks the first slot
+    # What is learned of a gap: the mean number of missing tokens, or (not LLaDA) its distribution.
     gap_head: Literal["mean", "distribution"] = "mean"
+    # Of a distribution: 0, 1, … missing tokens, the last that many or more; 0: data.max_length + 1.
     gap_classes: CountOrZero = 0
-    compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"  # of products; parameters: float32
     remat: Literal["none", "dots", "full"] = "none"  # what backward computes again
-    scan_unroll: Count = 1
-    attention: str = ""  # empty: the platform decides
+    scan_unroll: Count = 1  # blocks to an iteration of the loop over them; more compile longer
+    attention: str = ""  # xla, pallas, cudnn or pallas_gpu; empty: the platform decides
     llada: LladaConfig = LladaConfig()
     xlm: XlmConfig = XlmConfig()
 
@@ -154,11 +154,11 @@ class DataConfig(Ranged):
     sequences each; training.batch_size is their number.
     """
 
-    path: str
-    max_length: Length
+    path: str  # the folder that prepare made; with a mixture it is not used
+    max_length: Length  # slots of the longest sequence
     prepare: str = ""  # the command that makes the dataset, told to whoever lacks it
     sets: dict[str, str] = dataclasses.field(default_factory=dict)  # folders of a mixture, by name
-    mixture: dict[str, Positive] = dataclasses.field(default_factory=dict)  # their shares
+    mixture: dict[str, Positive] = dataclasses.field(default_factory=dict)  # shares; sum: 1
     buckets: tuple[Length, ...] = ()  # shorter lengths that the rows of a batch may have
     packing: bool = False  # fill rows with several sequences each
     row_length: CountOrZero = 0  # of packed rows; 0: max_length
@@ -215,33 +215,33 @@ class DataConfig(Ranged):
 class OptimizerConfig(Ranged):
     """AdamW with linear warm-up, gradient clipping, and an exponential moving average."""
 
-    learning_rate: Positive
-    # By path.
+    learning_rate: Positive  # the highest
+    # By patterns of parameters' paths, such as gap_head/*; the first that fits counts.
     group_learning_rates: dict[str, PositiveOrZero] = dataclasses.field(default_factory=dict)
-    warmup_steps: CountOrZero = 0
-    decay: Literal["constant", "cosine", "cosine_restarts"] = "constant"
+    warmup_steps: CountOrZero = 0  # over which the learning rate rises from 0
+    decay: Literal["constant", "cosine", "cosine_restarts"] = "constant"  # after that; to 0
     num_cycles: Count = 5  # of cosine_restarts
-    weight_decay: PositiveOrZero = 0.0
-    b1: ShareBelowOne = 0.9
-    b2: ShareBelowOne = 0.999
-    clip_norm: Positive = 1.0
-    ema_decay: ShareBelowOne = 0.9999
+    weight_decay: PositiveOrZero = 0.0  # of matrices; vectors do not decay
+    b1: ShareBelowOne = 0.9  # of the average of gradients
+    b2: ShareBelowOne = 0.999  # of the average of their squares
+    clip_norm: Positive = 1.0  # of the whole gradient
+    ema_decay: ShareBelowOne = 0.9999  # of the averaged parameters, which samples are drawn with
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig(Ranged):
     """How long, in what batches, and how often to look and to save (in steps)."""
 
-    num_steps: Count
-    batch_size: Count
+    num_steps: Count  # of the optimizer
+    batch_size: Count  # rows of a step, on all devices together
     start: str = ""  # workdir of a run whose averaged parameters this one starts from
-    accumulation_steps: Count = 1
+    accumulation_steps: Count = 1  # parts of a batch, one after another, to save memory
     time_warp: OneOrMore = 1.0  # see stratified_times(); 1 draws times as the paper does
-    log_every: Count = 100
-    evaluate_every: Count = 10_000
+    log_every: Count = 100  # a line of metrics.jsonl
+    evaluate_every: Count = 10_000  # on held-out data
     sample_every: CountOrZero = 0  # write a few texts of the moment; 0: none
-    checkpoint_every: Count = 10_000
-    keep_checkpoints: Count = 3
+    checkpoint_every: Count = 10_000  # what an interruption costs at most
+    keep_checkpoints: Count = 3  # the newest
 
     def __post_init__(self):
         super().__post_init__()
@@ -261,16 +261,16 @@ class EvaluationConfig(Ranged):
     num_times: Count = 8  # times per sequence
     num_samples: Count = 64  # generated for the length distance
     num_steps: CountOrZero = 64  # of the sampler; 0 for adaptive ones
-    batch_size: Count = 64
+    batch_size: Count = 64  # sequences at a time
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig(Ranged):
     """Devices along each axis of the mesh; -1 takes what the others leave."""
 
-    data: CountOrUnset = -1
-    fsdp: CountOrUnset = 1
-    tensor: CountOrUnset = 1
+    data: CountOrUnset = -1  # rows alone are spread over it
+    fsdp: CountOrUnset = 1  # rows and parameters
+    tensor: CountOrUnset = 1  # heads and features of matrices, and the vocabulary
 
     def __post_init__(self):
         super().__post_init__()
@@ -283,16 +283,17 @@ class MeshConfig(Ranged):
 class Config(Ranged):
     """An experiment."""
 
-    method: Literal["flexmdm", "mdm"]
+    method: Literal["flexmdm", "mdm"]  # of variable length, or the baseline of fixed length
     model: ModelConfig
     data: DataConfig
     optimizer: OptimizerConfig
     training: TrainingConfig
     evaluation: EvaluationConfig = EvaluationConfig()
     mesh: MeshConfig = MeshConfig()
-    insertion: str = "linear"  # α; not used by MDM
-    unmasking: str = "linear"  # β
-    seed: Seed = 0
+    # α, when tokens come in as masks: linear, polynomial:power=2, power, sine, cosine, geometric.
+    insertion: str = "linear"
+    unmasking: str = "linear"  # β, when masks become tokens
+    seed: Seed = 0  # of parameters, order and noise
 
     def __post_init__(self):
         super().__post_init__()

@@ -1,0 +1,164 @@
+"""Every command in the pages is one that exists, with flags that are there and values that fit."""
+
+import os
+import re
+import shlex
+
+import pytest
+from commands import run
+from markdown import FILES, ROOT, blocks
+
+MAKEFILE = (ROOT / "Makefile").read_text()
+# What tests elsewhere run, or what needs more than this machine: by its first word, the reason.
+NOT_PARSED = {
+    "curl": "asked of a server in tests/serving/test_docs.py",
+    "gcloud": "needs Cloud TPU; tests/launch has stand-ins",
+    "pip": "fetches packages",
+    "python -c": "a line for a machine with a GPU",
+    "python -m pip": "fetches packages",
+    "python -m zipfile": "unpacks what was fetched",
+    ".": "the shell's own",
+    "for": "the shell's own",
+    "done": "the shell's own",
+    "cat": "writes a file",
+    "export": "the shell's own",
+}
+
+
+def commands_of(code):
+    """Returns the commands of a block, each as its words, without what is set before them."""
+    code = re.sub(r"<<'?(\w+)'?\n.*?\n\1\n", "\n", code, flags=re.DOTALL)
+    code = re.sub(r"\$\([^)]*\)", "SUBSTITUTED", code.replace("\\\n", " "))
+    for name, value in _variables(code):
+        code = code.replace(f"${name}", value)
+    found = []
+    for line in code.replace("; ", " ; ").splitlines():
+        command = []
+        for word in [*shlex.split(line, comments=True), "&&"]:
+            if word in ("&&", "||", "|", ";"):
+                found += [command] if command else []
+                command = []
+            elif word == "do" and not command:
+                continue
+            elif command or not re.match(r"\w+=", word):
+                command.append(word)
+    return found
+
+
+def _variables(code):
+    """Returns (name, value) of what a block sets for itself; of a loop's variable, the first."""
+    assigned = re.findall(r"^(\w+)=\"(.*)\"$", code, re.MULTILINE)
+    return assigned + re.findall(r"^ *for (\w+) in (\w+)", code, re.MULTILINE)
+
+
+def lines():
+    """Returns (where it stands, command) of all commands of all pages, each once."""
+    found = {}
+    for block in blocks("sh"):
+        for words in commands_of(block.code):
+            found.setdefault(tuple(words), str(block))
+    return [(where, list(words)) for words, where in found.items()]
+
+
+LINES = lines()
+
+
+def kind(words):
+    """Returns how a command is known: its first word, of Python's what it runs."""
+    if words[0] in ("python", "python3"):
+        known = words[2] if words[1] == "-m" else ""
+        ours = known.startswith(("flexmdm_jax.", "benchmarks."))
+        return "ours" if ours else " ".join(["python", *words[1 : 3 if known else 2]])
+    return "launch" if words[0].startswith("launch/") else words[0]
+
+
+def of_kind(*kinds):
+    return [pytest.param(words, id=where) for where, words in LINES if kind(words) in kinds]
+
+
+STOP = "stop-here"
+
+
+def check(module, arguments):
+    """Asserts that a command takes its arguments: it gets as far as one that it has no use for."""
+    result = run(module, *arguments, STOP)
+    assert f"error: unexpected argument {STOP!r}" in result.stderr, result.stderr
+
+
+@pytest.mark.parametrize("words", of_kind("ours"))
+def test_commands_take_what_they_are_given(words):
+    module = words[2]
+    path = ROOT / f"{module.replace('.', '/')}.py"
+    assert path.exists()
+    if "cli.run" in path.read_text():
+        check(module, words[3:])
+    else:
+        # Some benchmarks read no flags, others Python's own way.
+        for argument in words[3:]:
+            name = argument.removeprefix("--").partition("=")[0]
+            assert f'"{name}"' in path.read_text() or f'"--{name}"' in path.read_text()
+
+
+@pytest.mark.parametrize("words", of_kind("launch"))
+def test_launchers_exist_and_hand_on_flags_that_train_has(words):
+    script, *arguments = words
+    assert os.access(ROOT / script, os.X_OK)
+    verb = next((x for x in arguments if x in ("sample", "evaluate")), "train")
+    flags = [x for x in arguments if x.startswith("--") and x != "--dry_run"]
+    if flags:
+        # Where a run lies, the scripts say themselves.
+        check(f"flexmdm_jax.{verb}", [*flags, "--workdir=runs/x"])
+
+
+@pytest.mark.parametrize("words", of_kind("make"))
+def test_targets_of_make_are_there(words):
+    for target in (x for x in words[1:] if "=" not in x):
+        pattern = rf"^(?:[\w/%-]+ )*{re.escape(target)}(?: [\w/%-]+)*:(?!=)"
+        assert re.search(pattern, MAKEFILE, re.MULTILINE), target
+
+
+def test_every_other_command_is_known_and_has_a_reason():
+    others = {kind(words) for _, words in LINES} - {"ours", "make", "launch"}
+    assert others == set(NOT_PARSED)
+
+
+def test_shell_is_taken_apart():
+    code = (
+        "A=1 make x   # why\n"
+        "python -m flexmdm_jax.train --a='b c' \\\n  --d && cat > f <<'EOF'\nx\nEOF\n"
+    )
+    train = ["python", "-m", "flexmdm_jax.train", "--a=b c", "--d"]
+    assert commands_of(code) == [["make", "x"], train, ["cat", ">", "f"]]
+    assert kind(train) == "ours"
+
+
+def test_a_flag_that_is_not_there_is_found():
+    with pytest.raises(AssertionError, match="Unknown command line flag 'nosuch'"):
+        check("flexmdm_jax.sample", ["--nosuch=1"])
+    with pytest.raises(AssertionError, match="unknown config field"):
+        check("flexmdm_jax.train", ["--config=configs/demo.py", "--config.modell.x=1"])
+
+
+def defined_flags():
+    """Returns the names of all flags of commands and benchmarks, as their sources define them."""
+    found = {"config", "seed", "mesh", "help", "flagfile"}
+    for folder in ("flexmdm_jax", "benchmarks"):
+        for path in (ROOT / folder).rglob("*.py"):
+            source = path.read_text()
+            found |= set(re.findall(r"(?i:define_\w+|text|number)\(\s*\"(\w+)\"", source))
+            found |= set(re.findall(r"add_argument\(\s*\"--(\w+)\"", source))
+    return found
+
+
+# Of other programs.
+FOREIGN = {"split", "dry_run", "no"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(x.relative_to(ROOT)) for x in FILES])
+def test_flags_that_are_spoken_of_are_there(path):
+    prose = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
+    code = re.findall(r"`([^`\n]+)`", prose)
+    # Ours have no hyphens.
+    named = {x for text in code for x in re.findall(r"(?<![\w-])--(\w+)(?![\w-])", text)}
+    known = defined_flags() | FOREIGN
+    assert {x for x in named if x.removeprefix("no") not in known and x not in known} == set()
