@@ -11,6 +11,8 @@ from markdown import FILES, ROOT, blocks
 MAKEFILE = (ROOT / "Makefile").read_text()
 # What tests elsewhere run, or what needs more than this machine: by its first word, the reason.
 NOT_PARSED = {
+    ".venv/bin/python": "pytest, of whoever changes the code",
+    "tensorboard": "another program",
     "curl": "asked of a server in tests/serving/test_docs.py",
     "gcloud": "needs Cloud TPU; tests/launch has stand-ins",
     "pip": "fetches packages",
