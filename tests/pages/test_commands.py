@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 from commands import run
-from markdown import FILES, ROOT, blocks
+from page_files import FILES, ROOT, blocks
 
 MAKEFILE = (ROOT / "Makefile").read_text()
 # What tests elsewhere run, or what needs more than this machine: by its first word, the reason.

@@ -4,7 +4,7 @@ import pathlib
 import re
 
 import pytest
-from markdown import FILES, ROOT, anchors, links
+from page_files import FILES, ROOT, anchors, links
 
 from docs.site import navigation
 

@@ -5,7 +5,7 @@ import functools
 import re
 
 import pytest
-from markdown import FILES, ROOT, blocks
+from page_files import FILES, ROOT, blocks
 from untrained import untrained_model
 
 from flexmdm_jax import conformance

@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 
 import pytest
-from markdown import ROOT
+from page_files import ROOT
 
 import flexmdm_jax
 from docs.site import api, config_reference

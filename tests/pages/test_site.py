@@ -8,7 +8,7 @@ import sys
 
 import browsers
 import pytest
-from markdown import ROOT
+from page_files import ROOT
 
 PAGES = ("README.md", "docs/README.md", "docs/concepts.md", "docs/config_reference.md")
 
@@ -30,10 +30,8 @@ def test_the_site_opens_at_its_folder_and_loads_nothing_from_elsewhere(site, bro
             assert watch.page.locator("h1").first.inner_text()
             assert all(url.startswith(f"file://{site}/") for url in watch.requests)
             assert not watch.complaints
-            widths = watch.page.eval_on_selector_all(
-                "article img", "x => x.map(i => i.naturalWidth)"
-            )
-            assert all(widths)
+            pictures = watch.page.locator("article img").all()
+            assert all(picture.evaluate("x => x.naturalWidth") for picture in pictures)
 
 
 def test_pages_are_reached_from_the_side(site, browser):
