@@ -136,6 +136,7 @@ TEXTS = {
     *("compilation_cache", "prefix", "suffix", "rule", "insertions", "grid", "topology"),
     *("programs", "sampler", "corrector", "template", "gap_mark", "mask", "mesh"),
     "allow_missing",
+    "metrics",
 }
 ADDRESSES = ("gs://bucket/x", "s3://b", "https://host/a")
 
