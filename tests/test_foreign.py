@@ -15,8 +15,9 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+import torch_gpt2
 
-from flexmdm_jax.conversion import architecture, peft
+from flexmdm_jax.conversion import architecture, gpt2, peft
 from flexmdm_jax.conversion.layout import make_model, parameter_shapes
 from flexmdm_jax.data.tokenizers import make_tokenizer, tokenizer_json
 from flexmdm_jax.errors import UserError
@@ -204,6 +205,43 @@ ROPE = Format(
         "full_attention": {"rope_type": "default", "rope_theta": 1e6},
         "mrope_section": [16, 24, 24],
     },
+)
+
+
+def read_gpt2(values, folder):
+    return gpt2.gpt2_of(values, folder / "config.json", jax.numpy.float32)
+
+
+GPT2 = Format(
+    form=gpt2.FIELDS,
+    full=torch_gpt2.Sizes().config()
+    | {
+        "_num_labels": 1,
+        "add_cross_attention": False,
+        "chunk_size_feed_forward": 0,
+        "gradient_checkpointing": False,
+        "output_past": True,
+        "reorder_and_upcast_attn": False,
+        "scale_attn_by_inverse_layer_idx": False,
+        "scale_attn_weights": True,
+        "tie_word_embeddings": True,
+        "pruned_heads": {},
+        "torch_dtype": "float32",
+        "transformers_version": "4.12.5",
+        "use_cache": True,
+    },
+    read=read_gpt2,
+    changes={
+        "model_type": "gptj",
+        "vocab_size": 41,
+        "n_positions": 41,
+        "n_embd": 48,
+        "n_layer": 2,
+        "n_head": 2,
+        "n_inner": 40,
+        "layer_norm_epsilon": 1e-6,
+    },
+    foreign=FOREIGN | {"rotary_dim": 64, "hidden_size": 768, "layer_norm_eps": 1e-6},
 )
 
 
@@ -454,6 +492,7 @@ MODELS = {
 FORMATS = {
     "llama": LLAMA,
     "llada": LLADA,
+    "gpt2": GPT2,
     "rope": ROPE,
     "peft": PEFT,
     "tokenizer": TOKENIZER,

@@ -47,7 +47,7 @@ class Architecture:
 
 # What transformers writes into every config.json: where a model comes from, what it is run and
 # trained with, and how it is sampled, which is this library's own business.
-_HARMLESS = names("""
+HARMLESS = names("""
     architectures auto_map _name_or_path name_or_path _commit_hash transformers_version torch_dtype
     dtype use_cache torchscript use_bfloat16 _attn_implementation attn_implementation
     _attn_implementation_autoset return_dict return_dict_in_generate output_attentions
@@ -85,7 +85,7 @@ LLADA_FIELDS = Form(
     },
     # Norms of queries and keys, and ALiBi, whose details some of these are, are refused above;
     # LLaDA's code ties by weight_tying alone.
-    harmless=_HARMLESS
+    harmless=HARMLESS
     | names("""
         attention_layer_norm_with_affine alibi_bias_max rope_full_precision flash_attention
         residual_dropout embedding_dropout max_sequence_length init_device init_fn init_std
@@ -108,7 +108,7 @@ LLAMA_FIELDS = Form(
         "partial_rotary_factor": (1, None),
         "chunk_size_feed_forward": (0, None),
     },
-    harmless=_HARMLESS | {"max_position_embeddings", "max_sequence_length"},
+    harmless=HARMLESS | {"max_position_embeddings", "max_sequence_length"},
 )
 # rope_parameters of transformers 5, rope_scaling of the versions before it.
 ROPE_FIELDS = Form(

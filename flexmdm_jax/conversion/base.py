@@ -23,7 +23,7 @@ from flexmdm_jax.files import json_text, new_folder
 FORMAT_VERSION = 2
 # Storage by format version; in the first, pieces had no checksums.
 _DRIVERS = {1: "zarr", FORMAT_VERSION: "zarr3"}
-_DESCRIPTION, _PARAMS, _FILES = "base.json", "params", "files"
+DESCRIPTION, _PARAMS, _FILES = "base.json", "params", "files"
 # Large enough for fast reading, small enough that hosts which hold a part read little else.
 BLOCK_BYTES = 1 << 26
 # Beyond the weights, a model folder holds nothing as large.
@@ -110,7 +110,7 @@ def write_base(
                 (partial / _PARAMS).absolute(),
                 args=ocp.args.PyTreeSave(traverse_util.unflatten_dict(tree)),
             )
-        (partial / _DESCRIPTION).write_text(json_text(description, indent=2) + "\n")
+        (partial / DESCRIPTION).write_text(json_text(description, indent=2) + "\n")
 
 
 def copy_files(source: pathlib.Path, target: pathlib.Path) -> None:
@@ -215,7 +215,7 @@ def open_base(folder: str | pathlib.Path) -> Base:
       UserError: If there is none, or it is damaged or of another format.
     """
     folder = pathlib.Path(folder)
-    path = folder / _DESCRIPTION
+    path = folder / DESCRIPTION
     try:
         values = json.loads(path.read_text())
         if values["format_version"] not in _DRIVERS:

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from flexmdm_jax.conversion.architecture import Architecture
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.models.gpt2 import GPT2
 from flexmdm_jax.models.llada import LLaDA
 from flexmdm_jax.sharding import state_shardings
 
@@ -158,11 +159,11 @@ def make_model(architecture: Architecture, **kwargs) -> LLaDA:
     return LLaDA(**{**sizes, **defaults, **kwargs})
 
 
-def parameter_shapes(model: LLaDA, mesh: Mesh | None = None) -> Any:
+def parameter_shapes(model: LLaDA | GPT2, mesh: Mesh | None = None) -> Any:
     """Returns shapes and types of a model's parameters, and their shardings; nothing is computed.
 
     Args:
-      model: Any LLaDA.
+      model: Any network that is called as LLaDA is.
       mesh: None leaves the shardings out.
     """
     slots = jax.ShapeDtypeStruct((1, 2), np.int32)

@@ -11,7 +11,6 @@ from flexmdm_jax.conversion.architecture import Architecture
 from flexmdm_jax.conversion.base import (
     Base,
     Blocks,
-    block_rows,
     copy_files,
     row_places,
     stored_dtype,
@@ -24,7 +23,7 @@ from flexmdm_jax.conversion.layout import (
     head_name,
     leaves,
 )
-from flexmdm_jax.conversion.sources import AS_IT_SAYS, Source, SpecialIds, open_source
+from flexmdm_jax.conversion.sources import AS_IT_SAYS, Source, SpecialIds, open_source, same_numbers
 from flexmdm_jax.conversion.tensors import Planned, Tensor, write_model
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import new_folder
@@ -77,14 +76,7 @@ def _check_tied(source: Source) -> None:
     names = head_name(architecture), embedding_name(architecture)
     if names[0] not in tensors:
         return
-    head, embedding = (tensors[name] for name in names)
-
-    def differ(start: int, stop: int) -> bool:
-        parts = (x.rows(start, stop).astype(np.float32) for x in (head, embedding))
-        return not np.array_equal(*parts, equal_nan=True)
-
-    blocks = block_rows(embedding.shape, np.dtype(np.float32))
-    if head.shape != embedding.shape or any(differ(*rows) for rows in blocks):
+    if not same_numbers(*(tensors[name] for name in names)):
         field = {"llada": "weight_tying", "llama": "tie_word_embeddings"}[architecture.family]
         raise UserError(
             f"{source.path}: {field} is true in config.json, but {names[0]} differs from "

@@ -169,3 +169,14 @@ def _mean_row(tensor: Tensor) -> np.ndarray:
 
 def _zero_row(tensor: Tensor) -> np.ndarray:
     return np.zeros(tensor.shape[1:])
+
+
+def same_numbers(one: Tensor, other: Tensor) -> bool:
+    """Returns whether two tensors agree in shape and in every number, as float32."""
+
+    def agree(start: int, stop: int) -> bool:
+        parts = (tensor.rows(start, stop).astype(np.float32) for tensor in (one, other))
+        return np.array_equal(*parts, equal_nan=True)
+
+    blocks = block_rows(one.shape, np.dtype(np.float32))
+    return one.shape == other.shape and all(agree(*block) for block in blocks)

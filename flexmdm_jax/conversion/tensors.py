@@ -68,10 +68,14 @@ class Tensor:
         return self._read(0, math.prod(self.shape)).reshape(self.shape)
 
 
-def open_tensors(folder: pathlib.Path) -> dict[str, Tensor]:
+def open_tensors(folder: pathlib.Path, buffers: tuple[str, ...] = ()) -> dict[str, Tensor]:
     """Returns the tensors of a model folder by name; none is read yet.
 
     Looks for model.safetensors, shards with an index, or pytorch_model.bin and its shards.
+
+    Args:
+      folder: Of the model.
+      buffers: What the names of tensors end with that are left out, whatever their types.
 
     Raises:
       UserError: If there are none, a shard is missing, or a file is damaged.
@@ -81,30 +85,35 @@ def open_tensors(folder: pathlib.Path) -> dict[str, Tensor]:
         ("pytorch_model.bin", "pytorch_model.bin.index.json", _read_bin),
     ):
         if (folder / index).is_file():
-            return _read_shards(folder, folder / index, read)
+            return _read_shards(folder, folder / index, read, buffers)
         if (folder / single).is_file():
-            return read(folder / single)
+            return read(folder / single, buffers)
     raise UserError(
         f"{folder} holds no weights: neither {_SINGLE} nor {_INDEX} nor pytorch_model.bin"
     )
 
 
-def _read_shards(folder, index, read) -> dict[str, Tensor]:
+def _read_shards(folder, index, read, buffers) -> dict[str, Tensor]:
     try:
         where = json.loads(index.read_text())["weight_map"]
+        where = {name: file for name, file in where.items() if not name.endswith(buffers)}
         files = sorted(set(where.values()))
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
         raise UserError(f"{index} is damaged; copy or download it again") from None
     if missing := [name for name in files if not (folder / name).is_file()]:
         raise UserError(f"{index} names {missing[0]}, which is not there; copy it to {folder}")
-    shards = {name: read(folder / name) for name in files}
+    shards = {name: read(folder / name, buffers) for name in files}
     if lost := [name for name, file in where.items() if name not in shards[file]]:
         raise UserError(f"{folder / where[lost[0]]} lacks {lost[0]}, which {index.name} puts there")
     return {name: shards[file][name] for name, file in where.items()}
 
 
-def read_safetensors(path: pathlib.Path) -> dict[str, Tensor]:
+def read_safetensors(path: pathlib.Path, buffers: tuple[str, ...] = ()) -> dict[str, Tensor]:
     """Returns the tensors of a safetensors file by name; none is read yet.
+
+    Args:
+      path: The file.
+      buffers: See open_tensors().
 
     Raises:
       UserError: If the file is truncated, its header damaged, or a type unknown.
@@ -122,6 +131,7 @@ def read_safetensors(path: pathlib.Path) -> dict[str, Tensor]:
             entries = {
                 name: (entry["dtype"], tuple(entry["shape"]), *entry["data_offsets"])
                 for name, entry in header.items()
+                if not name.endswith(buffers)
             }
         except (ValueError, KeyError, TypeError, AttributeError):
             raise damaged from None
@@ -152,8 +162,9 @@ def _file_reader(path, dtype, offset):
     return read
 
 
-def _read_bin(path: pathlib.Path) -> dict[str, Tensor]:
-    return tensors_of_torch(load_pickle(path), path)
+def _read_bin(path: pathlib.Path, buffers: tuple[str, ...]) -> dict[str, Tensor]:
+    state = {name: x for name, x in load_pickle(path).items() if not name.endswith(buffers)}
+    return tensors_of_torch(state, path)
 
 
 def tensors_of_torch(state: Mapping[str, Any], path: pathlib.Path) -> dict[str, Tensor]:

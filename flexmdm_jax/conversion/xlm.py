@@ -1,12 +1,11 @@
 """FlexMDM checkpoints of xlm-core: a Hugging Face folder of config.json and model.safetensors."""
 
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from flexmdm_jax.config import Config, read_config
-from flexmdm_jax.conversion.gguf_tokenizer import CONTROL, NORMAL, tokenizer_json
+from flexmdm_jax.conversion.gpt2_tokenizer import tokenizer_of
 from flexmdm_jax.conversion.modulated import read_parameters
 from flexmdm_jax.conversion.tensors import open_tensors
 from flexmdm_jax.data.tokenizers import GPT2Tokenizer, HuggingFaceTokenizer, Tokenizer
@@ -57,8 +56,6 @@ _GAP_HEADS = {
 _MARKS = {"expectation": "len_pred.proj1.weight", "distribution": "len_pred.linear.weight"}
 _MARK_OF_MLP = "len_pred.mlp.0.weight"
 _BUFFERS = (".freqs", ".inv_freq")
-# Closes texts in GPT-2's vocabulary.
-_SEPARATOR = "<|endoftext|>"
 
 
 def read_xlm_config(folder: pathlib.Path) -> tuple[Config, int, int]:
@@ -137,8 +134,7 @@ def read_xlm(folder: pathlib.Path, config: Config, shapes: Any) -> Any:
     Raises:
       UserError: If the file is damaged, or its tensors are not those that the config describes.
     """
-    found = open_tensors(folder)
-    tensors = {name: tensor for name, tensor in found.items() if not name.endswith(_BUFFERS)}
+    tensors = open_tensors(folder, _BUFFERS)
     kind = "distribution" if config.model.gap_head == "distribution" else "expectation"
     for other, mark in _MARKS.items():
         if other != kind and mark in tensors:
@@ -167,22 +163,9 @@ def gpt2_with(gpt2: Tokenizer, rows: int, mask: int, end: int) -> HuggingFaceTok
     Raises:
       UserError: If MASK or END are ordinary tokens, or lie outside the rows.
     """
-    encoder, merges = (gpt2.files()[name].decode() for name in GPT2Tokenizer.FILES)
-    vocab = json.loads(encoder)
-    tokens = sorted(vocab, key=vocab.get)
-    description = tokenizer_json(
-        {
-            "model": "gpt2",
-            "pre": "gpt-2",
-            "tokens": tokens,
-            "token_type": [CONTROL if token == _SEPARATOR else NORMAL for token in tokens],
-            # The first line says the version.
-            "merges": merges.splitlines()[1:],
-        },
-        path := pathlib.Path("GPT-2"),
-    )
+    vocab, merges = (gpt2.files()[name] for name in GPT2Tokenizer.FILES)
     config = {"vocab_size": rows, "mask_token_id": mask, "eos_token_id": end}
-    return HuggingFaceTokenizer.of_json(description, config, path)
+    return tokenizer_of(vocab, merges, config, pathlib.Path("GPT-2"))
 
 
 def check_tokenizer(
