@@ -23,12 +23,14 @@ def generative_perplexity(
     without a token to score, which both leave out.
 
     Args:
-      nats: -log p of the tokens of each text, the reference's own tokens.
+      nats: -log p of the tokens of each text, the reference's own, without the first, which is
+        given; of a text without tokens, none.
       seed: Decides the draws behind the errors.
     """
     sums = np.array([values.sum() for values in nats])
     tokens = np.array([len(values) for values in nats])
-    long = tokens > SHORT
+    # The first token, which is given, is one of a text's.
+    long = tokens + 1 > SHORT
     own = np.exp(sums / np.maximum(tokens, 1))
 
     def corpus(weights) -> float:

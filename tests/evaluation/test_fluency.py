@@ -10,12 +10,13 @@ from flexmdm_jax.evaluation.fluency import SHORT, generative_perplexity
 
 def test_both_protocols_by_hand():
     rng = np.random.default_rng(0)
-    nats = [rng.exponential(2.0, size) for size in (0, 1, SHORT, SHORT + 1, 40, 200)]
+    # Scored tokens: of a text of ten or eleven, nine or ten.
+    nats = [rng.exponential(2.0, size) for size in (0, 1, SHORT - 1, SHORT, 40, 200)]
     found = generative_perplexity(nats)
     total = sum(float(x) for text in nats for x in text)
     count = sum(len(text) for text in nats)
     assert found["generative_perplexity"] == pytest.approx(math.exp(total / count))
-    own = [math.exp(sum(text) / len(text)) for text in nats if len(text) > SHORT]
+    own = [math.exp(sum(text) / len(text)) for text in nats if len(text) + 1 > SHORT]
     assert len(own) == 3
     assert found["generative_perplexity_per_text"] == pytest.approx(sum(own) / 3)
     assert found["too_short"] == 0.5
