@@ -4,6 +4,7 @@ make mutants, or python tests/mutants.py losses packing for those of files with 
 """
 
 import importlib
+import itertools
 import os
 import pathlib
 import shutil
@@ -289,6 +290,17 @@ def run(folder: pathlib.Path, tests: tuple[str, str]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+# Python takes a file for the one that it has compiled if size and time, in seconds, are the same.
+_TIMES = itertools.count(int(time.time()) + 1)
+
+
+def write(file: pathlib.Path, text: str) -> None:
+    """Writes a file that Python sees has changed."""
+    file.write_text(text)
+    now = next(_TIMES)
+    os.utime(file, (now, now))
+
+
 def survives(folder: pathlib.Path, mutant: Mutant) -> bool:
     """Returns whether no test finds a fault.
 
@@ -297,10 +309,10 @@ def survives(folder: pathlib.Path, mutant: Mutant) -> bool:
     """
     file = folder / "flexmdm_jax" / mutant.file
     text = file.read_text()
-    file.write_text(text.replace(mutant.old, mutant.new))
+    write(file, text.replace(mutant.old, mutant.new))
     started = time.monotonic()
     status = run(folder, mutant.tests)
-    file.write_text(text)
+    write(file, text)
     verdict = {0: "SURVIVED", 1: "killed", -signal.SIGALRM: "killed (time)"}.get(status)
     name = f"{mutant.file}: {mutant.old.strip().splitlines()[0]}"
     if verdict is None:
@@ -321,14 +333,11 @@ def baselines(mutants: list[Mutant]) -> list[tuple[str, str]]:
 def main(names: list[str]) -> int:
     """Returns 1 if a fault survives, and prints a line for each."""
     chosen = [x for x in MUTANTS if not names or any(name in x.file for name in names)]
-    # Programs that a fault does not change are compiled once; and Python's own files are not kept,
-    # which it takes for those of a file that is changed within a second and as long as before.
-    os.environ |= {"PYTHONDONTWRITEBYTECODE": "1", "JAX_PLATFORMS": "cpu"}
-    sys.dont_write_bytecode = True
-    os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+    os.environ["JAX_PLATFORMS"] = "cpu"
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         copy_code(folder)
+        # Programs that a fault does not change are compiled once.
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "programs")
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
         # What every fork would import anew.

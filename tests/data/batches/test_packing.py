@@ -62,3 +62,10 @@ def test_a_sequence_that_finds_no_room_ends_the_step():
     assert pack_prefix(np.array([6, 6, 4, 4, 1]), Bins(2, 10, 9)).tolist() == [0, 1, 0, 1]
     assert pack_prefix(np.array([1, 1, 1, 1, 1]), Bins(2, 10, 2)).tolist() == [0, 1, 0, 1]
     assert pack_prefix(np.array([10, 10]), Bins(1, 10, 9)).tolist() == [0]
+
+
+def test_a_row_holds_no_more_sequences_than_it_may():
+    """By hand: 8 stands alone, 3 + 4 + 3 just fill the other row if it may hold three."""
+    sizes = np.array([3, 4, 8, 3])
+    assert len(pack_prefix(sizes, Bins(2, 10, 2))) == 3
+    assert len(pack_prefix(sizes, Bins(2, 10, 3))) == 4
