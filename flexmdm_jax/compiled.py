@@ -38,9 +38,10 @@ def keep_programs(asked: str) -> pathlib.Path | None:
     if not asked or folder is None:
         jax.config.update("jax_compilation_cache_dir", None)
         return None
-    # Of several processes, one writes, and a lock on a shared disk would have the others wait.
+    # Of several processes, one writes, and a lock on a shared disk would have the others wait. What
+    # they keep has no times of use, without which JAX can limit nothing: it lies apart.
     limited = not jax.distributed.is_initialized()
-    folder = folder / _kind_of_machine()
+    folder = folder / (_kind_of_machine() + ("" if limited else "-shared"))
     if problem := _problem(folder, limited):
         print(
             f"note: compiled programs are not kept: {folder}: {problem}; --compilation_cache=DIR "

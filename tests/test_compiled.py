@@ -98,8 +98,13 @@ def test_a_cpu_whose_programs_cannot_be_read_back_keeps_none_unasked(home, monke
 def test_several_processes_share_a_folder_only_if_one_is_named(home, monkeypatch):
     monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
     assert keep_programs(AUTO) is None
-    assert keep_programs(str(home)).parent == home
+    shared = keep_programs(str(home))
+    assert shared.parent == home
     assert jax.config.jax_compilation_cache_max_size == -1, "no lock on a shared disk"
+    (shared / "theirs-cache").write_bytes(b"12345678")
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: False)
+    assert keep_programs(str(home)) != shared
+    assert (shared / "theirs-cache").exists(), "written without a time of use, and whole"
 
 
 def file_in_the_way(home):
