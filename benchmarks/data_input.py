@@ -1,7 +1,8 @@
 """Speed of the input pipeline, alone and under training; python -m benchmarks.data_input
 
-Needs the demo's dataset (make data/demo). The first figure is examples per second of nothing but
-reading; then steps of the demo's model are timed with the time that each waited for its batch.
+Needs the text demo's dataset (make data/demo_text). The first figure is examples per second of
+nothing but reading; then steps of the text demo's model are timed with the time that each waited
+for its batch.
 """
 
 import itertools
@@ -23,8 +24,8 @@ ALONE, STEPS = 300, 100  # batches
 
 
 def main() -> None:
-    configs = pathlib.Path(__file__).parents[1] / "configs" / "demo.py"
-    config = read_config(load_config_file(str(configs), "demo.py"))
+    configs = pathlib.Path(__file__).parents[1] / "configs" / "demo_text.py"
+    config = read_config(load_config_file(str(configs), "demo_text.py"))
     dataset = open_dataset(config.data.path)
     setup = Setup.of(config, dataset.vocabulary, make_mesh(config.mesh))
 

@@ -27,7 +27,7 @@ from flexmdm_jax.types import Denoiser, Encoding, Vocabulary
 
 ROWS, LENGTH = 16, 256
 COUNTS, TIMES = (10, 30, 100, 300, 1000, 3000), 5
-# Vocabulary and features: the demo's, and GPT-2's with a small model.
+# Vocabulary and features: the text demo's, and GPT-2's with a small model.
 SIZES = ((400, 64), (50259, 256))
 BEFORE = (1024,)
 

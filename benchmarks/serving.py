@@ -1,6 +1,6 @@
 """A server under load: latency, requests and tokens a second, what was lost, and its memory.
 
-python -m benchmarks.serving --workdir=runs/demo [--clients=200] [--seconds=60]
+python -m benchmarks.serving --workdir=runs/demo_text [--clients=200] [--seconds=60]
 
 Starts a server and as many clients as asked, each with one request after another: prompts and
 templates, streams and plain ones, of mixed lengths and samplers. Every answer is looked at: one

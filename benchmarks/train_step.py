@@ -1,6 +1,6 @@
 """Useful tokens a second of a training step, by layout of rows, beside a baseline in PyTorch.
 
-python -m benchmarks.train_step --size=demo|small [--device=cpu|gpu] [--data=DIR]
+python -m benchmarks.train_step --size=demo_text|small [--device=cpu|gpu] [--data=DIR]
 
 Each variant is a process of its own on all cores that this one may use; they take turns of a few
 steps, and ratios are medians over pairs of turns. Useful tokens are those of x₁: sequences a second
@@ -63,10 +63,10 @@ def _gpt2_folder() -> str:
 
 
 SIZES = {
-    "demo": Size(
-        file="demo",
-        prepare="make data/demo",
-        data="data/demo",
+    "demo_text": Size(
+        file="demo_text",
+        prepare="make data/demo_text",
+        data="data/demo_text",
         steps=16,
         overrides={"data": PADDED, "training": {"batch_size": 64}},
     ),

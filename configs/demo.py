@@ -1,4 +1,4 @@
-"""FlexMDM on Python's own help texts: minutes on a laptop, nothing to download."""
+"""FlexMDM on whole numbers in English words: two minutes on one core, nothing to download."""
 
 from ml_collections import ConfigDict
 
@@ -11,18 +11,23 @@ def get_config() -> ConfigDict:
             "insertion": "sine",
             "unmasking": "polynomial:power=3",
             "model": {
-                "hidden_size": 64,
-                "num_layers": 2,
+                "hidden_size": 96,
+                "num_layers": 4,
                 "num_heads": 4,
                 "condition_size": 64,
+                # A place can be read off the distance from the first slot.
+                "mark_start": True,
                 "compute_dtype": "float32",
-                "scan_unroll": 2,
+                "scan_unroll": 4,
             },
             "data": {
                 "path": "data/demo",
-                "max_length": 64,
+                # The longest number has 14 words; a text that goes wrong may need more.
+                "max_length": 20,
                 # Attention on a CPU computes every pair of a row's slots: rows are short.
                 "packing": True,
+                "row_length": 32,
+                "max_segments": 16,
                 "prepare": "make data/demo",
             },
             "optimizer": {
@@ -35,13 +40,14 @@ def get_config() -> ConfigDict:
             },
             "training": {
                 "num_steps": 1500,
-                "batch_size": 64,  # rows, of 110 sequences together
+                "batch_size": 24,  # rows, of 120 numbers together
                 "time_warp": 2.0,
                 "log_every": 25,
                 "evaluate_every": 1500,
                 "sample_every": 500,
                 "checkpoint_every": 500,
             },
-            "evaluation": {"num_sequences": 128, "num_times": 4, "num_steps": 32},
+            # What is compiled at the end of training, `evaluate` finds ready.
+            "evaluation": {"num_sequences": 64, "num_times": 4, "num_steps": 0},
         }
     )

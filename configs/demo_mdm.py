@@ -9,7 +9,8 @@ def get_config() -> ConfigDict:
     config = load_config_file(__file__, "demo.py")
     config.method = "mdm"
     config.unmasking = "linear"
-    config.training.time_warp = 3.0
-    # END fills every row and is predicted: a row holds one sequence.
-    config.data.packing = False
+    # END fills every row and is predicted: a row holds one number, and 14 words at most.
+    config.data.update(max_length=15, packing=False, row_length=0, max_segments=0)
+    # As much time as FlexMDM takes.
+    config.training.update(batch_size=64, time_warp=3.0)
     return config

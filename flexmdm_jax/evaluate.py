@@ -29,6 +29,7 @@ from flexmdm_jax.evaluation.humaneval import (
     evaluate_humaneval,
 )
 from flexmdm_jax.evaluation.measures import METRICS, chosen_metrics
+from flexmdm_jax.evaluation.numbers import evaluate_numbers
 from flexmdm_jax.evaluation.planning import evaluate_maze
 from flexmdm_jax.evaluation.problems import read_problems
 from flexmdm_jax.evaluation.reference import Reference, open_reference
@@ -125,6 +126,7 @@ EVALUATIONS = {
     "infilling": evaluate_likelihood,
     "maze": evaluate_maze,
     "brackets": evaluate_brackets,
+    "numbers": evaluate_numbers,
 }
 
 

@@ -28,8 +28,8 @@ _SOURCE = flags.DEFINE_string(
     "source",
     None,
     "stdlib, text:GLOB, jsonl:GLOB[#field], parquet:GLOB[#field], hf:DIR[#field], "
-    "tfds:NAME[/config][:split][#field], openwebtext[:DIR], or a task: brackets, "
-    "maze:size=41,num_subgoals=7, gsm8k:data=DIR, infilling:source=jsonl:GLOB#FIELD.",
+    "tfds:NAME[/config][:split][#field], openwebtext[:DIR], or a task: numbers, "
+    "brackets, maze:size=41,num_subgoals=7, gsm8k:data=DIR, infilling:source=jsonl:GLOB#FIELD.",
 )
 _TOKENIZER = flags.DEFINE_string(
     "tokenizer",

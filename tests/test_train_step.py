@@ -208,11 +208,14 @@ def test_processes_keep_memory_as_the_makefile_says():
     ("arguments", "message"),
     [
         ([], "--size must be given"),
-        (["--size=huge"], "--size=huge: value should be one of <demo"),
-        (["--size=demo", "--device=abacus"], "--device=abacus: value should be one of"),
-        (["--size=demo", "--repetitions=0"], "--repetitions=0: must be at least 1"),
-        (["--size=demo", "--data=nowhere"], "no prepared dataset in nowhere"),
-        (["--size=demo"], "no prepared dataset in data/demo; make it with: make data/demo"),
+        (["--size=huge"], "--size=huge: value should be one of <demo_text"),
+        (["--size=demo_text", "--device=abacus"], "--device=abacus: value should be one of"),
+        (["--size=demo_text", "--repetitions=0"], "--repetitions=0: must be at least 1"),
+        (["--size=demo_text", "--data=nowhere"], "no prepared dataset in nowhere"),
+        (
+            ["--size=demo_text"],
+            "no prepared dataset in data/demo_text; make it with: make data/demo_text",
+        ),
         (["--size=small"], "data/owt_excerpts_256; make it with: python -m flexmdm_jax.prepare"),
     ],
 )

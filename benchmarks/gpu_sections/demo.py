@@ -1,4 +1,4 @@
-"""The demo from beginning to end: prepared, trained, interrupted, taken up, sampled, evaluated."""
+"""The text demo from end to end: prepared, trained, interrupted, taken up, sampled, evaluated."""
 
 import contextlib
 import dataclasses
@@ -25,13 +25,13 @@ from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.training.loop import Evaluate, train
 from flexmdm_jax.training.state import Setup
 
-CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "demo.py"
+CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "demo_text.py"
 # Of the dataset's texts, END included.
 _LENGTH = 64
 
 
 def run(context: Context) -> Iterator[Row]:
-    """Yields whether the demo goes through, and whether a resumed loss continues."""
+    """Yields whether the text demo goes through, and whether a resumed loss continues."""
     size = context.sizes.demo
     with tempfile.TemporaryDirectory() as folder:
         dataset = prepare(pathlib.Path(folder, "data"))
@@ -48,7 +48,7 @@ def run(context: Context) -> Iterator[Row]:
 
 
 def prepare(folder: pathlib.Path) -> Dataset:
-    """Returns the dataset of `make data/demo`."""
+    """Returns the dataset of `make data/demo_text`."""
     plan = Plan(
         source="stdlib",
         tokenizer="sentencepiece:400",
@@ -65,7 +65,7 @@ def _without_bars() -> contextlib.AbstractContextManager:
 
 
 def config_of(dataset: Dataset, size: Demo) -> Config:
-    """Returns the demo's experiment, interrupted half way and evaluated at its end."""
+    """Returns the text demo's experiment, interrupted half way and evaluated at its end."""
     values = load_config_file(str(CONFIG))
     values.model.update(size.model)
     values.data.path = str(dataset.directory)

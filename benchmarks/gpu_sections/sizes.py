@@ -46,7 +46,7 @@ class Agreement:
 
 @dataclasses.dataclass(frozen=True)
 class Demo:
-    """The training of configs/demo.py, cut short.
+    """The training of configs/demo_text.py, cut short.
 
     Attributes:
       model: Fields of config.model that differ from the config's.
@@ -122,7 +122,7 @@ class Sizes:
       timed: What attention is timed on.
       seconds: To spend on a measurement.
       agreement: Of the step on two devices.
-      demo: Of the demo's training.
+      demo: Of the text demo's training.
       training: Of throughputs.
       sampling: Of samples.
     """

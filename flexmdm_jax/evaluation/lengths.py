@@ -20,6 +20,18 @@ def total_variation(a: Int[np.ndarray, "n"], b: Int[np.ndarray, "m"], bin_width:
     return float(0.5 * np.abs(histogram(a, size, bin_width) - histogram(b, size, bin_width)).sum())
 
 
+def distance_to_law(lengths: Int[np.ndarray, "n"], law: Float[np.ndarray, "l"]) -> float:
+    """Returns the total variation between the lengths and a law, between 0 and 1.
+
+    Args:
+      lengths: They.
+      law: The probability of each length, from 0 on.
+    """
+    size = max(int(lengths.max()) + 1, len(law))
+    difference = histogram(lengths, size) - np.pad(law, (0, size - len(law)))
+    return float(0.5 * np.abs(difference).sum())
+
+
 def _cumulative_difference(a, b) -> Float[np.ndarray, "m"]:
     size = int(max(a.max(), b.max())) + 1
     return np.abs(np.cumsum(histogram(a, size)) - np.cumsum(histogram(b, size)))

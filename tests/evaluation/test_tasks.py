@@ -13,11 +13,14 @@ import tiny
 from untrained import REQUEST, untrained_model
 
 from flexmdm_jax.data.storage.records import VALIDATION, read_sequences
-from flexmdm_jax.data.tasks import BracketsConfig, MazeConfig
+from flexmdm_jax.data.tasks import BracketsConfig, MazeConfig, NumbersConfig
 from flexmdm_jax.data.tasks.brackets import LENGTH_LAW, entropy
+from flexmdm_jax.data.tasks.numbers import NumbersLaw, spell
 from flexmdm_jax.evaluation.brackets import LAW_LENGTHS, evaluate_brackets
-from flexmdm_jax.evaluation.lengths import total_variation
+from flexmdm_jax.evaluation.lengths import distance_to_law, total_variation
 from flexmdm_jax.evaluation.maze import Maze
+from flexmdm_jax.evaluation.numbers import evaluate_numbers
+from flexmdm_jax.evaluation.numbers import judge as judge_numbers
 from flexmdm_jax.evaluation.planning import evaluate_maze, judge
 from flexmdm_jax.evaluation.text import evaluate_text
 from flexmdm_jax.generation.engine import Completions
@@ -99,6 +102,53 @@ def test_brackets_evaluation_knows_the_law(tmp_path):
     best = np.mean([math.log(known[length] / LENGTH_LAW[length]) for length in lengths])
     np.testing.assert_allclose(figures["excess_nats"], figures["nats_per_sequence"] - best)
     assert figures["excess_nats_error"] > 0
+    _assert_shows_something(report.pictures["lengths.png"])
+
+
+def test_distance_to_a_law_by_hand():
+    law = np.array([0.0, 0.5, 0.25, 0.25])
+    np.testing.assert_allclose(distance_to_law(np.array([1, 1, 2, 3]), law), 0, atol=1e-12)
+    np.testing.assert_allclose(distance_to_law(np.array([1, 1, 1, 1]), law), 0.5)
+    np.testing.assert_allclose(distance_to_law(np.array([1, 7]), law), 0.5)
+    np.testing.assert_allclose(distance_to_law(np.array([0]), law), 1.0)
+
+
+def test_numbers_are_judged_by_hand():
+    law = NumbersLaw(3)
+    texts = ["one", "one hundred and two", "hundred two", "one thousand", "", "seven", "one"]
+    figures = judge_numbers(texts, law, {"one"})
+    # A thousand is a number, and none of three digits.
+    np.testing.assert_allclose(figures["right"], 4 / 7)
+    np.testing.assert_allclose(figures["new"], 2 / 7)
+    assert figures["right_low"] < figures["right"] < figures["right_high"]
+    # 1 / 3 and 9 / 900 / 3 of the law's numbers have one word or two, all others four.
+    shares = np.array([0, 2 / 3, 0.01 / 3, 0, 0.99 / 3])
+    found = np.array([1, 3, 2, 0, 1]) / 7
+    np.testing.assert_allclose(figures["length_tv"], np.abs(found - shares).sum() / 2)
+
+
+def test_numbers_evaluation_knows_the_law(tmp_path):
+    config = NumbersConfig(num_sequences=80, max_digits=3, validation_fraction=0.3)
+    dataset = config.write(tmp_path / "n")
+    model = untrained_model(dataset, "flexmdm", 8)
+    request = dataclasses.replace(REQUEST, rules=("exact_rate",), temperatures=(1.0, 0.5))
+    with jax.set_mesh(model.setup.mesh):
+        report = evaluate_numbers({"FlexMDM": model}, dataset, request, Figures())
+    law, warm, cool = report.rows.values()
+    assert (law["right"], law["excess_nats"]) == (1, 0)
+    assert law["nats_per_sequence"] == NumbersLaw(3).entropy()
+    assert cool["nats_per_sequence"] == warm["nats_per_sequence"]
+    scored = itertools.islice(read_sequences(dataset, VALIDATION), REQUEST.num_sequences)
+    by_text = {spell(number): number for number in range(1, 1000)}
+    decode = dataset.tokenizer().decode
+    digits = [len(str(by_text[decode(x.tokens[:-1].tolist())])) for x in scored]
+    best = np.mean([math.log(3 * 9 * 10 ** (n - 1)) for n in digits])
+    np.testing.assert_allclose(warm["excess_nats"], warm["nats_per_sequence"] - best)
+    assert warm["excess_nats_error"] > 0
+    for name, figures in list(report.rows.items())[1:]:
+        own = [x.text for x in report.samples if x.run == name]
+        assert len(own) == REQUEST.num
+        assert figures["right"] == np.mean([text in by_text for text in own])
     _assert_shows_something(report.pictures["lengths.png"])
 
 

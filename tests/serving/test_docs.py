@@ -15,7 +15,7 @@ ADDRESS = "http://127.0.0.1:8000"
 
 @pytest.fixture(scope="module")
 def server():
-    with served.serving(letters.writer(4, 64), name="demo") as running:
+    with served.serving(letters.writer(4, 64), name="demo_text") as running:
         yield running
 
 
