@@ -9,20 +9,53 @@ PLATFORM := JAX_PLATFORMS=$(or $(JAX_PLATFORMS),cpu)
 RUN := $(KEEP_MEMORY) $(PLATFORM) $(VENV)/bin/python
 TEST := $(PLATFORM) $(VENV)/bin/python
 
-.PHONY: demo maze brackets retrofit smollm2 install install-dev chromium test test-all test-matrix proofs \
-	faults docs check audit mutants format bench-attention bench-aot bench-scaling gpu-wheels gpu-check clean
+.PHONY: demo demo-text demo-own maze brackets retrofit smollm2 install install-dev chromium test \
+	test-all test-matrix proofs faults docs check audit mutants format bench-attention bench-aot bench-scaling gpu-wheels gpu-check clean
 
+# Five minutes on two cores: both trainings at once, one core each. Bars move every two seconds.
+CALM := TQDM_MININTERVAL=2
+TRAIN := XLA_FLAGS="$(XLA_FLAGS) --xla_cpu_multi_thread_eigen=false" $(CALM) $(RUN) -m flexmdm_jax.train
 demo: install data/demo
-	$(RUN) -m flexmdm_jax.train --config=configs/demo.py --workdir=runs/demo
-	$(RUN) -m flexmdm_jax.train --config=configs/demo_mdm.py --workdir=runs/demo_mdm
-	$(RUN) -m flexmdm_jax.sample --workdir=runs/demo --num=64 --print=8 \
-		--out=runs/demo/samples.jsonl --overwrite
-	$(RUN) -m flexmdm_jax.evaluate --workdir=runs/demo --workdir=runs/demo_mdm --overwrite
-	@echo "pictures and metrics: runs/demo/lengths.png runs/demo/metrics.jsonl"
+	@mkdir -p runs
+	@echo "Training FlexMDM and, beside it, MDM (runs/demo_mdm.log): two to three minutes."
+	@$(TRAIN) --config=configs/demo_mdm.py --workdir=runs/demo_mdm >runs/demo_mdm.log 2>&1 & \
+		mdm=$$!; trap 'kill $$mdm 2>/dev/null' EXIT; trap 'exit 130' INT TERM; \
+		$(TRAIN) --config=configs/demo.py --workdir=runs/demo >runs/demo.log || exit; \
+		wait $$mdm || { tail -n 5 runs/demo_mdm.log; exit 1; }
+	@echo; echo "FlexMDM writes, from nothing:"; echo
+	@$(CALM) $(RUN) -m flexmdm_jax.sample --workdir=runs/demo --num=8 --print=8 --sampler=exact \
+		--out=runs/demo/numbers.jsonl --trace=runs/demo/trace.html --overwrite
+	@echo; echo "And between two words, seven <gap> forty-two:"; echo
+	@$(CALM) $(RUN) -m flexmdm_jax.sample --workdir=runs/demo --template='seven <gap> forty-two' \
+		--num=4 --print=4 --sampler=exact --out=runs/demo/filled.jsonl --overwrite
+	@echo; echo "How many are right, beside MDM after as much time:"; echo
+	@$(CALM) $(RUN) -m flexmdm_jax.evaluate --workdir=runs/demo --workdir=runs/demo_mdm \
+		--sampler=exact --num_times=8 --bin_width=1 --overwrite
+	@echo; echo "lengths: runs/demo/lengths.png   how texts come about: runs/demo/trace.html"
+	@echo "next: $(VENV)/bin/python -m flexmdm_jax.serve --workdir=runs/demo   a page to play on"
+	@echo "      make demo-own TEXT=book.txt   the same with text of yours"
 
 data/demo: | install
+	@$(RUN) -m flexmdm_jax.prepare --source=numbers:num_sequences=50000,max_digits=6 --out=$@
+
+# Free English is out of reach in minutes; what Python's help texts are like is not.
+demo-text: install data/demo_text
+	$(RUN) -m flexmdm_jax.train --config=configs/demo_text.py --workdir=runs/demo_text
+	$(RUN) -m flexmdm_jax.train --config=configs/demo_text_mdm.py --workdir=runs/demo_text_mdm
+	$(RUN) -m flexmdm_jax.sample --workdir=runs/demo_text --num=64 --print=8 \
+		--out=runs/demo_text/generated.jsonl --overwrite
+	$(RUN) -m flexmdm_jax.evaluate --workdir=runs/demo_text --workdir=runs/demo_text_mdm --overwrite
+	@echo "pictures and metrics: runs/demo_text/lengths.png runs/demo_text/metrics.jsonl"
+
+data/demo_text: | install
 	$(RUN) -m flexmdm_jax.prepare --source=stdlib --tokenizer=sentencepiece:400 \
 		--max_length=64 --validation_fraction=0.15 --out=$@
+
+# The same with text of your own: make demo-own TEXT=book.txt MINUTES=10
+MINUTES ?= 10
+demo-own: install
+	@test -n "$(TEXT)" || { echo "say which text: make demo-own TEXT=book.txt"; exit 2; }
+	@$(CALM) $(RUN) -m flexmdm_jax.quickstart --text='$(TEXT)' --minutes=$(MINUTES)
 
 # The paper's Table 1 on a small maze, both methods at three difficulties: about 20 (FlexMDM) and 40
 # (MDM) minutes a training on one core. Run again, it takes up where it stopped.

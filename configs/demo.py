@@ -22,8 +22,8 @@ def get_config() -> ConfigDict:
             },
             "data": {
                 "path": "data/demo",
-                # The longest number has 14 words; a text that goes wrong may need more.
-                "max_length": 20,
+                # The longest number has nine words; a text that goes wrong may need more.
+                "max_length": 14,
                 # Attention on a CPU computes every pair of a row's slots: rows are short.
                 "packing": True,
                 "row_length": 32,
@@ -40,14 +40,13 @@ def get_config() -> ConfigDict:
             },
             "training": {
                 "num_steps": 1500,
-                "batch_size": 24,  # rows, of 120 numbers together
+                "batch_size": 24,  # rows, of 180 numbers together
                 "time_warp": 2.0,
                 "log_every": 25,
                 "evaluate_every": 1500,
                 "sample_every": 500,
                 "checkpoint_every": 500,
             },
-            # What is compiled at the end of training, `evaluate` finds ready.
             "evaluation": {"num_sequences": 64, "num_times": 4, "num_steps": 0},
         }
     )

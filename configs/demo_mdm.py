@@ -9,8 +9,8 @@ def get_config() -> ConfigDict:
     config = load_config_file(__file__, "demo.py")
     config.method = "mdm"
     config.unmasking = "linear"
-    # END fills every row and is predicted: a row holds one number, and 14 words at most.
-    config.data.update(max_length=15, packing=False, row_length=0, max_segments=0)
+    # END fills every row and is predicted: a row holds one number, of nine words at most.
+    config.data.update(max_length=10, packing=False, row_length=0, max_segments=0)
     # As much time as FlexMDM takes.
-    config.training.update(batch_size=64, time_warp=3.0)
+    config.training.update(batch_size=96, time_warp=3.0)
     return config

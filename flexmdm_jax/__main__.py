@@ -8,6 +8,7 @@ from flexmdm_jax.fields import nearest
 
 # In the order in which they are first needed.
 COMMANDS = {
+    "quickstart": "does all that follows with a text of yours, in the minutes that you give it",
     "prepare": "makes a dataset of texts, or of a task whose truth is known",
     "train": "trains a model on one; the same command again goes on where it stopped",
     "sample": "writes texts: from nothing, after a prompt, into gaps",

@@ -16,7 +16,7 @@ import sys
 
 import flexmdm_jax
 
-COMMANDS = {"aot", "convert", "evaluate", "prepare", "sample", "serve", "train"}
+COMMANDS = {"aot", "convert", "evaluate", "prepare", "quickstart", "sample", "serve", "train"}
 
 
 def import_shared_modules():

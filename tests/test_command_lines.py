@@ -21,9 +21,10 @@ from flexmdm_jax.training.profiling import NO_PROFILE, Window
 from flexmdm_jax.training.state import Setup, init_state
 from flexmdm_jax.types import Vocabulary
 
-COMMANDS = ("prepare", "train", "sample", "serve", "evaluate", "convert", "aot")
+COMMANDS = ("quickstart", "prepare", "train", "sample", "serve", "evaluate", "convert", "aot")
 # A flag of each command that must be given, and one that takes a text.
 REQUIRED = {
+    "quickstart": ("text",),
     "train": ("config", "workdir"),
     "sample": ("workdir",),
     "serve": ("workdir",),

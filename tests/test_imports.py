@@ -20,8 +20,11 @@ LAYERS = [
     {"generation", "conversion"},
     {"training"},
     {"model"},
-    {"evaluation", "compilation", "serving"},
-    {"cli", "options", "train", "sample", "serve", "evaluate", "prepare", "convert", "aot"},
+    {"evaluation", "compilation", "serving", "recipes"},
+    {
+        *("cli", "options", "train", "sample", "serve", "evaluate", "prepare", "convert", "aot"),
+        "quickstart",
+    },
 ]
 # The rooms of data/, in the same sense; a room may import its own files.
 ROOMS = [{"sources", "tokenizers"}, {"storage"}, {"preparation", "tasks"}, {"batches"}]

@@ -1,0 +1,100 @@
+"""Choices for texts of all kinds: configs that can be read, and that fit the text and the time."""
+
+import dataclasses
+
+import pytest
+from commands import refuse
+from tiny import texts as some_texts
+from tiny import write_dataset
+
+from flexmdm_jax.config import load_config_file, read_config
+from flexmdm_jax.data.tokenizers import make_tokenizer
+from flexmdm_jax.recipes.choice import MOST_PASSES, choose, config_text, steps_within
+from flexmdm_jax.recipes.speed import measured
+from flexmdm_jax.recipes.survey import Survey
+
+ENGLISH = "The quick brown fox jumps over the lazy dog, and then it rests. "
+
+
+def _survey(text, count):
+    return Survey([f"{text}{n}" for n in range(count)], "paragraph", 0)
+
+
+@pytest.mark.parametrize("minutes", [1.0, 10.0, 25.0, 90.0, 500.0])
+@pytest.mark.parametrize(
+    "text", [_survey("word", 60), _survey(ENGLISH * 4, 500), _survey(ENGLISH * 40, 5000)]
+)
+def test_what_is_chosen_is_a_config(tmp_path, text, minutes):
+    choice = choose(text, minutes)
+    path = tmp_path / "config.py"
+    path.write_text(config_text(choice, str(tmp_path), 123))
+    config = read_config(load_config_file(str(path)))
+    assert (config.training.num_steps, config.data.path) == (123, str(tmp_path))
+    assert config.data.row_length >= config.data.max_length == choice.max_length
+    assert (config.model.hidden_size, config.model.num_layers) == (
+        choice.hidden_size,
+        choice.num_layers,
+    )
+    assert all(len(line) <= 100 for line in path.read_text().splitlines())
+    assert all(choice.reasons)
+
+
+def test_small_and_unusual_texts_are_read_byte_by_byte():
+    assert choose(_survey("word", 60), 10.0).tokenizer == "bytes"
+    many = Survey(["".join(map(chr, range(0x4E00, 0x4E00 + 2000)))] * 200, "line", 0)
+    assert choose(many, 10.0).tokenizer == "bytes"
+
+
+def test_the_tokenizer_can_be_trained_on_the_least_text_that_gets_it():
+    words = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in "bdfgklmnprst"]
+    texts = [" ".join(words[n % 700 : n % 700 + 8]) for n in range(3_300)]
+    text = Survey(texts, "line", 0)
+    assert 100_000 <= text.characters < 110_000
+    spec = choose(text, 10.0).tokenizer
+    assert spec == "sentencepiece:512"
+    assert make_tokenizer(spec, texts).vocabulary.size == 512
+
+
+def test_longer_texts_get_longer_rows_and_more_time_a_larger_network():
+    short, long = (choose(_survey(ENGLISH * n, 400), 10.0) for n in (1, 8))
+    assert short.max_length < long.max_length <= 128
+    quick, slow = (choose(_survey(ENGLISH, 400), minutes) for minutes in (5.0, 500.0))
+    assert quick.hidden_size < slow.hidden_size
+
+
+def test_steps_fit_the_time_and_the_text():
+    # 7 of 10 minutes at a second each.
+    assert steps_within(10.0, 1.0, sequences=1_000_000, per_step=10.0) == 420
+    assert steps_within(20.0, 2.0, sequences=1_000_000, per_step=10.0) == 420
+    # A hundred texts at ten a step are passed over once in ten steps.
+    assert steps_within(1000.0, 0.01, sequences=100, per_step=10.0) == 10 * MOST_PASSES
+    assert steps_within(0.01, 10.0, sequences=100, per_step=10.0) > 0
+
+
+def test_a_step_is_measured_as_it_will_be_trained(tmp_path):
+    dataset = write_dataset(tmp_path / "data", some_texts(120))
+    tiny = dataclasses.replace(
+        choose(_survey("word", 60), 1.0), hidden_size=32, num_layers=1, max_length=24, row_length=24
+    )
+    path = tmp_path / "config.py"
+    path.write_text(config_text(tiny, str(dataset.directory), 100))
+    speed = measured(read_config(load_config_file(str(path))), dataset, num_steps=2)
+    assert 0 < speed.step_seconds < speed.compile_seconds
+    # 24 rows of 24 slots: one text each at least, and one to every two slots at most.
+    assert 24 <= speed.sequences <= 24 * 12
+    assert 10_000 < speed.parameters < 100_000
+
+
+def test_the_command_refuses_in_one_line(tmp_path):
+    (tmp_path / "one.txt").write_text("one line")
+    refuse("one.txt holds 1 paragraph, too few", "quickstart", f"--text={tmp_path}/one.txt")
+    refuse("no such file; check", "quickstart", f"--text={tmp_path}/none.txt", "--minutes=1")
+    refuse("--minutes=0: must be", "quickstart", f"--text={tmp_path}/one.txt", "--minutes=0")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "config.py").write_text("")
+    refuse(
+        "config.py is there already; go on with: flexmdm_jax.train --config",
+        "quickstart",
+        f"--text={tmp_path}/one.txt",
+        f"--out={tmp_path}/out",
+    )
