@@ -87,7 +87,7 @@ def test_configs_are_sound(monkeypatch):
         found.append(read_config(names["get_config"]()))
     whole, varied = found
     assert whole.model.hidden_size == 256
-    assert (varied.model.num_layers, varied.data.packing) == (4, True)
+    assert (varied.model.num_layers, varied.data.packing) == (6, True)
 
 
 @pytest.mark.parametrize("page", NOT_RUN)
