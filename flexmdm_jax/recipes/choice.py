@@ -146,6 +146,7 @@ def _values(choice: Choice, data: str, num_steps: int) -> dict:
             "time_warp": 2.0,
             "log_every": 25,
             "evaluate_every": num_steps,
+            "sample_every": 0,
             "checkpoint_every": max(num_steps // 4, 1),
         },
         "evaluation": {"num_sequences": 64, "num_times": 4, "num_steps": 0},
