@@ -1,4 +1,4 @@
-"""FlexMDM on whole numbers in English words: two to three minutes on one core, nothing to download."""
+"""FlexMDM on whole numbers in English words: minutes on one core, nothing to download."""
 
 from ml_collections import ConfigDict
 
@@ -44,7 +44,6 @@ def get_config() -> ConfigDict:
                 "time_warp": 2.0,
                 "log_every": 25,
                 "evaluate_every": 1500,
-                "sample_every": 500,
                 "sample_every": 0,
                 "checkpoint_every": 500,
             },

@@ -39,6 +39,7 @@ def get_config() -> ConfigDict:
                 "time_warp": 2.0,
                 "log_every": 25,
                 "evaluate_every": 1500,
+                "sample_every": 500,
                 "checkpoint_every": 500,
             },
             "evaluation": {"num_sequences": 128, "num_times": 4, "num_steps": 32},
