@@ -15,7 +15,7 @@ COMMANDS = {
     "evaluate": "measures a trained model, or several side by side",
     "serve": "answers over HTTP as OpenAI's completions do, with a page to play on",
     "convert": "takes weights of other libraries in, and gives them out",
-    "aot": "compiles for TPUs and GPUs that are not there, and says what they would need",
+    "aot": "compiles for TPUs and GPUs that are not there: what they would need",
 }
 
 
