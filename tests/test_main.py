@@ -27,7 +27,11 @@ def test_alone_it_lists_the_commands(arguments):
 
 @pytest.mark.parametrize(
     ("name", "advice"),
-    [("trian", "; did you mean 'train'\\?$"), ("nonsense", "; choose one of quickstart, "), ("", "")],
+    [
+        ("trian", "; did you mean 'train'\\?$"),
+        ("nonsense", "; choose one of quickstart, "),
+        ("", ""),
+    ],
 )
 def test_what_is_no_command_is_one_line(name, advice):
     refuse(f"^error: unknown command '{name}'{advice}", FLEXMDM, name)
