@@ -64,14 +64,16 @@ class Model:
         """Returns the slots of a row, END included."""
         return self.experiment.config.data.max_length
 
-    def start(self, tokens: Sequence[int] | Int[np.ndarray, "_"], gaps: Sequence[int]) -> Start:
-        """Returns what a row grows from: given token ids, and gaps among them.
+    def start(
+        self, tokens: Sequence[int] | Int[np.ndarray, "_"], gaps: Sequence[int], canvas: int = 0
+    ) -> Start:
+        """Returns what a row grows from: given token ids, gaps among them, and MDM's canvas.
 
         Raises:
           UserError: If nothing fits, or the method cannot write there; see Start.of().
         """
         try:
-            return Start.of(tokens, gaps, self.setup.process, self.max_length)
+            return Start.of(tokens, gaps, self.setup.process, self.max_length, canvas)
         except ValueError as error:
             raise UserError(str(error)) from None
 
@@ -99,6 +101,25 @@ class Model:
         jobs = [Job(start, sampler, seed, number) for number, start in enumerate(starts)]
         engine = self._engine(min(batch_size, len(jobs)))
         return Completions.of(engine.complete(self.params, jobs))
+
+    def grow(self, jobs: Iterable[Job], *, batch_size: int) -> Iterator[tuple[int, Frame | Row]]:
+        """Yields (place of the job among them, its finished row) as soon as rows are finished.
+
+        Args:
+          jobs: Of watched ones every frame comes before the row.
+          batch_size: See Engine; to the last bit, rows are the same for the same number alone.
+
+        Raises:
+          UserError: If the network does not give what a sampler needs.
+          ValueError: If a job asks for what cannot be, see Scheduler.add().
+        """
+
+        def checked() -> Iterator[Job]:
+            for job in jobs:
+                self.setup.check_sampler(job.sampler)
+                yield job
+
+        return self._engine(batch_size).run(self.params, checked())
 
     def watch(
         self, start: Start, sampler: SamplerConfig, *, seed: int = 0

@@ -16,7 +16,7 @@ from flexmdm_jax.errors import UserError, first_line
 from flexmdm_jax.fields import nearest
 from flexmdm_jax.files import json_text
 from flexmdm_jax.generation.templates import MARK, parse_template
-from flexmdm_jax.ranges import Count, Seed, range_of
+from flexmdm_jax.ranges import Count, CountOrZero, Seed, range_of
 from flexmdm_jax.sampling import SamplerConfig, parse_sampler
 
 # Settings of a sampler that a request may have, and what they are in JSON.
@@ -50,6 +50,7 @@ class Request:
       seed: Decides all noise, with the number of a sample; None to have it made by seeded().
       n: Samples.
       sampler: How to sample.
+      canvas: Slots that MDM writes on behind what is given; 0: all that a row has.
 
     Raises:
       UserError: If there are no samples, the seed has more than 32 bits, what is given is neither
@@ -62,9 +63,11 @@ class Request:
     seed: int | None = None
     n: int = 1
     sampler: SamplerConfig = SamplerConfig()
+    canvas: int = 0
 
     def __post_init__(self):
         kept: dict[str, Any] = {"n": whole("n", self.n, Count)}
+        kept["canvas"] = whole("canvas", self.canvas, CountOrZero)
         if self.seed is not None:
             kept["seed"] = whole("seed", self.seed, Seed)
         kept["parts"] = tuple(map(_checked_part, self.parts))

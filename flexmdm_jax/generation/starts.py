@@ -16,7 +16,7 @@ class Start:
     """The slots of a row before the first call, without padding.
 
     Attributes:
-      tokens: Given tokens and END (FlexMDM), or given tokens and masks up to the row's end (MDM).
+      tokens: Given tokens and END (FlexMDM), or given tokens and the masks behind them (MDM).
       closed: True where nothing is inserted before the slot.
       fixed: True where the token is given.
     """
@@ -32,11 +32,13 @@ class Start:
         gaps: Sequence[int],
         process: Process,
         length: int,
+        canvas: int = 0,
     ) -> "Start":
         """Returns the start of given tokens with gaps among them.
 
             >>> Start.of([5, 6, 7], [3], process, 64)      # continue a prompt
             >>> Start.of([5, 6, 7], [1], process, 64)      # infill between 5 and 6
+            >>> Start.of([5, 6, 7], [3], mdm, 64, 16)      # 16 masks behind a prompt
 
         Args:
           tokens: That stay.
@@ -44,17 +46,26 @@ class Start:
             last.
           process: FlexMDM's inserts; MDM's masks all that follows.
           length: Slots that a row may have, END included.
+          canvas: Masks behind the tokens, MDM only; 0: all that the row has room for.
 
         Raises:
-          ValueError: If the tokens leave no room, or MDM is to write anywhere but behind them.
+          ValueError: If the tokens leave no room, MDM is to write anywhere but behind them, or
+            FlexMDM is given a canvas.
         """
         count = len(tokens)
         if count >= length:
             raise ValueError(
                 f"{count} given tokens leave no room: a row has {length} slots, END included"
             )
+        if canvas and process.inserts:
+            raise ValueError("FlexMDM finds lengths itself; a canvas is for MDM only")
+        if count + canvas > length:
+            raise ValueError(
+                f"{count} given tokens and a canvas of {canvas} slots do not fit: a row has "
+                f"{length} slots"
+            )
         end, mask = process.vocabulary.end, process.vocabulary.mask
-        rest = [end] if process.inserts else [mask] * (length - count)
+        rest = [end] if process.inserts else [mask] * (canvas or length - count)
         slots = np.array([*tokens, *rest], np.int32)
         closed = np.ones(len(slots), bool)
         if process.inserts:

@@ -89,7 +89,8 @@ class Writer:
             ends.append(ends[-1] + len(tokens))
         gaps = tuple(ends[gap] for gap in request.gaps)
         try:
-            start = Start.of([x for tokens in parts for x in tokens], gaps, process, length)
+            given = [x for tokens in parts for x in tokens]
+            start = Start.of(given, gaps, process, length, request.canvas)
             check_canvas(start.canvas(length, process.vocabulary.end), request.sampler, process)
         except ValueError as error:
             raise UserError(str(error)) from None

@@ -65,7 +65,7 @@ class Canvas:
         """Returns how many slots are left."""
         return self.tokens.shape[1] - jnp.sum(self.real, axis=1)
 
-    def masks(self, vocabulary: Vocabulary) -> Bool[Array, "b l"]:
+    def masks(self, vocabulary: Vocabulary) -> Bool[HostOrDevice, "b l"]:
         """Returns where MASK stands."""
         return self.real & (self.tokens == vocabulary.mask)
 

@@ -49,11 +49,16 @@ class Grid:
     block_length: int = 0
 
     def start(self, canvas: Canvas, process: Process) -> Int[Array, "b l"]:
-        """Returns the block each slot belongs to, counted from its row's first mask."""
+        """Returns the block each slot belongs to, counted from its row's first mask.
+
+        Padding belongs to the last one: no steps are spent on it.
+        """
         if not self.block_length:
             return jnp.zeros(canvas.tokens.shape, jnp.int32)
         first = jnp.argmax(canvas.masks(process.vocabulary), axis=1, keepdims=True)
-        return (jnp.arange(canvas.tokens.shape[1])[None, :] - first) // self.block_length
+        last = jnp.maximum(jnp.sum(canvas.real, axis=1, keepdims=True) - 1, 0)
+        slots = jnp.minimum(jnp.arange(canvas.tokens.shape[1])[None, :], last)
+        return (slots - first) // self.block_length
 
     def times_of_step(
         self, number: Int[Array, "b"], steps: Int[Array, "b"], num_blocks: Int[Array, "b"]

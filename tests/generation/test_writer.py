@@ -82,6 +82,7 @@ WRONG = {
     ),
     "half a character": (Request.prompt("\ud800"), "surrogate"),
     "blocks": (Request.prompt("", sampler=SamplerConfig(steps=4, block_length=2)), "for MDM only"),
+    "canvas": (Request.prompt("", canvas=4), "a canvas is for MDM only"),
 }
 
 
