@@ -6,7 +6,6 @@ With --humaneval=FILE on problems of HumanEval infilling instead of the run's ow
 import contextlib
 import dataclasses
 import functools
-import itertools
 import os
 import pathlib
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from flexmdm_jax import cli, hosts, options
 from flexmdm_jax.data.storage.mixtures import open_data
 from flexmdm_jax.data.storage.records import Dataset
 from flexmdm_jax.errors import UserError
-from flexmdm_jax.evaluation.arithmetic import evaluate_gsm8k
+from flexmdm_jax.evaluation.arithmetic import evaluate_gold_answers, evaluate_gsm8k
 from flexmdm_jax.evaluation.brackets import evaluate_brackets
 from flexmdm_jax.evaluation.humaneval import (
     Asker,
@@ -37,10 +36,11 @@ from flexmdm_jax.evaluation.report import format_tables
 from flexmdm_jax.evaluation.request import Report, Request
 from flexmdm_jax.evaluation.results import Results
 from flexmdm_jax.evaluation.sandbox import OPTIONAL, Limits, Sandbox
+from flexmdm_jax.evaluation.suite import held_out_lengths
 from flexmdm_jax.evaluation.text import evaluate_likelihood, evaluate_text
 from flexmdm_jax.model import Model, load
 from flexmdm_jax.partial import Figures
-from flexmdm_jax.ranges import Count, Few, FewOrZero, Positive, PositiveOrZero, Seconds
+from flexmdm_jax.ranges import Count, CountOrZero, Few, FewOrZero, Positive, PositiveOrZero, Seconds
 from flexmdm_jax.training.workdir import check_dataset, load_experiment
 
 _WORKDIR = options.define_path(
@@ -54,22 +54,39 @@ _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace results that are the
 _NUM = options.define_number(
     "num",
     512,
-    "Samples: texts, strings, or prompts answered; of --humaneval unless given all.",
+    "Samples: texts, strings, or prompts answered; of GSM8K and --humaneval unless given all.",
     Count,
 )
 _STEPS = options.define_number(
-    "steps", [], "Calls of the network for each sample; several for tasks.", Count, several=True
+    "steps", [], "Calls of the network for each sample; several to compare.", Count, several=True
 )
 _EVENTS = options.define_number(
-    "events_per_step", [], "Of adaptive steps; several for tasks.", Positive, several=True
+    "events_per_step", [], "Of adaptive steps; several to compare.", Positive, several=True
 )
 _RULE = flags.DEFINE_multi_string(
-    "rule", [""], "As for sampling; several for tasks, such as adaptive."
+    "rule",
+    [""],
+    "As for sampling; several to compare, such as adaptive. GSM8K has its own.",
+)
+_BLOCK = options.define_number(
+    "block_length",
+    [],
+    "MDM fills blocks of so many slots from left to right; 0: no blocks. Several to compare.",
+    CountOrZero,
+    several=True,
+)
+_CANVAS = options.define_number(
+    "canvas",
+    [],
+    "Slots that MDM writes on, not all that its rows have; several to compare, for text, GSM8K and "
+    "--humaneval.",
+    Count,
+    several=True,
 )
 _TEMPERATURE = options.define_number(
     "temperature",
-    [1.0],
-    "Divides logits; 0 takes the likeliest. Several for tasks.",
+    [],
+    "Divides logits; 0 takes the likeliest. Several to compare. Unless told 1, for GSM8K 0.",
     PositiveOrZero,
     several=True,
 )
@@ -93,7 +110,9 @@ _HUMANEVAL = options.define_path(
     "humaneval", "", "Problems of HumanEval infilling instead: a .jsonl or .jsonl.gz."
 )
 _GOLD = flags.DEFINE_bool(
-    "gold", False, "With --humaneval: run its canonical solutions; without a run."
+    "gold",
+    False,
+    "Without a run: judge HumanEval's own solutions, or with --data the true answers of GSM8K.",
 )
 _CANDIDATES = options.define_number(
     "candidates", 1, "With --humaneval: programs for each problem; 10 for pass@10.", Few
@@ -119,6 +138,10 @@ _PROGRAMS = "humaneval.jsonl"
 _ASIDE = ("out", "overwrite", "workdir", "base", "data", "humaneval", "workers", "baseline")
 # Those that go with --gold.
 _WITH_GOLD = ("humaneval", "allow_code_execution", "allow_missing", "cpu_seconds", "workers", "num")
+# Those that go with --humaneval alone.
+_OF_CODE = ("candidates", "allow_code_execution", "allow_missing", "cpu_seconds", "workers")
+# Kinds of data that MDM may be asked to write on other canvases for.
+_ON_CANVASES = ("text", "gsm8k")
 # What a dataset says it is, and the evaluation that fits.
 EVALUATIONS = {
     "text": evaluate_text,
@@ -144,6 +167,8 @@ def _request() -> Request:
         seed=_SEED.value,
         sampling=_sampling(),
         metrics=chosen_metrics(_METRICS.value, bool(_REFERENCE.value)),
+        block_lengths=tuple(_BLOCK.value),
+        canvas=tuple(_CANVAS.value),
     )
 
 
@@ -158,9 +183,12 @@ def _load_models(request: Request) -> dict[str, Model]:
         jax.set_mesh(model.setup.mesh)
         label = {"flexmdm": "FlexMDM", "mdm": "MDM"}[model.experiment.config.method]
         models[label if label not in models else workdir] = model
-    options.check_insertions(model.setup.process for model in models.values())
-    for model, way in itertools.product(models.values(), request.samplers()):
-        model.setup.check_sampler(way.sampler)
+    processes = [model.setup.process for model in models.values()]
+    options.check_insertions(processes)
+    request.check_fixed(processes)
+    for model in models.values():
+        for way in request.ways(model.setup.process, model.max_length):
+            model.setup.check_sampler(way.sampler)
     return models
 
 
@@ -198,12 +226,18 @@ def _check_workdirs() -> None:
 
 def _check_code_flags() -> None:
     """Raises UserError if programs would be run unasked, or flags do not fit together."""
-    others = ("gold", "candidates", "allow_code_execution", "allow_missing", "cpu_seconds")
-    for name in () if _HUMANEVAL.value else (*others, "workers"):
+    for name in () if _HUMANEVAL.value else _OF_CODE:
         if flags.FLAGS[name].present:
             raise UserError(f"--{name} goes with --humaneval=FILE; give it or leave this out")
-    if _GOLD.value:
+    if _GOLD.value and _HUMANEVAL.value:
         options.refuse_besides("gold", *_WITH_GOLD, "out", "overwrite")
+    elif _GOLD.value:
+        if not _DATA.value:
+            raise UserError(
+                "--gold judges the answers of HumanEval or GSM8K; name them by --humaneval=FILE or "
+                "--data=DIR"
+            )
+        options.refuse_besides("gold", "data")
     if _HUMANEVAL.value and not _ALLOW_CODE.value:
         whose = "its own solutions" if _GOLD.value else "what the model writes"
         raise UserError(
@@ -252,7 +286,27 @@ def _askers(models: Mapping[str, Model]) -> dict[str, Asker]:
     return {label: Asker(model, task.get("marks")) for label, model in models.items()}
 
 
-def _evaluate_gold() -> None:
+def _judge_true_answers() -> None:
+    """Reads the true answers of a dataset as a model's are; ends with 1 unless all are right."""
+    dataset = open_data(_DATA.value, {}, {})
+    kind = (dataset.task or {"kind": "text"})["kind"]
+    if kind != "gsm8k":
+        raise UserError(
+            f"--gold: {dataset.directory} holds {kind}; prepare gsm8k, or name --humaneval=FILE"
+        )
+    report, failed = evaluate_gold_answers(dataset)
+    print(format_tables(report.rows, report.tables))
+    if failed:
+        first = failed[0]
+        found = first.get("reason") or f"{first['number']} is found, not {first['truth']}"
+        cli.exit_with(
+            f"{len(failed)} true answers are not found right, that of held-out question "
+            f"{first['question'] + 1} first: {found}",
+            1,
+        )
+
+
+def _run_canonical_solutions() -> None:
     """Runs the canonical solutions; ends with 1 unless all pass."""
     benchmark, made_with = _benchmark()
     lines = _results(_OUT.value).open(_PROGRAMS, made_with) if _OUT.value else None
@@ -302,7 +356,7 @@ def main(_):
     request = _request()
     _check_code_flags()
     if _GOLD.value:
-        _evaluate_gold()
+        (_run_canonical_solutions if _HUMANEVAL.value else _judge_true_answers)()
         return
     if not _WORKDIR.value:
         raise UserError("--workdir must be given; see --help")
@@ -326,9 +380,13 @@ def main(_):
             f"--metrics and --reference are for text, and {dataset.directory} is of the task "
             f"{kind!r}; leave them out"
         )
+    if request.canvas and kind not in _ON_CANVASES:
+        raise UserError(f"--canvas has no say for {kind}; leave it out")
     digests = {label: model.digest() for label, model in models.items()}
     made_with = {"models": digests, "data_sha256": dataset.sha256}
     request = dataclasses.replace(request, reference=_reference())
+    if kind == "gsm8k" and not flags.FLAGS["num"].present:
+        request = dataclasses.replace(request, num=len(held_out_lengths(dataset)))
     evaluate = functools.partial(EVALUATIONS[kind], models, dataset, request)
     title = f"{' and '.join(models)} on {dataset.directory.name}"
     _results(out, _label_of_baseline(models)).write(title, made_with, evaluate)

@@ -40,9 +40,9 @@ def untrained_model(dataset: Dataset, method: str, length: int) -> Model:
     return Model(experiment, setup, dataset.tokenizer(), 0, make_state().params)
 
 
-def write_run(dataset: Dataset, length: int, path: pathlib.Path) -> None:
+def write_run(dataset: Dataset, length: int, path: pathlib.Path, method: str = "flexmdm") -> None:
     """Makes a folder the workdir of a run whose only checkpoint is the untrained model."""
-    model = untrained_model(dataset, "flexmdm", length)
+    model = untrained_model(dataset, method, length)
     write_experiment(path, model.experiment, model.tokenizer)
     checkpoints = Checkpoints(path, model.experiment)
     checkpoints.save_average(1, model.params)

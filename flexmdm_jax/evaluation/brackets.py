@@ -45,7 +45,7 @@ def evaluate_brackets(
     lengths = {"law": LAW_LENGTHS}
     for label, model in announced(models):
         likelihood = _likelihood(held_out_score(label, model, dataset, request, figures))
-        for way in request.samplers():
+        for way in request.ways(model.setup.process, model.max_length):
             name = f"{label}, {way.name}"
             found = figures.of(name, _validity, model, dataset, request, way.sampler)
             rows[name] = found["figures"] | likelihood

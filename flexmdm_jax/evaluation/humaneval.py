@@ -10,9 +10,11 @@ from tqdm import tqdm
 
 from flexmdm_jax import hosts
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.evaluation.comparison import Examples
+from flexmdm_jax.evaluation.curves import Found, Panel, canvas_curves
 from flexmdm_jax.evaluation.intervals import success_interval
 from flexmdm_jax.evaluation.problems import Problem, pass_at_k
-from flexmdm_jax.evaluation.request import Report, Request, Table, announced
+from flexmdm_jax.evaluation.request import Report, Request, Table, Way, announced
 from flexmdm_jax.evaluation.sandbox import Program, Sandbox, Verdict
 from flexmdm_jax.generation import requests
 from flexmdm_jax.generation.requests import Failure
@@ -113,8 +115,10 @@ class Asker:
                 "was not; evaluate a run of configs/infilling_mdm.py, or a FlexMDM"
             )
 
-    def request(self, problem: Problem, sampler: SamplerConfig, n: int) -> requests.Request:
-        """Returns the request for a problem's middle."""
+    def request(
+        self, problem: Problem, sampler: SamplerConfig, n: int, canvas: int = 0
+    ) -> requests.Request:
+        """Returns the request for a problem's middle, of MDM on a canvas."""
         others = {"id": problem.task_id, "n": n, "sampler": sampler}
         if self.model.setup.process.inserts:
             return requests.Request.infill(problem.prompt, problem.suffix, **others)
@@ -122,7 +126,7 @@ class Asker:
         sides = [problem.prompt, problem.suffix]
         prefix, suffix = encode_parts(self.model.tokenizer, sides, starts_with_gap=False)
         given = (*opens, *prefix, *between, *suffix, *closes)
-        return requests.Request.prompt(given, **others)
+        return requests.Request.prompt(given, canvas=canvas, **others)
 
 
 def evaluate_humaneval(
@@ -141,14 +145,20 @@ def evaluate_humaneval(
       figures: Those of finished runs.
       candidates: Those of unfinished ones.
     """
-    rows = {}
+    rows, found, examples = {}, [], {}
     models = {label: asker.model for label, asker in askers.items()}
-    for label, _ in announced(models):
-        for way in request.samplers():
+    for label, model in announced(models):
+        for way in request.ways(model.setup.process, model.max_length):
             name = f"{label}, {way.name}"
-            answers = _answers(askers[label], benchmark, way.sampler, request)
-            rows[name] = figures.of(name, _judge, name, benchmark, answers, candidates)
-    return _report(rows)
+            answers = _answers(askers[label], benchmark, way, request)
+            judged = figures.of(name, _judge, name, benchmark, answers, candidates)
+            rows[name] = judged["figures"]
+            found.append(Found(label, way, rows[name]))
+            examples[label, way.name] = Examples.of_successes(np.array(judged["shares"]))
+    pictures = {}
+    if request.canvas:
+        pictures["canvas.png"] = canvas_curves(found, [Panel("pass@1", "pass@1 (%)")])
+    return dataclasses.replace(_report(rows), pictures=pictures, examples=examples)
 
 
 def evaluate_gold(benchmark: Benchmark, candidates: Candidates) -> tuple[Report, list[Line]]:
@@ -161,7 +171,7 @@ def evaluate_gold(benchmark: Benchmark, candidates: Candidates) -> tuple[Report,
             middle = problem.canonical_solution
             yield {"task_id": problem.task_id, "sample": 0, "middle": middle}, middle
 
-    rows = {GOLD: _judge(GOLD, benchmark, answers, kept)}
+    rows = {GOLD: _judge(GOLD, benchmark, answers, kept)["figures"]}
     lines = candidates.of(GOLD) + lines
     return _report(rows), [line for line in lines if line["outcome"] != "passed"]
 
@@ -170,18 +180,17 @@ def evaluate_gold(benchmark: Benchmark, candidates: Candidates) -> tuple[Report,
 Answers = Callable[[int], Iterator[tuple[Line, str | None]]]
 
 
-def _answers(
-    asker: Asker, benchmark: Benchmark, sampler: SamplerConfig, request: Request
-) -> Answers:
+def _answers(asker: Asker, benchmark: Benchmark, way: Way, request: Request) -> Answers:
     """Returns what yields a model's candidates, all but the first so many."""
 
     def answers(skip: int) -> Iterator[tuple[Line, str | None]]:
         writer = asker.model.writer(request.batch_size)
         asked = (
-            asker.request(problem, sampler, benchmark.candidates).seeded(request.seed)
+            asker.request(problem, way.sampler, benchmark.candidates, way.canvas)
             for problem in benchmark.problems
         )
-        for answer in writer.answer(asked, strict=False, skip=skip):
+        seeded = (each.seeded(request.seed) for each in asked)
+        for answer in writer.answer(seeded, strict=False, skip=skip):
             yield _line(answer)
 
     return answers
@@ -198,8 +207,11 @@ def _line(answer: Result | Failure) -> tuple[Line, str | None]:
 
 def _judge(
     name: str, benchmark: Benchmark, answers: Answers, candidates: Candidates
-) -> dict[str, float]:
-    """Returns the figures of a run, after running what candidates are not yet found."""
+) -> dict[str, Any]:
+    """Returns a run's figures, and the share of candidates that pass by problem.
+
+    What candidates are not yet found are run first.
+    """
     lines = candidates.of(name)
     total = len(benchmark.problems) * benchmark.candidates
     quiet = None if benchmark.sandbox else True
@@ -210,7 +222,15 @@ def _judge(
         candidates.keep(lines[-1])
         bar.update()
     bar.close()
-    return figures_of(lines, benchmark) if benchmark.sandbox else {}
+    if benchmark.sandbox is None:
+        return {"figures": {}, "shares": []}
+    return {"figures": figures_of(lines, benchmark), "shares": _shares(lines, benchmark, 1)}
+
+
+def _shares(lines: Sequence[Line], benchmark: Benchmark, k: int) -> list[float]:
+    """Returns pass@k of each problem."""
+    passed = collections.Counter(x["task_id"] for x in lines if x["outcome"] == "passed")
+    return [pass_at_k(benchmark.candidates, passed[x.task_id], k) for x in benchmark.problems]
 
 
 def _verdicts(
@@ -240,12 +260,10 @@ def figures_of(lines: Sequence[Line], benchmark: Benchmark) -> dict[str, float]:
       benchmark: Whose they are.
     """
     n = benchmark.candidates
-    passed = collections.Counter(x["task_id"] for x in lines if x["outcome"] == "passed")
     figures: dict[str, float] = {"problems": float(len(benchmark.problems))}
     for k in _KS:
         if k <= n:
-            shares = [pass_at_k(n, passed[x.task_id], k) for x in benchmark.problems]
-            for name, value in success_interval(shares).items():
+            for name, value in success_interval(_shares(lines, benchmark, k)).items():
                 figures[name.replace("success", f"pass@{k}")] = value
     run = [line for line in lines if line["outcome"] != _NOT_ASKED]
     outcomes = collections.Counter(line["outcome"] for line in run)

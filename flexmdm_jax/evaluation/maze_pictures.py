@@ -1,6 +1,6 @@
-"""Pictures of the planning task: a path, how it came about, and success by number of steps."""
+"""Pictures of the planning task: a path, and how it came about."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int
@@ -68,28 +68,4 @@ def draw_states(
             f"after {step + 1} of {len(states)} steps\n{len(clean)} cells, {len(masked)} masks",
             fontsize=9,
         )
-    return png_of(figure)
-
-
-def success_curves(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:
-    """Returns a PNG of success by calls of the network, one curve a label, with 95% intervals."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.6, 3.6), layout="constrained")
-    axes = figure.subplots()
-    for label, points in curves.items():
-        points = sorted(points, key=lambda point: point["calls"])
-        calls, success, low, high = (
-            np.array([point[name] for point in points])
-            for name in ("calls", "success", "success_low", "success_high")
-        )
-        errors = np.maximum([success - low, high - success], 0)
-        axes.errorbar(calls, 100 * success, 100 * errors, label=label, marker="o", ms=4, capsize=2)
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_xlabel("calls of the network")
-    axes.set_ylabel("success (%)")
-    axes.set_ylim(0, 100)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
     return png_of(figure)

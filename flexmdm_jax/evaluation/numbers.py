@@ -51,7 +51,7 @@ def evaluate_numbers(
     for label, model in announced(models):
         score = held_out_score(label, model, dataset, request, figures)
         likelihood, examples[label, ""] = _likelihood(score, surprises), Examples.of_score(score)
-        for way in request.samplers():
+        for way in request.ways(model.setup.process, model.max_length):
             name = f"{label}, {way.name}"
             found = figures.of(name, _written, model, dataset, request, way.sampler)
             rows[name] = judge(found["texts"], law, known) | found["figures"] | likelihood

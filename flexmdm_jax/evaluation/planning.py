@@ -7,9 +7,10 @@ import numpy as np
 from jaxtyping import Int
 
 from flexmdm_jax.data.storage.records import Dataset
+from flexmdm_jax.evaluation.curves import success_curves
 from flexmdm_jax.evaluation.intervals import success_interval
 from flexmdm_jax.evaluation.maze import Maze, held_out_prompts, path_of, prompt_start
-from flexmdm_jax.evaluation.maze_pictures import draw_path, draw_states, success_curves
+from flexmdm_jax.evaluation.maze_pictures import draw_path, draw_states
 from flexmdm_jax.evaluation.request import Report, Request, Table, announced
 from flexmdm_jax.evaluation.suite import held_out_lengths
 from flexmdm_jax.generation.engine import Completions
@@ -91,7 +92,7 @@ def evaluate_maze(
     rows = {"data": {"cells": float(np.mean(held_out_lengths(dataset)))}}
     curves, successes = {}, {}
     for label, model in announced(models):
-        for way in request.samplers():
+        for way in request.ways(model.setup.process, model.max_length):
             name = f"{label}, {way.name}"
             found = figures.of(name, _success, model, maze, prompts, way.sampler, request)
             rows[name] = found

@@ -26,7 +26,7 @@ FIGURES, PAGE, SAMPLES, COMPARISON = (
     "comparison.json",
 )
 # All that evaluations may draw.
-PICTURES = ("lengths.png", "calls.png", "success.png", "path.png", "states.png")
+PICTURES = ("lengths.png", "calls.png", "success.png", "canvas.png", "path.png", "states.png")
 
 
 @dataclasses.dataclass(frozen=True)

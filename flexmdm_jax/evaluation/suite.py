@@ -117,13 +117,16 @@ class Evaluator:
             for row in self._setup.engine(num).complete(params, jobs)
         ]
 
-    def _jobs(self, numbers: Iterable[int]) -> list[Job]:
-        start = Start.of([], [0], self._setup.process, self._length)
+    def _jobs(self, numbers: Iterable[int], canvas: int = 0) -> list[Job]:
+        start = Start.of([], [0], self._setup.process, self._length, canvas)
         return [Job(start, self._sampler, self._seed, number) for number in numbers]
 
-    def grow(self, params: Any, numbers: Sequence[int]) -> Iterator[tuple[int, Row]]:
-        """Yields (number of a sample, it) as unconditional samples are finished."""
-        return ((numbers[n], row) for n, row in self._engine.run(params, self._jobs(numbers)))
+    def grow(
+        self, params: Any, numbers: Sequence[int], canvas: int = 0
+    ) -> Iterator[tuple[int, Row]]:
+        """Yields (number of an unconditional sample, it) when finished; MDM's are on a canvas."""
+        jobs = self._jobs(numbers, canvas)
+        return ((numbers[n], row) for n, row in self._engine.run(params, jobs))
 
     def generate(self, params: Any) -> Completions:
         """Returns unconditional samples."""

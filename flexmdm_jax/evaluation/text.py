@@ -9,6 +9,7 @@ from flexmdm_jax.config import EvaluationConfig
 from flexmdm_jax.data.storage.records import Dataset
 from flexmdm_jax.evaluation.comparison import Examples
 from flexmdm_jax.evaluation.controls import TEXT, UNIGRAM, make_controls
+from flexmdm_jax.evaluation.curves import Found, Panel, canvas_curves
 from flexmdm_jax.evaluation.measures import LIKELIHOOD, Measures
 from flexmdm_jax.evaluation.report import (
     calls_curves,
@@ -76,16 +77,16 @@ def evaluate_text(
     """Returns the likelihood bounds of models and the measures of what they write, with controls.
 
     Models are measured by every way of sampling asked for; pictures show their lengths, and where
-    there are several ways, figures by calls of the network.
+    there are several ways, figures by calls of the network and by the slots that MDM writes on.
     """
     text = held_out_texts(dataset, request.num_sequences)
     measures = _measures(dataset, text, request)
     num_bytes = np.array([len(measures.decode(tokens.tolist()).encode()) for tokens in text])
     rows = _controls(dataset, text, num_bytes, measures, request, figures)
     lengths = {"held-out data": measures.lengths}
-    curves, samples, examples = {}, [], {}
-    ways = list(request.samplers())
+    curves, samples, examples, found = {}, [], {}, []
     for label, model in announced(models):
+        ways = list(request.ways(model.setup.process, model.max_length))
         likelihood = {}
         if LIKELIHOOD in measures.metrics:
             score = held_out_score(label, model, dataset, request, figures)
@@ -95,16 +96,30 @@ def evaluate_text(
             name = label if len(ways) == 1 else f"{label}, {way.name}"
             written = _written(name, way, model, dataset, request, figures)
             tokens = [np.array(sample["tokens"], int) for sample in written]
-            found = figures.of(f"{name}: measures", measures.of, tokens)
-            rows[name] = likelihood | found | _means(written)
-            curves.setdefault(f"{label}, {way.rule}", []).append(rows[name])
+            measured = figures.of(f"{name}: measures", measures.of, tokens)
+            rows[name] = likelihood | measured | _means(written)
+            curves.setdefault(f"{label}, {way.curve}", []).append(rows[name])
+            found.append(Found(label, way, rows[name]))
             lengths[name] = np.array([len(x) for x in tokens])
             samples += [Sample(name, measures.decode(x["tokens"]), x) for x in written]
     pictures = {"lengths.png": length_histograms(lengths, request.bin_width)}
-    if len(ways) > 1:
+    if len(found) > len(models):
         pictures["calls.png"] = calls_curves(curves, rows[TEXT])
+    if request.canvas:
+        pictures["canvas.png"] = canvas_curves(found, _panels(rows[TEXT]))
     tables, notes = telling_tables(rows)
     return Report(rows, tables, pictures, notes, samples, examples)
+
+
+def _panels(text: Mapping[str, float]) -> list[Panel]:
+    """Returns what is drawn by the canvas, with what the control that is text says of it."""
+    headings = {
+        "length_mean": "mean length (tokens)",
+        "length_w1": "lengths: W1 (tokens)",
+        "ngram_js_2": "JS of 2-grams (nats)",
+    }
+    there = {name: heading for name, heading in headings.items() if name in text}
+    return [Panel(name, heading, 1.0, text[name]) for name, heading in there.items()]
 
 
 def _controls(
@@ -151,7 +166,7 @@ def _written(
     evaluator = evaluator_of(model, dataset, request, way.sampler)
 
     def compute(missing: Sequence[int]) -> Iterator[tuple[int, Any]]:
-        for number, row in evaluator.grow(model.params, missing):
+        for number, row in evaluator.grow(model.params, missing, way.canvas):
             told = {key: getattr(row, key) for key in ("calls", "truncated", "cut_short")}
             yield number, {"sample": number, "tokens": row.tokens.tolist()} | told
 

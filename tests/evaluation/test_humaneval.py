@@ -213,6 +213,32 @@ def test_an_mdm_is_asked_as_it_was_trained(tiny_dataset):
     assert request.gaps == (1,)
 
 
+def test_an_mdm_fills_in_on_every_canvas(tiny_dataset, sandbox):
+    model = untrained_model(tiny_dataset, "mdm", LENGTH)
+    askers = {"MDM": Asker(model, ((1,), (2,), (3,)))}
+    canvases, lines = (4, 20), []
+    request = dataclasses.replace(REQUEST, rules=("exact_rate",), canvas=canvases)
+    with jax.set_mesh(model.setup.mesh):
+        report = evaluate_humaneval(
+            askers, Benchmark(PROBLEMS, sandbox), request, Figures(), Candidates((), lines.append)
+        )
+    names = [f"MDM, exact_rate, 2 steps, canvas {n}" for n in (4, 20)]
+    assert list(report.rows) == names
+    assert set(report.pictures) == {"canvas.png"}
+    # Both sides and the marks take more than 28 slots of 48; one problem has no room at all.
+    short, long = ([line for line in lines if line["run"] == name] for name in names)
+    assert [len(line["middle"]) <= 4 for line in short[:2]] == [True, True]
+    assert "leave no room" in short[2]["reason"]
+    assert report.rows[names[0]]["not asked"] == pytest.approx(1 / 3)
+    assert all(
+        "given tokens and a canvas of 20 slots do not fit" in line["reason"] for line in long[:2]
+    )
+    assert report.rows[names[1]]["not asked"] == 1
+    assert report.rows[names[1]]["pass@1"] == 0
+    compared = report.examples["MDM", f"exact_rate, 2 steps, canvas {canvases[0]}"]
+    assert compared.figures["success"].values.mean() == report.rows[names[0]]["pass@1"]
+
+
 @pytest.fixture(scope="module")
 def workdir(tiny_dataset, tmp_path_factory):
     path = tmp_path_factory.mktemp("run") / "flex"
@@ -223,7 +249,7 @@ def workdir(tiny_dataset, tmp_path_factory):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--gold"], "--gold goes with --humaneval=FILE"),
+        (["--gold"], "--gold .* --humaneval=FILE or --data=DIR"),
         (["--workdir=x", "--candidates=2"], "--candidates goes with --humaneval=FILE"),
         (["--gold", "--humaneval=p.jsonl"], "runs its own solutions .*--allow_code_execution"),
         (["--workdir=x", "--humaneval=p.jsonl"], "runs what the model writes .*--allow_code"),

@@ -182,6 +182,28 @@ def test_text_is_measured_by_every_way_of_sampling(tiny_dataset):
     assert again.rows == report.rows
 
 
+def test_text_of_an_mdm_is_written_on_every_canvas(tiny_dataset):
+    runs = {
+        name: untrained_model(tiny_dataset, name.lower(), tiny.LENGTH)
+        for name in ("FlexMDM", "MDM")
+    }
+    request = dataclasses.replace(REQUEST, rules=("exact_rate",), canvas=(4, 16), num=6)
+    with jax.set_mesh(runs["MDM"].setup.mesh):
+        report = evaluate_text(runs, tiny_dataset, request, Figures())
+    names = [f"MDM, exact_rate, 2 steps, canvas {n}" for n in (4, 16)]
+    assert list(report.rows)[3:] == ["FlexMDM", *names]
+    for name, most in zip(names, (4, 16), strict=True):
+        own = [len(x.told["tokens"]) for x in report.samples if x.run == name]
+        assert 0 < max(own) <= most
+        assert report.rows[name]["length_mean"] == np.mean(own)
+    # What it gives held-out text does not depend on what it writes on.
+    one, other = (report.rows[name]["perplexity"] for name in names)
+    assert one == other
+    assert set(report.pictures) == {"lengths.png", "calls.png", "canvas.png"}
+    for png in report.pictures.values():
+        _assert_shows_something(png)
+
+
 def test_a_models_digest_is_that_of_its_parameters(tiny_dataset):
     model = untrained_model(tiny_dataset, "flexmdm", tiny.LENGTH)
     same = untrained_model(tiny_dataset, "flexmdm", tiny.LENGTH)

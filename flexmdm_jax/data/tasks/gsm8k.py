@@ -8,6 +8,7 @@ import functools
 import pathlib
 import re
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any
 
 from flexmdm_jax.data.sources.corpora import read_documents
@@ -107,11 +108,16 @@ def _file(data: str, name: str) -> pathlib.Path:
     return matching(f"{data}/{name}.jsonl*")[0]
 
 
-def final_number(answer: str) -> str | None:
-    """Returns the number after the last `####` of an answer, without commas; None if none stands.
+def true_number(answer: str) -> Fraction:
+    """Returns the number of a true answer, whose last line is `#### N`.
 
-    >>> final_number("They pay 1,200 dollars.\\n#### 1,200")
-    '1200'
+    >>> true_number("They pay 1,200 dollars.\\n#### 1,200")
+    Fraction(1200, 1)
+
+    Raises:
+      ValueError: If it ends in something else.
     """
-    found = re.findall(r"####\s*\$?(-?[\d,]*\.?\d+)", answer)
-    return found[-1].replace(",", "") if found else None
+    number = answer.rpartition("####")[2].strip().replace(",", "") if "####" in answer else ""
+    if not re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", number):
+        raise ValueError(f"it ends in {answer[-24:]!r}, not in a line '#### N', N a number")
+    return Fraction(number)

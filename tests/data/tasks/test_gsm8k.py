@@ -1,13 +1,14 @@
 """Questions are given, answers are not; whatever is wrong with the files is named."""
 
 import json
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from tokenizer_kinds import KINDS
 
 from flexmdm_jax.data.storage.records import TRAIN, VALIDATION, read_sequences
-from flexmdm_jax.data.tasks.gsm8k import Gsm8kConfig, final_number
+from flexmdm_jax.data.tasks.gsm8k import Gsm8kConfig, true_number
 from flexmdm_jax.data.tokenizers import ByteTokenizer
 from flexmdm_jax.errors import UserError
 
@@ -67,13 +68,18 @@ def test_what_is_wrong_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("answer", "number"),
     [
-        ("So 5.\n#### 5", "5"),
-        ("#### 1,234,567", "1234567"),
-        ("#### -3\nno: #### $4.50", "4.50"),
-        ("#### .5", ".5"),
-        ("five", None),
-        ("####", None),
+        ("So 5.\n#### 5", 5),
+        ("#### 1,234,567", 1_234_567),
+        ("#### 7\nno: #### -3", -3),
+        ("#### 4.50", Fraction(9, 2)),
+        ("#### " + "9" * 400, 10**400 - 1),
     ],
 )
-def test_the_last_number_after_four_signs_counts(answer, number):
-    assert final_number(answer) == number
+def test_a_true_answer_ends_in_its_number(answer, number):
+    assert true_number(answer) == number
+
+
+@pytest.mark.parametrize("answer", ["5", "five", "####", "#### five", "#### 5 dollars", "#### 1e5"])
+def test_a_true_answer_that_ends_in_something_else_is_refused(answer):
+    with pytest.raises(ValueError, match="not in a line '#### N'"):
+        true_number(answer)
