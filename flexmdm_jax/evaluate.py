@@ -6,41 +6,31 @@ With --humaneval=FILE on problems of HumanEval infilling instead of the run's ow
 import contextlib
 import dataclasses
 import functools
-import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 from absl import flags, logging
 
-from flexmdm_jax import cli, hosts, options
+from flexmdm_jax import cli, code_options, hosts, options
 from flexmdm_jax.data.storage.mixtures import open_data
 from flexmdm_jax.data.storage.records import Dataset
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.evaluation.arithmetic import evaluate_gold_answers, evaluate_gsm8k
 from flexmdm_jax.evaluation.brackets import evaluate_brackets
-from flexmdm_jax.evaluation.humaneval import (
-    Asker,
-    Benchmark,
-    Candidates,
-    evaluate_gold,
-    evaluate_humaneval,
-)
+from flexmdm_jax.evaluation.humaneval import Asker, Candidates, evaluate_gold, evaluate_humaneval
 from flexmdm_jax.evaluation.measures import METRICS, chosen_metrics
 from flexmdm_jax.evaluation.numbers import evaluate_numbers
 from flexmdm_jax.evaluation.planning import evaluate_maze
-from flexmdm_jax.evaluation.problems import read_problems
 from flexmdm_jax.evaluation.reference import Reference, open_reference
 from flexmdm_jax.evaluation.report import format_tables
 from flexmdm_jax.evaluation.request import Report, Request
 from flexmdm_jax.evaluation.results import Results
-from flexmdm_jax.evaluation.sandbox import OPTIONAL, Limits, Sandbox
 from flexmdm_jax.evaluation.suite import held_out_lengths
 from flexmdm_jax.evaluation.text import evaluate_likelihood, evaluate_text
 from flexmdm_jax.model import Model, load
 from flexmdm_jax.partial import Figures
-from flexmdm_jax.ranges import Count, CountOrZero, Few, FewOrZero, Positive, PositiveOrZero, Seconds
+from flexmdm_jax.ranges import Count, CountOrZero, Positive, PositiveOrZero
 from flexmdm_jax.training.workdir import check_dataset, load_experiment
 
 _WORKDIR = options.define_path(
@@ -106,29 +96,7 @@ _REFERENCE = options.define_path(
 _BASELINE = options.define_path(
     "baseline", "", "A run that the others are compared with, on the same examples."
 )
-_HUMANEVAL = options.define_path(
-    "humaneval", "", "Problems of HumanEval infilling instead: a .jsonl or .jsonl.gz."
-)
-_GOLD = flags.DEFINE_bool(
-    "gold",
-    False,
-    "Without a run: judge HumanEval's own solutions, or with --data the true answers of GSM8K.",
-)
-_CANDIDATES = options.define_number(
-    "candidates", 1, "With --humaneval: programs for each problem; 10 for pass@10.", Few
-)
-_ALLOW_CODE = flags.DEFINE_bool(
-    "allow_code_execution", False, "With --humaneval: run programs, in a sandbox."
-)
-_ALLOW_MISSING = flags.DEFINE_multi_enum(
-    "allow_missing", [], list(OPTIONAL), "Protections that the sandbox may lack here."
-)
-_CPU_SECONDS = options.define_number(
-    "cpu_seconds", Limits().cpu_seconds, "Of computing that a program may take.", Seconds
-)
-_WORKERS = options.define_number(
-    "workers", 0, "Programs that run at a time; 0: as many as there are CPUs.", FewOrZero
-)
+_code = code_options.define_code_flags()
 _sampling = options.define_sampler_flags()
 _keep_programs = options.define_compilation_cache()
 _join = options.define_process_flags()
@@ -136,10 +104,6 @@ _join = options.define_process_flags()
 _PROGRAMS = "humaneval.jsonl"
 # Flags that say nothing about what is found.
 _ASIDE = ("out", "overwrite", "workdir", "base", "data", "humaneval", "workers", "baseline")
-# Those that go with --gold.
-_WITH_GOLD = ("humaneval", "allow_code_execution", "allow_missing", "cpu_seconds", "workers", "num")
-# Those that go with --humaneval alone.
-_OF_CODE = ("candidates", "allow_code_execution", "allow_missing", "cpu_seconds", "workers")
 # Kinds of data that MDM may be asked to write on other canvases for.
 _ON_CANVASES = ("text", "gsm8k")
 # What a dataset says it is, and the evaluation that fits.
@@ -224,44 +188,9 @@ def _check_workdirs() -> None:
         )
 
 
-def _check_code_flags() -> None:
-    """Raises UserError if programs would be run unasked, or flags do not fit together."""
-    for name in () if _HUMANEVAL.value else _OF_CODE:
-        if flags.FLAGS[name].present:
-            raise UserError(f"--{name} goes with --humaneval=FILE; give it or leave this out")
-    if _GOLD.value and _HUMANEVAL.value:
-        options.refuse_besides("gold", *_WITH_GOLD, "out", "overwrite")
-    elif _GOLD.value:
-        if not _DATA.value:
-            raise UserError(
-                "--gold judges the answers of HumanEval or GSM8K; name them by --humaneval=FILE or "
-                "--data=DIR"
-            )
-        options.refuse_besides("gold", "data")
-    if _HUMANEVAL.value and not _ALLOW_CODE.value:
-        whose = "its own solutions" if _GOLD.value else "what the model writes"
-        raise UserError(
-            f"--humaneval={_HUMANEVAL.value} runs {whose} as Python programs on this machine, in a "
-            "sandbox; if that is wanted, pass --allow_code_execution"
-        )
-    hosts.check_workers("--workers", _WORKERS.value)
-
-
-def _benchmark() -> tuple[Benchmark, dict[str, Any]]:
-    """Returns the problems with what runs programs, and what names them among settings."""
-    problems, digest = read_problems(pathlib.Path(_HUMANEVAL.value))
-    asked = problems[: _NUM.value] if flags.FLAGS["num"].present else problems
-    limits = Limits(_CPU_SECONDS.value, wall_seconds=5.0 * _CPU_SECONDS.value)
-
-    def opened() -> Sandbox | None:
-        return Sandbox.open(limits, _ALLOW_MISSING.value) if jax.process_index() == 0 else None
-
-    sandbox = hosts.first_process_first(opened)
-    if sandbox is not None:
-        print(f"sandbox: {', '.join(sandbox.protections)}", flush=True)
-    workers = _WORKERS.value or os.cpu_count() or 1
-    benchmark = Benchmark(asked, sandbox, _CANDIDATES.value, workers)
-    return benchmark, {"humaneval_sha256": digest, "problems": len(asked)}
+def _num_asked() -> int | None:
+    """Returns how many questions or problems are asked for; all of them, if that is not said."""
+    return _NUM.value if flags.FLAGS["num"].present else None
 
 
 def _dataset(models: Mapping[str, Model]) -> Dataset:
@@ -308,7 +237,7 @@ def _judge_true_answers() -> None:
 
 def _run_canonical_solutions() -> None:
     """Runs the canonical solutions; ends with 1 unless all pass."""
-    benchmark, made_with = _benchmark()
+    benchmark, made_with = _code.benchmark(_num_asked())
     lines = _results(_OUT.value).open(_PROGRAMS, made_with) if _OUT.value else None
     with lines or contextlib.nullcontext():
         report, failed = evaluate_gold(benchmark, Candidates.of_results(lines))
@@ -332,7 +261,7 @@ def _results(out: str, baseline: str = "") -> Results:
 
 def _evaluate_code(request: Request, out: str) -> None:
     """Evaluates models on problems of HumanEval infilling."""
-    benchmark, made_with = _benchmark()
+    benchmark, made_with = _code.benchmark(_num_asked())
     models = _load_models(request)
     askers = _askers(models)
     made_with |= {"models": {label: model.digest() for label, model in models.items()}}
@@ -354,20 +283,20 @@ def main(_):
     """Runs the command."""
     logging.set_verbosity(logging.WARNING)
     request = _request()
-    _check_code_flags()
-    if _GOLD.value:
-        (_run_canonical_solutions if _HUMANEVAL.value else _judge_true_answers)()
+    _code.check(_DATA.value)
+    if _code.gold:
+        (_run_canonical_solutions if _code.problems else _judge_true_answers)()
         return
     if not _WORKDIR.value:
         raise UserError("--workdir must be given; see --help")
     _check_workdirs()
     out = _OUT.value or _WORKDIR.value[0]
     if _OUT.value or pathlib.Path(out).is_dir():
-        _results(out).check(*([_PROGRAMS] if _HUMANEVAL.value else []))
+        _results(out).check(*([_PROGRAMS] if _code.problems else []))
     _join()
     _keep_programs()
     hosts.check_agreement({"the command line": options.shared_flags()})
-    if _HUMANEVAL.value:
+    if _code.problems:
         _evaluate_code(request, out)
         return
     models = _load_models(request)
@@ -385,8 +314,8 @@ def main(_):
     digests = {label: model.digest() for label, model in models.items()}
     made_with = {"models": digests, "data_sha256": dataset.sha256}
     request = dataclasses.replace(request, reference=_reference())
-    if kind == "gsm8k" and not flags.FLAGS["num"].present:
-        request = dataclasses.replace(request, num=len(held_out_lengths(dataset)))
+    if kind == "gsm8k":
+        request = dataclasses.replace(request, num=_num_asked() or len(held_out_lengths(dataset)))
     evaluate = functools.partial(EVALUATIONS[kind], models, dataset, request)
     title = f"{' and '.join(models)} on {dataset.directory.name}"
     _results(out, _label_of_baseline(models)).write(title, made_with, evaluate)
