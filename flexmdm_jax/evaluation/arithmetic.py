@@ -15,7 +15,7 @@ from flexmdm_jax.data.tasks.gsm8k import true_number
 from flexmdm_jax.data.tokenizers import Tokenizer
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.evaluation.answers import flexible_number, strict_number
-from flexmdm_jax.evaluation.comparison import Examples
+from flexmdm_jax.evaluation.comparison import Examples, Run
 from flexmdm_jax.evaluation.curves import Found, Panel, canvas_curves, success_curves
 from flexmdm_jax.evaluation.intervals import success_interval
 from flexmdm_jax.evaluation.request import Report, Request, Sample, Table, Usual, Way, announced
@@ -116,7 +116,7 @@ def evaluate_gsm8k(
     rows, curves, found, samples, examples = {}, {}, [], [], {}
     for label, model in announced(models):
         score = held_out_score(label, model, dataset, request, figures)
-        examples[label, ""] = Examples.of_score(score)
+        examples[Run(label)] = Examples.of_score(score)
         nats = {k: v for k, v in score.summary().items() if k.startswith("nats_per_sequence")}
         ways = list(request.ways(model.setup.process, model.max_length, USUAL))
         _say(ways)
@@ -129,7 +129,7 @@ def evaluate_gsm8k(
             found.append(Found(label, way, rows[name]))
             samples += [Sample(name, line.get("answer", ""), _told(line)) for line in lines]
             right = np.array([line["right"] for line in lines])
-            examples[label, way.name] = Examples.of_successes(right)
+            examples[Run(label, way.name, way.pace)] = Examples.of_successes(right)
     pictures = {"success.png": success_curves(curves)}
     if request.canvas:
         pictures["canvas.png"] = canvas_curves(found, [Panel("success", "correct (%)")])

@@ -22,6 +22,25 @@ COLUMNS = {
 }
 
 
+class Run(NamedTuple):
+    """Who did something on the examples.
+
+    Attributes:
+      label: The model.
+      way: In which way it was sampled; "" for what does not depend on it.
+      pace: Of this way, how calls of the network are spent, as `64 steps`.
+    """
+
+    label: str
+    way: str = ""
+    pace: str = ""
+
+    @property
+    def name(self) -> str:
+        """Returns what a table calls it."""
+        return f"{self.label}, {self.way}" if self.way else self.label
+
+
 class Ratio(NamedTuple):
     """A figure that is a ratio of sums over examples, such as nats per token.
 
@@ -60,6 +79,12 @@ class Examples:
             }
         )
 
+    @property
+    def success(self) -> float:
+        """Returns the share of questions answered rightly."""
+        ratio = self.figures["success"]
+        return ratio.of(np.ones(len(ratio.values)))
+
     @classmethod
     def of_successes(cls, successes: np.ndarray) -> "Examples":
         """Returns those of questions answered rightly or not."""
@@ -68,29 +93,32 @@ class Examples:
 
 
 def differences(
-    examples: Mapping[tuple[str, str], Examples], baseline: str, seed: int
+    examples: Mapping[Run, Examples], baseline: str, seed: int
 ) -> dict[str, dict[str, float | str]]:
     """Returns a row for each figure of each model that the baseline has as well.
 
+    A way of sampling is compared with the same one of the baseline. Where the baseline was not
+    sampled so, it is compared with its best one at the same pace.
+
     Args:
-      examples: (model, way of sampling, or "") -> what it did.
-      baseline: The model to compare with, way by way.
+      examples: Who -> what it did.
+      baseline: The model to compare with.
       seed: Decides the draws of the paired bootstrap.
     """
     rows = {}
-    for (label, way), own in examples.items():
-        theirs = examples.get((baseline, way))
-        if label == baseline or theirs is None:
+    for run, own in examples.items():
+        rival = _rival(run, examples, baseline)
+        if run.label == baseline or rival is None:
             continue
         for name, ratio in own.figures.items():
-            other = theirs.figures[name]
+            other = examples[rival].figures[name]
             # A sequence may have more tokens in one model's rows than in the other's: padding.
             size = len(ratio.values)
             found = paired_difference(
                 lambda counts, a=ratio, b=other: a.of(counts) - b.of(counts), size, seed=seed
             )
-            title = ", ".join(filter(None, (label, way))) + f" - {baseline}: {name}"
-            rows[title] = {
+            shown = rival.label if rival.way == run.way else rival.name
+            rows[f"{run.name} - {shown}: {name}"] = {
                 "figure": ratio.of(np.ones(size)),
                 "baseline": other.of(np.ones(size)),
                 "difference": found.value,
@@ -100,3 +128,11 @@ def differences(
                 "examples": float(size),
             }
     return rows
+
+
+def _rival(run: Run, examples: Mapping[Run, Examples], baseline: str) -> Run | None:
+    """Returns the baseline's run to compare with, if there is one."""
+    theirs = [other for other in examples if other.label == baseline]
+    same = [other for other in theirs if other.way == run.way]
+    as_fast = [other for other in theirs if run.way and other.pace == run.pace]
+    return next(iter(same), max(as_fast, key=lambda x: examples[x].success, default=None))

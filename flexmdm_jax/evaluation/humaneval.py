@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from flexmdm_jax import hosts
 from flexmdm_jax.errors import UserError
-from flexmdm_jax.evaluation.comparison import Examples
+from flexmdm_jax.evaluation.comparison import Examples, Run
 from flexmdm_jax.evaluation.curves import Found, Panel, canvas_curves
 from flexmdm_jax.evaluation.intervals import success_interval
 from flexmdm_jax.evaluation.problems import Problem, pass_at_k
@@ -154,7 +154,8 @@ def evaluate_humaneval(
             judged = figures.of(name, _judge, name, benchmark, answers, candidates)
             rows[name] = judged["figures"]
             found.append(Found(label, way, rows[name]))
-            examples[label, way.name] = Examples.of_successes(np.array(judged["shares"]))
+            passed = Examples.of_successes(np.array(judged["shares"]))
+            examples[Run(label, way.name, way.pace)] = passed
     pictures = {}
     if request.canvas:
         pictures["canvas.png"] = canvas_curves(found, [Panel("pass@1", "pass@1 (%)")])

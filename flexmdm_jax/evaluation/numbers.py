@@ -8,7 +8,7 @@ import numpy as np
 
 from flexmdm_jax.data.storage.records import TRAIN, VALIDATION, Dataset, read_split
 from flexmdm_jax.data.tasks.numbers import NumbersLaw, number_of, spell
-from flexmdm_jax.evaluation.comparison import Examples
+from flexmdm_jax.evaluation.comparison import Examples, Run
 from flexmdm_jax.evaluation.intervals import success_interval
 from flexmdm_jax.evaluation.lengths import distance_to_law
 from flexmdm_jax.evaluation.report import length_histograms
@@ -50,7 +50,7 @@ def evaluate_numbers(
     surprises = _surprises(dataset, law, request.num_sequences)
     for label, model in announced(models):
         score = held_out_score(label, model, dataset, request, figures)
-        likelihood, examples[label, ""] = _likelihood(score, surprises), Examples.of_score(score)
+        likelihood, examples[Run(label)] = _likelihood(score, surprises), Examples.of_score(score)
         for way in request.ways(model.setup.process, model.max_length):
             name = f"{label}, {way.name}"
             found = figures.of(name, _written, model, dataset, request, way.sampler)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from flexmdm_jax.errors import UserError
-from flexmdm_jax.evaluation.comparison import Examples
+from flexmdm_jax.evaluation.comparison import Examples, Run
 from flexmdm_jax.evaluation.measures import OWN, Judge
 from flexmdm_jax.model import Model
 from flexmdm_jax.process import Process
@@ -245,7 +245,7 @@ class Report:
       pictures: File name -> PNG.
       notes: What else is to be said, a sentence each.
       samples: Texts that were written, where the evaluation is of these.
-      examples: (label of a model, way of sampling, or "") -> what it did on each example.
+      examples: Who -> what it did on each example.
     """
 
     rows: Mapping[str, Mapping[str, float]]
@@ -253,4 +253,4 @@ class Report:
     pictures: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
     notes: Sequence[str] = ()
     samples: Sequence[Sample] = ()
-    examples: Mapping[tuple[str, str], Examples] = dataclasses.field(default_factory=dict)
+    examples: Mapping[Run, Examples] = dataclasses.field(default_factory=dict)

@@ -7,7 +7,7 @@ import numpy as np
 
 from flexmdm_jax.config import EvaluationConfig
 from flexmdm_jax.data.storage.records import Dataset
-from flexmdm_jax.evaluation.comparison import Examples
+from flexmdm_jax.evaluation.comparison import Examples, Run
 from flexmdm_jax.evaluation.controls import TEXT, UNIGRAM, make_controls
 from flexmdm_jax.evaluation.curves import Found, Panel, canvas_curves
 from flexmdm_jax.evaluation.measures import LIKELIHOOD, Measures
@@ -67,7 +67,7 @@ def evaluate_likelihood(
     rows, examples = {}, {}
     for label, model in announced(models):
         score = held_out_score(label, model, dataset, request, figures)
-        rows[label], examples[label, ""] = score.summary(), Examples.of_score(score)
+        rows[label], examples[Run(label)] = score.summary(), Examples.of_score(score)
     return Report(rows, telling_tables(rows)[0], examples=examples)
 
 
@@ -91,7 +91,7 @@ def evaluate_text(
         if LIKELIHOOD in measures.metrics:
             score = held_out_score(label, model, dataset, request, figures)
             likelihood = _summary(score, num_bytes)
-            examples[label, ""] = Examples.of_score(score)
+            examples[Run(label)] = Examples.of_score(score)
         for way in ways:
             name = label if len(ways) == 1 else f"{label}, {way.name}"
             written = _written(name, way, model, dataset, request, figures)

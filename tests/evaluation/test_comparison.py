@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flexmdm_jax.evaluation.comparison import Examples, differences
+from flexmdm_jax.evaluation.comparison import Examples, Run, differences
 from flexmdm_jax.generation.scoring import Score
 
 
@@ -12,7 +12,7 @@ def test_scores_are_compared_by_sequence_and_by_token():
     tokens = rng.integers(1, 50, 300)
     base = 3.0 * tokens + rng.normal(0, 5, 300)
     examples = {
-        (label, ""): Examples.of_score(Score(nats, np.zeros(300), tokens))
+        Run(label): Examples.of_score(Score(nats, np.zeros(300), tokens))
         for label, nats in {"A": base + 0.1 * tokens, "B": base, "C": base}.items()
     }
     rows = differences(examples, "B", 0)
@@ -30,9 +30,9 @@ def test_scores_are_compared_by_sequence_and_by_token():
 def test_successes_are_compared_way_by_way():
     right = np.arange(100) % 2 == 0
     examples = {
-        ("A", "8 steps"): Examples.of_successes(right),
-        ("A", "16 steps"): Examples.of_successes(right),
-        ("B", "8 steps"): Examples.of_successes(~right),
+        Run("A", "8 steps", "8 steps"): Examples.of_successes(right),
+        Run("A", "16 steps", "16 steps"): Examples.of_successes(right),
+        Run("B", "8 steps", "8 steps"): Examples.of_successes(~right),
     }
     [(title, found)] = differences(examples, "B", 0).items()
     assert title == "A, 8 steps - B: success"
@@ -40,3 +40,17 @@ def test_successes_are_compared_way_by_way():
     assert found["low"] < -0.1 < 0.1 < found["high"]
     assert found["examples"] == 100
     assert differences(examples, "", 0) == {}
+
+
+def test_where_the_baseline_was_sampled_otherwise_its_best_way_counts():
+    """Of those that are as fast: a row must not be free to choose among paces."""
+    right = {"one": 40, "other": 60, "slower": 90}
+    paces = {"one": "8 steps", "other": "8 steps", "slower": "16 steps"}
+    examples = {
+        Run("B", way, paces[way]): Examples.of_successes(np.arange(100) < count)
+        for way, count in right.items()
+    }
+    examples[Run("A", "its own", "8 steps")] = Examples.of_successes(np.arange(100) < 70)
+    [(title, found)] = differences(examples, "B", 0).items()
+    assert title == "A, its own - B, other: success"
+    assert found["difference"] == pytest.approx(0.1)

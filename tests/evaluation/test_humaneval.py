@@ -16,6 +16,7 @@ from untrained import REQUEST, untrained_model, write_run
 from flexmdm_jax.data.storage.records import Sequence
 from flexmdm_jax.data.tasks.infilling import span_after_both_sides
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.evaluation.comparison import Run
 from flexmdm_jax.evaluation.humaneval import (
     Asker,
     Benchmark,
@@ -235,7 +236,7 @@ def test_an_mdm_fills_in_on_every_canvas(tiny_dataset, sandbox):
     )
     assert report.rows[names[1]]["not asked"] == 1
     assert report.rows[names[1]]["pass@1"] == 0
-    compared = report.examples["MDM", f"exact_rate, 2 steps, canvas {canvases[0]}"]
+    compared = report.examples[Run("MDM", f"exact_rate, 2 steps, canvas {canvases[0]}", "2 steps")]
     assert compared.figures["success"].values.mean() == report.rows[names[0]]["pass@1"]
 
 
