@@ -16,8 +16,9 @@ from flexmdm_jax.errors import UserError
 from flexmdm_jax.fields import nearest
 from flexmdm_jax.files import json_text
 from flexmdm_jax.generation.engine import Completions, Engine
+from flexmdm_jax.generation.parsing import SETTINGS, sampler_of
 from flexmdm_jax.generation.pools import Job, Row
-from flexmdm_jax.generation.requests import SETTINGS, Request, sampler_of, shown, whole
+from flexmdm_jax.generation.requests import Request, shown, whole
 from flexmdm_jax.generation.results import Result
 from flexmdm_jax.generation.scoring import Score, encode_prompted
 from flexmdm_jax.generation.starts import Start

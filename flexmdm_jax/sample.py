@@ -19,8 +19,9 @@ from tqdm import tqdm
 from flexmdm_jax import cli, hosts, options
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import new_file
+from flexmdm_jax.generation.parsing import read_requests, sampler_of
 from flexmdm_jax.generation.replay import circumstances, read_recording
-from flexmdm_jax.generation.requests import Failure, Request, read_requests, sampler_of
+from flexmdm_jax.generation.requests import Failure, Request
 from flexmdm_jax.generation.results import Result
 from flexmdm_jax.generation.templates import MARK
 from flexmdm_jax.generation.trace.frames import Frame, Trace

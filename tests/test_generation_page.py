@@ -45,7 +45,7 @@ def test_the_engine_takes_a_law_of_ones_own(capsys):
 
 
 def test_the_page_names_every_setting():
-    from flexmdm_jax.generation.requests import SETTINGS
+    from flexmdm_jax.generation.parsing import SETTINGS
 
     for name in SETTINGS:
         assert f"`{name}`" in PAGE.read_text(), name

@@ -15,7 +15,8 @@ import numpy as np
 
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.evaluation.sandbox import Program
-from flexmdm_jax.generation.requests import parse_json, shown
+from flexmdm_jax.generation.parsing import parse_json
+from flexmdm_jax.generation.requests import shown
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,8 @@ import jax
 from flexmdm_jax import __version__
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.generation.engine import Engine
-from flexmdm_jax.generation.requests import Request, parse_json, parse_request
+from flexmdm_jax.generation.parsing import parse_json, parse_request
+from flexmdm_jax.generation.requests import Request
 from flexmdm_jax.generation.results import Result
 from flexmdm_jax.ranges import Count, range_of
 

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import json_text
-from flexmdm_jax.generation.requests import parse_json
+from flexmdm_jax.generation.parsing import parse_json
 from flexmdm_jax.generation.writer import Encoded
 from flexmdm_jax.serving.asks import Ask, param_of, replayable, usage
 from flexmdm_jax.serving.errors import ApiError, failed

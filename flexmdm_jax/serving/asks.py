@@ -10,14 +10,9 @@ from typing import Any
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.fields import nearest
 from flexmdm_jax.generation.engine import Engine
+from flexmdm_jax.generation.parsing import SETTINGS, parse_request, request_json
 from flexmdm_jax.generation.replay import record
-from flexmdm_jax.generation.requests import (
-    SETTINGS,
-    Request,
-    parse_request,
-    request_json,
-    shown,
-)
+from flexmdm_jax.generation.requests import Request, shown
 from flexmdm_jax.generation.results import Result
 from flexmdm_jax.generation.writer import Encoded
 from flexmdm_jax.ranges import Count, range_of

@@ -7,8 +7,9 @@ import letters
 import pytest
 
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.generation.parsing import request_json, sampler_of
 from flexmdm_jax.generation.replay import circumstances, read_recording, record
-from flexmdm_jax.generation.requests import Request, request_json, sampler_of
+from flexmdm_jax.generation.requests import Request
 
 SETTINGS = {"sampler": "exact", "temperature": 0.5}
 REQUESTS = [

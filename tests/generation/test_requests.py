@@ -5,16 +5,15 @@ import json
 import pytest
 
 from flexmdm_jax.errors import UserError
-from flexmdm_jax.generation.requests import (
+from flexmdm_jax.generation.parsing import (
     SETTINGS,
-    Failure,
-    Request,
     parse_json,
     parse_request,
     read_requests,
     request_json,
     sampler_of,
 )
+from flexmdm_jax.generation.requests import Failure, Request
 from flexmdm_jax.sampling import Remask, SamplerConfig
 
 REFUSED = {

@@ -11,7 +11,8 @@ import pytest
 import served
 
 from flexmdm_jax.generation.engine import Scheduler
-from flexmdm_jax.generation.requests import Request, sampler_of
+from flexmdm_jax.generation.parsing import sampler_of
+from flexmdm_jax.generation.requests import Request
 from flexmdm_jax.serving.service import Limits
 
 # Two dispatches and more: each is 16 calls of the network, and a token takes at least two.
