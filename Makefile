@@ -10,7 +10,7 @@ RUN := $(KEEP_MEMORY) $(PLATFORM) $(VENV)/bin/python
 TEST := $(PLATFORM) $(VENV)/bin/python
 
 .PHONY: demo demo-text demo-own maze brackets retrofit smollm2 install install-dev chromium test \
-	test-all test-matrix proofs faults docs check audit mutants format bench-attention bench-aot bench-scaling gpu-wheels gpu-check clean
+	test-all coverage test-matrix proofs faults docs check audit mutants format bench-attention bench-aot bench-scaling gpu-wheels gpu-check clean
 
 # Five minutes on two cores: both trainings at once, one core each. Bars move every two seconds.
 CALM := TQDM_MININTERVAL=2
@@ -170,6 +170,10 @@ test: install-dev
 # The same with more rows and more kills, and with programs compiled as they are for users.
 test-all: install-dev
 	FLEXMDM_THOROUGH=1 $(TEST) $(PYTEST) tests
+
+# Which lines of the package no test runs. Kernels run in traces, and so do count.
+coverage: install-dev
+	$(TEST) $(PYTEST) --cov --cov-report=term-missing:skip-covered tests
 
 # A quick part of the suite on other versions of Python and JAX; VERSIONS=3.13 runs one.
 test-matrix: install-dev
