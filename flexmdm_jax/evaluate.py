@@ -117,13 +117,18 @@ EVALUATIONS = {
 }
 
 
+def _once(holder: flags.FlagHolder) -> tuple:
+    """Returns the values of a flag, each of them once."""
+    return tuple(dict.fromkeys(holder.value))
+
+
 def _request() -> Request:
     return Request(
         num=_NUM.value,
-        steps=tuple(_STEPS.value),
-        events_per_step=tuple(_EVENTS.value),
-        rules=tuple(_RULE.value),
-        temperatures=tuple(_TEMPERATURE.value),
+        steps=_once(_STEPS),
+        events_per_step=_once(_EVENTS),
+        rules=_once(_RULE),
+        temperatures=_once(_TEMPERATURE),
         num_sequences=_SEQUENCES.value,
         num_times=_TIMES.value,
         bin_width=_BIN.value,
@@ -131,8 +136,8 @@ def _request() -> Request:
         seed=_SEED.value,
         sampling=_sampling(),
         metrics=chosen_metrics(_METRICS.value, bool(_REFERENCE.value)),
-        block_lengths=tuple(_BLOCK.value),
-        canvas=tuple(_CANVAS.value),
+        block_lengths=_once(_BLOCK),
+        canvas=_once(_CANVAS),
     )
 
 

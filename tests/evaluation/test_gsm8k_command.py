@@ -51,7 +51,7 @@ def test_a_killed_command_goes_on_where_it_was(runs, tmp_path):
 
 
 def test_runs_are_compared_on_the_same_questions(runs, tmp_path):
-    few = ("--steps=4", "--num_sequences=4", "--num_times=2", "--rule=adaptive")
+    few = ("--steps=4", "--steps=4", "--num_sequences=4", "--num_times=2", "--rule=adaptive")
     succeed(
         "evaluate",
         f"--workdir={runs}/flexmdm",
@@ -64,6 +64,8 @@ def test_runs_are_compared_on_the_same_questions(runs, tmp_path):
     figures = json.loads((tmp_path / "evaluation.json").read_text())
     assert row["figure"] == figures["FlexMDM, adaptive, 4 steps"]["success"]
     assert row["baseline"] == figures["MDM, adaptive, 4 steps"]["success"]
+    samples = (tmp_path / "samples.jsonl").read_text().splitlines()
+    assert len(samples) == 2 * NUM, "a way that is named twice is one way"
     assert row["examples"] == NUM, "all questions, unless --num says how many"
 
 
