@@ -128,12 +128,48 @@ class Scorer:
         Raises:
           ValueError: If a sequence does not fit or holds what is no data, see batch_of().
         """
-        buckets = self._buckets(sequences, length)
-        order = np.concatenate([np.zeros(0, int), *buckets.values()])
-        batches = self._batches(sequences, buckets)
-        score = self.of_batches(params, batches, seed=seed)
-        place = np.argsort(order)
-        return jax.tree.map(lambda x: x[place], score)
+        found = [self.of_batches(params, [], seed=seed)]
+        order = [np.zeros(0, int)]
+        noise = np.arange(len(sequences), dtype=np.int32)
+        for places, score in self.batch_by_batch(params, sequences, noise, length, seed):
+            order.append(places)
+            found.append(score)
+        place = np.argsort(np.concatenate(order))
+        return jax.tree.map(lambda *x: np.concatenate(x)[place], *found)
+
+    def batch_by_batch(
+        self,
+        params: Any,
+        sequences: Sequence[Prompted],
+        noise: Int[np.ndarray, "_"],
+        length: int,
+        seed: int,
+    ) -> Iterator[tuple[Int[np.ndarray, "_"], Score]]:
+        """Yields (which sequences these are, their bounds), those of short rows first.
+
+        Sequences with one number have one noise: what they differ by is then known three times
+        as well, as errors that they share cancel.
+
+        Args:
+          params: Parameters.
+          sequences: What to score.
+          noise: A number for each; with the seed it decides its noise.
+          length: Slots of the longest row.
+          seed: Decides all noise.
+
+        Raises:
+          ValueError: If a sequence does not fit or holds what is no data, see batch_of().
+        """
+        for size, numbers in self._buckets(sequences, length).items():
+            for start in range(0, len(numbers), self.rows):
+                some = numbers[start : start + self.rows]
+                # A batch that is not full is filled up with copies.
+                index = np.resize(some, self.rows)
+                tokens, num_given = zip(*(sequences[i] for i in index), strict=True)
+                batch = batch_of(tokens, size, self.process, num_given=num_given)
+                real = np.arange(self.rows) < len(some)
+                batches = [(batch.replace(index=noise[index]), real)]
+                yield some, self.of_batches(params, batches, seed=seed)
 
     def _buckets(
         self, sequences: Sequence[Prompted], length: int
@@ -147,17 +183,6 @@ class Scorer:
         sizes = [min(len(x.tokens) + 1, length) for x in sequences]
         bucket = np.searchsorted(lengths, sizes)
         return {n: np.flatnonzero(bucket == i) for i, n in enumerate(lengths)}
-
-    def _batches(
-        self, sequences: Sequence[Prompted], buckets: dict[int, Int[np.ndarray, "_"]]
-    ) -> Iterator[tuple[Batch, Bool[np.ndarray, "b"]]]:
-        for length, numbers in buckets.items():
-            for start in range(0, len(numbers), self.rows):
-                some = numbers[start : start + self.rows]
-                index = np.resize(some, self.rows)
-                tokens, num_given = zip(*(sequences[i] for i in index), strict=True)
-                batch = batch_of(tokens, length, self.process, num_given=num_given)
-                yield batch.replace(index=index), np.arange(self.rows) < len(some)
 
 
 @functools.lru_cache(maxsize=32)
