@@ -24,6 +24,7 @@ LAYERS = [
     {
         *("cli", "options", "code_options"),
         *("train", "sample", "serve", "evaluate", "prepare", "convert", "aot", "quickstart"),
+        "harness",
     },
 ]
 # The rooms of data/, in the same sense; a room may import its own files.
