@@ -304,7 +304,7 @@ def test_a_single_continuation_is_not_said_to_be_the_likeliest(told):
 
 def test_what_means_nothing_here_is_said_once(told):
     lm = harness()
-    settings = {"num_beams": 4, "max_gen_toks": 100, "steps": 4, "until": ["z"]}
+    settings = {"num_beams": 4, "max_gen_toks": 100, "finish_below": 0, "until": ["z"]}
     lm.generate_until(asked("generate_until", *[("q", settings)] * 3))
     assert sorted(told()) == [
         "max_gen_toks = 100 leaves no room for a prompt in rows of 8 slots; it is taken for 4",
