@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "trains a model on one; the same command again goes on where it stopped",
     "sample": "writes texts: from nothing, after a prompt, into gaps",
     "evaluate": "measures a trained model, or several side by side",
+    "harness": "has it do the tasks of EleutherAI's lm-evaluation-harness",
     "serve": "answers over HTTP as OpenAI's completions do, with a page to play on",
     "convert": "takes weights of other libraries in, and gives them out",
     "aot": "compiles for TPUs and GPUs that are not there: what they would need",

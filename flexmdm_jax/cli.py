@@ -18,14 +18,27 @@ from flexmdm_jax.overrides import check_overrides, overridden_paths
 
 
 def run(main: Callable[[Sequence[str]], None], commands: Sequence[str] = ()) -> None:
-    """Parses the flags, calls main, and exits: 2 with one line if the user can mend the cause.
+    """Parses the flags, calls main, and ends as guard() says.
+
+    Args:
+      main: Takes the arguments that are no flags, the program's name first.
+      commands: If there are any, the first argument must be one of them.
+    """
+    app.define_help_flags()
+    guard(lambda: _parse_and_call(main, commands))
+
+
+def guard(
+    call: Callable[[], None], kept: str = "what was finished is kept, run the same command again"
+) -> None:
+    """Does what a command does, and exits: 2 with one line if the user can mend the cause.
 
     Ctrl-C ends it with one line and 130, as a shell counts it; a reader of its output that goes,
     such as head, without a line. Files are renamed into place: they are there as a whole or not.
 
     Args:
-      main: Takes the arguments that are no flags, the program's name first.
-      commands: If there are any, the first argument must be one of them.
+      call: The command, which reads its own command line.
+      kept: Says what is left of a command that is interrupted.
     """
     for name in ("stdout", "stderr"):
         # Of a process that was started with the stream closed there is none.
@@ -36,10 +49,9 @@ def run(main: Callable[[Sequence[str]], None], commands: Sequence[str] = ()) -> 
     logging.get_absl_logger().addFilter(_worth_logging)
     python_logging.getLogger("jax._src.xla_bridge").addFilter(_in_a_line)
     sys.unraisablehook = _report_unraisable
-    app.define_help_flags()
     try:
         try:
-            _run(main, commands)
+            _call(call, kept)
         finally:
             # Here, not while Python shuts down, where it would be complained of.
             _flush()
@@ -77,24 +89,29 @@ def _nobody_reads() -> bool:
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
-def _run(main: Callable[[Sequence[str]], None], commands: Sequence[str]) -> None:
+def _parse_and_call(main: Callable[[Sequence[str]], None], commands: Sequence[str]) -> None:
+    check_overrides(overridden_paths(sys.argv))
+    arguments = _parsed(sys.argv)
+    if commands and (len(arguments) < 2 or arguments[1] not in commands):
+        given = repr(arguments[1]) if len(arguments) > 1 else "nothing"
+        raise UserError(f"expected one of {', '.join(commands)}, got {given}")
+    if unexpected := arguments[1 + bool(commands) :]:
+        raise UserError(f"unexpected argument {unexpected[0]!r}; options are --name=value")
+    _check_given(flags.FLAGS.get_flags_for_module(sys.argv[0]))
+    logging.use_absl_handler()
+    main(arguments)
+
+
+def _call(call: Callable[[], None], kept: str) -> None:
+    """Calls it, and ends with one line where the user can mend what went wrong."""
     try:
         _check_texts(sys.argv)
-        check_overrides(overridden_paths(sys.argv))
-        arguments = _parsed(sys.argv)
-        if commands and (len(arguments) < 2 or arguments[1] not in commands):
-            given = repr(arguments[1]) if len(arguments) > 1 else "nothing"
-            raise UserError(f"expected one of {', '.join(commands)}, got {given}")
-        if unexpected := arguments[1 + bool(commands) :]:
-            raise UserError(f"unexpected argument {unexpected[0]!r}; options are --name=value")
-        _check_given(flags.FLAGS.get_flags_for_module(sys.argv[0]))
-        logging.use_absl_handler()
-        main(arguments)
+        call()
     except (flags.Error, UserError) as error:
         exit_with(str(error))
     except KeyboardInterrupt:
         # What is finished has been written: shards, checkpoints, files that were renamed.
-        exit_with("interrupted; what was finished is kept, run the same command again", 130)
+        exit_with(f"interrupted; {kept}", 130)
     except OSError as error:
         if error.errno not in _USERS_ERRNO:
             raise

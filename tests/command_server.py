@@ -16,12 +16,15 @@ import sys
 
 import flexmdm_jax
 
-COMMANDS = {"aot", "convert", "evaluate", "prepare", "quickstart", "sample", "serve", "train"}
+COMMANDS = {
+    *("aot", "convert", "evaluate", "harness", "prepare", "quickstart", "sample", "serve", "train"),
+}
 
 
 def import_shared_modules():
     for module in pkgutil.walk_packages(flexmdm_jax.__path__, "flexmdm_jax."):
-        if module.name.split(".")[1] not in {*COMMANDS, "configs"}:
+        # Who needs lm-evaluation-harness imports it, and that takes long.
+        if not {*COMMANDS, "configs"}.intersection(module.name.split(".")):
             importlib.import_module(module.name)
 
 

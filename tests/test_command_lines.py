@@ -124,7 +124,7 @@ def python_asks_for_too_much():
 def test_lack_of_memory_is_one_line(ask, message, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["train"])
     with pytest.raises(SystemExit) as ended:
-        cli._run(lambda _: ask(), ())
+        cli._call(ask, "")
     assert ended.value.code == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {message}")
@@ -133,7 +133,7 @@ def test_lack_of_memory_is_one_line(ask, message, monkeypatch, capsys):
 def test_other_failures_are_not_taken_for_lack_of_memory(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train"])
     with pytest.raises(RuntimeError, match="of our own"):
-        cli._run(lambda _: (_ for _ in ()).throw(RuntimeError("of our own")), ())
+        cli._call(lambda: (_ for _ in ()).throw(RuntimeError("of our own")), "")
 
 
 def setup_of(**changes):

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from flexmdm_jax.compiled import AUTO, keep_programs
 from flexmdm_jax.data.tokenizers import encode_at
 from flexmdm_jax.errors import UserError, first_line
 from flexmdm_jax.fields import nearest
@@ -43,7 +44,10 @@ except ImportError:
 SAMPLING = tuple(
     name for name in SETTINGS if name not in ("temperature", "length", "min_length", "max_length")
 )
-_ARGUMENTS = ("workdir", "base", "mesh", "num_times", "batch_size", "seed", *SAMPLING)
+_ARGUMENTS = (
+    *("workdir", "base", "mesh", "compilation_cache", "num_times", "batch_size", "seed"),
+    *SAMPLING,
+)
 # Tokens of an answer where a task says nothing, as other models of the harness have it.
 _USUAL = 256
 # Below the harness' own logger, which decides what is shown and how.
@@ -106,7 +110,8 @@ class HarnessModel(LM):
         """Returns the model of --model_args.
 
         Args:
-          arg_dict: `workdir`, and what load() and this class take besides.
+          arg_dict: `workdir`, and what load() and this class take besides; `compilation_cache`, see
+            keep_programs().
           additional_config: The harness' own batch_size and device, unless None.
 
         Raises:
@@ -126,6 +131,7 @@ class HarnessModel(LM):
             given = {"batch_size": int(size) if size.isdecimal() else size} | given
         where = {name: str(given.pop(name, "")) for name in ("workdir", "base", "mesh")}
         mesh = parse_mesh(where["mesh"]) if where["mesh"] else None
+        keep_programs(str(given.pop("compilation_cache", AUTO)))
         return cls(load(where["workdir"], where["base"], mesh), **given)
 
     def get_model_info(self) -> dict[str, Any]:

@@ -12,6 +12,8 @@ import pathlib
 import random
 import re
 import runpy
+import shlex
+import subprocess
 import sys
 
 # Before the harness' libraries are imported: nothing of it may ask the network.
@@ -20,6 +22,7 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 import jax
 import jax.numpy as jnp
 import numpy as np
+import page_files
 import pytest
 import tiny
 from lm_eval import simple_evaluate
@@ -28,11 +31,12 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import warning_once
 from untrained import write_run
 
+from flexmdm_jax.compiled import AUTO
 from flexmdm_jax.config import read_config
 from flexmdm_jax.conformance import Law, flexmdm_oracle, mdm_oracle
 from flexmdm_jax.data.tokenizers import ByteTokenizer, SymbolTokenizer
 from flexmdm_jax.errors import UserError
-from flexmdm_jax.evaluation.harness import SAMPLING, HarnessModel
+from flexmdm_jax.evaluation.harness import _ARGUMENTS, HarnessModel
 from flexmdm_jax.model import Model
 from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.training.state import Setup
@@ -344,6 +348,18 @@ def test_what_the_harness_says_unasked_counts_for_nothing(monkeypatch, told):
         make({"workdir": "w", "batch_size": 0}, {"batch_size": "8"})
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("said", "folder"), [("", AUTO), (",compilation_cache=programs", "programs")]
+)
+def test_compiled_programs_are_kept_as_by_other_commands(said, folder, monkeypatch):
+    asked = []
+    monkeypatch.setattr("flexmdm_jax.evaluation.harness.keep_programs", asked.append)
+    monkeypatch.setattr("flexmdm_jax.evaluation.harness.load", lambda *where: model())
+    HarnessModel.create_from_arg_string(f"workdir=w{said}")
+    assert asked == [folder]
+
+
 SETTINGS_REFUSED = {
     "num_times = 0; it must be at least 1": {"num_times": 0},
     "batch_size = 0; it must be at least 1": {"batch_size": 0},
@@ -425,7 +441,29 @@ def test_chat_templates_are_refused(tasks):
         )
 
 
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "harness.md"
+
+
+def test_the_page_runs_as_printed(tiny_dataset, tmp_path, monkeypatch, capsys):
+    """Its own task, from the shell and in Python, by an untrained model."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda results: None)
+    write_run(tiny_dataset, tiny.LENGTH, tmp_path / "runs" / "demo")
+    [script] = [x.code for x in page_files.blocks("sh", [PAGE]) if "cat >" in x.code]
+    *files, command = script.splitlines()
+    subprocess.run(["bash", "-e", "-c", "\n".join(files)], check=True)
+    python, _, module, *arguments = shlex.split(command)
+    assert (python, module) == ("python", "flexmdm_jax.harness")
+    run(monkeypatch, *arguments)
+    assert "statements" in capsys.readouterr().out
+    [code] = [x.code for x in page_files.blocks("python", [PAGE])]
+    # As many times as the command has, so that the program is there.
+    code = code.replace("num_times=512", "num_times=128")
+    exec(compile(code, str(PAGE), "exec"), {})
+    assert float(capsys.readouterr().out) in (0.0, 0.5, 1.0)
+
+
 def test_the_page_names_every_argument():
-    page = (pathlib.Path(__file__).parents[2] / "docs" / "harness.md").read_text()
-    for name in (*inspect.signature(HarnessModel).parameters, *SAMPLING):
-        assert f"`{name}`" in page or name in ("model", "sampling"), name
+    text = PAGE.read_text()
+    for name in (*inspect.signature(HarnessModel).parameters, *_ARGUMENTS):
+        assert f"`{name}`" in text or name in ("model", "sampling"), name

@@ -1,6 +1,8 @@
 """Every command in the pages is one that exists, with flags that are there and values that fit."""
 
+import importlib.util
 import os
+import pathlib
 import re
 import shlex
 
@@ -23,6 +25,7 @@ NOT_PARSED = {
     "for": "the shell's own",
     "done": "the shell's own",
     "cat": "writes a file",
+    "mkdir": "makes a folder",
     "export": "the shell's own",
 }
 
@@ -94,6 +97,10 @@ def test_commands_take_what_they_are_given(words):
     assert path.exists()
     if "cli.run" in path.read_text():
         check(module, words[3:])
+    elif "cli.guard" in path.read_text():
+        # It reads its flags as argparse does, some of them as many words as follow.
+        result = run(module, STOP, *words[3:])
+        assert result.stderr.endswith(f"error: unrecognized arguments: {STOP}\n"), result.stderr
     else:
         # Some benchmarks read no flags, others Python's own way.
         for argument in words[3:]:
@@ -152,6 +159,13 @@ def defined_flags():
     return found
 
 
+def harness_flags():
+    """Returns the names of the harness' own flags, which its page speaks of."""
+    [package] = importlib.util.find_spec("lm_eval").submodule_search_locations
+    source = pathlib.Path(package, "_cli", "run.py").read_text()
+    return set(re.findall(r"add_argument\(\s*\"--(\w+)\"", source))
+
+
 # Of other programs.
 FOREIGN = {"split", "dry_run", "no"}
 
@@ -162,5 +176,5 @@ def test_flags_that_are_spoken_of_are_there(path):
     code = re.findall(r"`([^`\n]+)`", prose)
     # Ours have no hyphens.
     named = {x for text in code for x in re.findall(r"(?<![\w-])--(\w+)(?![\w-])", text)}
-    known = defined_flags() | FOREIGN
+    known = defined_flags() | (harness_flags() if path.stem == "harness" else FOREIGN)
     assert {x for x in named if x.removeprefix("no") not in known and x not in known} == set()

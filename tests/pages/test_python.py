@@ -17,6 +17,7 @@ from flexmdm_jax.sampling import SamplerConfig, generate
 ELSEWHERE = {
     "README.md": ("tests/test_readme.py", "tests/test_generation_page.py"),
     "docs/generation.md": ("tests/test_generation_page.py",),
+    "docs/harness.md": ("tests/evaluation/test_harness.py",),
     "docs/serving.md": ("tests/serving/test_docs.py",),
 }
 # What needs more than there is here; its imports are tried.
