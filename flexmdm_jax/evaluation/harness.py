@@ -19,7 +19,8 @@ from flexmdm_jax.compiled import AUTO, keep_programs
 from flexmdm_jax.data.tokenizers import encode_at
 from flexmdm_jax.errors import UserError, first_line
 from flexmdm_jax.fields import nearest
-from flexmdm_jax.generation.requests import SETTINGS, Request, sampler_of, shown, whole
+from flexmdm_jax.generation.parsing import SETTINGS, sampler_of
+from flexmdm_jax.generation.requests import Request, shown, whole
 from flexmdm_jax.generation.scoring import Prompted
 from flexmdm_jax.generation.texts import split_text
 from flexmdm_jax.model import Model, load
