@@ -8,7 +8,7 @@ import itertools
 import json
 import pathlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -24,10 +24,10 @@ from flexmdm_jax.generation.replay import circumstances, read_recording
 from flexmdm_jax.generation.requests import Failure, Request
 from flexmdm_jax.generation.results import Result
 from flexmdm_jax.generation.templates import MARK
-from flexmdm_jax.generation.trace.frames import Frame, Trace
+from flexmdm_jax.generation.trace.gathering import Gathering
 from flexmdm_jax.generation.trace.terminal import watch
 from flexmdm_jax.generation.trace.writing import renderer, write_trace
-from flexmdm_jax.generation.writer import Seen, Writer
+from flexmdm_jax.generation.writer import Writer
 from flexmdm_jax.model import Model, load
 from flexmdm_jax.partial import PartialResults
 from flexmdm_jax.ranges import Count, CountOrZero, Positive, PositiveOrZero, PositiveShare
@@ -224,39 +224,6 @@ class _Progress:
         self._bar.close()
 
 
-class _Traces:
-    """The frames of every sample, by its name."""
-
-    def __init__(self):
-        self._frames: dict[str, list[Frame]] = {}
-        self._details: dict[str, dict[str, Any]] = {}
-
-    def see(self, seen: Seen) -> dict[str, Frame]:
-        """Returns what is seen by the name of its sample."""
-        name = _name(seen.request.id, seen.sample)
-        self._frames.setdefault(name, []).append(seen.frame)
-        return {name: seen.frame}
-
-    def take(self, result: Result | Failure) -> None:
-        """Takes what to show beside a sample."""
-        if isinstance(result, Result):
-            shown = ("seed", "calls", "length", "truncated", "cut_short")
-            self._details[_name(result.id, result.sample)] = {
-                name: getattr(result, name) for name in shown
-            }
-
-    def all(self) -> list[Trace]:
-        """Returns the traces of finished samples."""
-        return [
-            Trace(name, tuple(self._frames[name]), details)
-            for name, details in self._details.items()
-        ]
-
-
-def _name(request: str | int, sample: int) -> str:
-    return f"{request}.{sample}"
-
-
 def _show(records: list[dict]) -> None:
     """Prints --print of the samples, at equal steps through the lengths."""
     ordered = sorted((x for x in records if "text" in x), key=lambda record: record["length"])
@@ -290,31 +257,12 @@ def _check(writer: Writer) -> None:
             raise UserError(f"{_REQUESTS.value}, request {request.id!r}: {error}") from None
 
 
-def _work_off(
-    events: Iterable[Result | Failure | Seen], progress: _Progress, traces: _Traces
-) -> Iterator[dict[str, Frame]]:
-    """Takes results, and yields the frames of a call of the network, by the names of samples."""
-    frames: dict[str, Frame] = {}
-    for event in events:
-        if not isinstance(event, Seen):
-            progress.take(event)
-            traces.take(event)
-            continue
-        seen = traces.see(event)
-        if not frames.keys().isdisjoint(seen):
-            yield frames
-            frames = {}
-        frames |= seen
-    if frames:
-        yield frames
-
-
 def _write(writer: Writer, results: PartialResults | None, total: int, done: int) -> int:
     """Returns how many requests failed, after writing what is left of the results."""
-    traces, progress = _Traces(), _Progress(results, total, done)
+    gathering, progress = Gathering(), _Progress(results, total, done)
     watched = bool(_TRACE.value or _WATCH.value)
     events = writer.answer(_requests(), strict=_is_strict(), watched=watched, skip=done)
-    calls = _work_off(events, progress, traces)
+    calls = gathering.calls(events, progress.take)
     tokenizer, mask = writer.tokenizer, writer.engine.process.vocabulary.mask
     if _WATCH.value and jax.process_index() == 0:
         watch(calls, tokenizer.piece, mask)
@@ -322,7 +270,7 @@ def _write(writer: Writer, results: PartialResults | None, total: int, done: int
         collections.deque(calls, maxlen=0)
     progress.close()
     if _TRACE.value and results is not None:
-        write_trace(pathlib.Path(_TRACE.value), traces.all(), tokenizer.piece, mask)
+        write_trace(pathlib.Path(_TRACE.value), gathering.traces(), tokenizer.piece, mask)
     return progress.failures
 
 
