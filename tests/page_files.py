@@ -8,7 +8,12 @@ import re
 ROOT = pathlib.Path(__file__).parents[1]
 # Everything that is written for users.
 FILES = sorted(
-    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "launch" / "README.md"],
+    [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
+        ROOT / "launch" / "README.md",
+        ROOT / "benchmarks" / "README.md",
+    ],
 )
 
 

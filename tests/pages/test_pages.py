@@ -35,6 +35,13 @@ def test_every_picture_is_shown():
     assert set((ROOT / "docs").glob("*.png")) <= shown
 
 
+def test_every_benchmark_is_in_the_table():
+    files = (ROOT / "benchmarks").glob("*.py")
+    run = {path.stem for path in files if '__name__ == "__main__"' in path.read_text()}
+    named = re.findall(r"python -m benchmarks\.(\w+)", (ROOT / "benchmarks/README.md").read_text())
+    assert sorted(named) == sorted(run)
+
+
 def test_links_and_anchors_are_found(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(
