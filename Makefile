@@ -12,25 +12,27 @@ TEST := $(PLATFORM) $(VENV)/bin/python
 .PHONY: demo demo-text demo-own maze brackets retrofit smollm2 install install-dev chromium test \
 	test-all coverage test-matrix proofs faults docs check audit mutants format bench-attention bench-aot bench-scaling gpu-wheels gpu-check clean
 
-# Five minutes on two cores: both trainings at once, one core each. Bars move every two seconds.
+# Less than five minutes on two free cores: both trainings at once, one core each, then texts and
+# figures at once. Bars move every two seconds.
 CALM := TQDM_MININTERVAL=2
 TRAIN := XLA_FLAGS="$(XLA_FLAGS) --xla_cpu_multi_thread_eigen=false" $(CALM) $(RUN) -m flexmdm_jax.train
+# BESIDE(command, its log): starts it; DONE waits for it, and says how it failed. It ends as make does.
+BESIDE = $(1) >$(2) 2>&1 & beside=$$!; trap 'kill $$beside 2>/dev/null' EXIT; trap 'exit 130' INT TERM
+DONE = wait $$beside || { tail -n 5 $(1); exit 1; }
 demo: install data/demo
 	@mkdir -p runs
-	@echo "Training FlexMDM and, beside it, MDM (runs/demo_mdm.log): two to three minutes."
-	@$(TRAIN) --config=configs/demo_mdm.py --workdir=runs/demo_mdm >runs/demo_mdm.log 2>&1 & \
-		mdm=$$!; trap 'kill $$mdm 2>/dev/null' EXIT; trap 'exit 130' INT TERM; \
+	@echo "Training FlexMDM and, beside it for as long, MDM (runs/demo_mdm.log): about three minutes."
+	@$(call BESIDE,$(TRAIN) --config=configs/demo_mdm.py --workdir=runs/demo_mdm,runs/demo_mdm.log); \
 		$(TRAIN) --config=configs/demo.py --workdir=runs/demo >runs/demo.log || exit; \
-		wait $$mdm || { tail -n 5 runs/demo_mdm.log; exit 1; }
-	@echo; echo "FlexMDM writes, from nothing:"; echo
-	@$(CALM) $(RUN) -m flexmdm_jax.sample --workdir=runs/demo --num=8 --print=8 --sampler=exact \
-		--out=runs/demo/numbers.jsonl --trace=runs/demo/trace.html --overwrite
-	@echo; echo "And between two words, seven <gap> forty-two:"; echo
-	@$(CALM) $(RUN) -m flexmdm_jax.sample --workdir=runs/demo --template='seven <gap> forty-two' \
-		--num=4 --print=4 --sampler=exact --out=runs/demo/filled.jsonl --overwrite
-	@echo; echo "How many are right, beside MDM after as much time:"; echo
-	@$(CALM) $(RUN) -m flexmdm_jax.evaluate --workdir=runs/demo --workdir=runs/demo_mdm \
-		--sampler=exact --num_times=8 --bin_width=1 --overwrite
+		$(call DONE,runs/demo_mdm.log)
+	@echo; echo "FlexMDM writes from nothing, and then fills the gap in seven <gap> forty-two."; echo
+	@$(call BESIDE,$(CALM) $(RUN) -m flexmdm_jax.evaluate --workdir=runs/demo --workdir=runs/demo_mdm \
+			--sampler=exact --num_times=8 --bin_width=1 --overwrite,runs/demo_figures.log); \
+		$(CALM) $(RUN) -m flexmdm_jax.sample --workdir=runs/demo --requests=configs/demo_requests.jsonl \
+			--print=8 --sampler=exact --out=runs/demo/numbers.jsonl --trace=runs/demo/trace.html \
+			--overwrite || exit; \
+		echo; echo "How many of 512 are right, beside MDM after as much time (a minute):"; echo; \
+		$(call DONE,runs/demo_figures.log); sed -n '/right/,$$p' runs/demo_figures.log
 	@echo; echo "lengths: runs/demo/lengths.png   how texts come about: runs/demo/trace.html"
 	@echo "next: $(VENV)/bin/python -m flexmdm_jax.serve --workdir=runs/demo   a page to play on"
 	@echo "      make demo-own TEXT=book.txt   the same with text of yours"

@@ -238,7 +238,7 @@ class TrainingConfig(Ranged):
     accumulation_steps: Count = 1  # parts of a batch, one after another, to save memory
     time_warp: OneOrMore = 1.0  # see stratified_times(); 1 draws times as the paper does
     log_every: Count = 100  # a line of metrics.jsonl
-    evaluate_every: Count = 10_000  # on held-out data
+    evaluate_every: CountOrZero = 10_000  # on held-out data, and once at the end; 0: never
     sample_every: CountOrZero = 0  # write a few texts of the moment; 0: none
     checkpoint_every: Count = 10_000  # what an interruption costs at most
     keep_checkpoints: Count = 3  # the newest

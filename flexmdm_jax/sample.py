@@ -97,7 +97,7 @@ _MAX_LENGTH = options.define_number(
     "max_length", 0, "FlexMDM only: generated tokens at most; 0 for no limit.", CountOrZero
 )
 _PRINT = options.define_number(
-    "print", 0, "Also print this many samples, shortest to longest.", CountOrZero
+    "print", 0, "Also print this many samples of each request, shortest to longest.", CountOrZero
 )
 _WATCH = flags.DEFINE_bool("watch", False, "Show the texts in the terminal as they come about.")
 _TRACE = options.define_path(
@@ -225,11 +225,15 @@ class _Progress:
 
 
 def _show(records: list[dict]) -> None:
-    """Prints --print of the samples, at equal steps through the lengths."""
-    ordered = sorted((x for x in records if "text" in x), key=lambda record: record["length"])
-    for position in np.linspace(0, len(ordered) - 1, min(_PRINT.value, len(ordered))):
-        record = ordered[round(position)]
-        print(f"[{record['length']} tokens] {record['text']}\n")
+    """Prints --print of each request's samples, at equal steps through the lengths."""
+    written = (record for record in records if "text" in record)
+    for name, samples in itertools.groupby(written, key=lambda record: record["id"]):
+        if _REQUESTS.value:
+            print(f"{name}:\n")
+        ordered = sorted(samples, key=lambda record: record["length"])
+        for position in np.linspace(0, len(ordered) - 1, min(_PRINT.value, len(ordered))):
+            record = ordered[round(position)]
+            print(f"[{record['length']} tokens] {record['text']}\n")
 
 
 def _load() -> Model:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import pytest
 import tiny
@@ -42,9 +43,15 @@ def test_training_has_left_texts_of_the_moment(home):
 def test_a_file_of_requests_is_answered_in_its_order_and_taken_up_again(home, tmp_path):
     sample = ("sample", f"--workdir={home}/flex", f"--requests={home}/requests.jsonl")
     out = tmp_path / "s.jsonl"
-    result = succeed(*sample, f"--out={out}")
+    result = succeed(*sample, f"--out={out}", "--print=2")
     assert "7 results, 2 of them errors" in result.stdout
     lines = _lines(out)
+    # Two of the three texts of the first request, and the only one of the others.
+    printed = re.findall(r"(.+):\n\n((?:\[\d+ tokens\] .*\n\n)+)", result.stdout)
+    assert [(name, texts.count("tokens]")) for name, texts in printed] == [
+        *[("a", 2), ("b", 1), ("5", 1)]
+    ]
+    assert f"tokens] {lines[4]['text']}\n" in printed[1][1]
     assert [line["id"] for line in lines] == ["a", "a", "a", 2, "b", "long", 5]
     assert "it must be a text" in lines[3]["error"]
     assert "leave no room" in lines[5]["error"]

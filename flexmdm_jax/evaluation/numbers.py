@@ -46,7 +46,7 @@ def evaluate_numbers(
     exact = {"nats_per_sequence": law.entropy(), "excess_nats": 0.0}
     rows = {"law": judge(drawn, law, known) | exact}
     lengths = {"law": _lengths_of_law(law)}
-    samples, examples = [], {}
+    samples, notes, examples = [], [], {}
     surprises = _surprises(dataset, law, request.num_sequences)
     for label, model in announced(models):
         score = held_out_score(label, model, dataset, request, figures)
@@ -60,10 +60,12 @@ def evaluate_numbers(
             samples += [
                 Sample(name, text, {"number": _right(text, law)}) for text in found["texts"]
             ]
+            notes += _mistakes(name, found["texts"], law)
     return Report(
         rows,
         [Table("", COLUMNS)],
         {"lengths.png": length_histograms(lengths, request.bin_width)},
+        notes=notes,
         samples=samples,
         examples=examples,
     )
@@ -90,6 +92,13 @@ def judge(texts: Sequence[str], law: NumbersLaw, known: Collection[str]) -> dict
         "new": float(np.mean(new)),
         "length_tv": distance_to_law(lengths, law.lengths()),
     }
+
+
+def _mistakes(name: str, texts: Sequence[str], law: NumbersLaw, most: int = 3) -> list[str]:
+    """Returns a sentence with the first of a way's texts that are not right, if there are any."""
+    wrong = [text for text in texts if _right(text, law) is None]
+    shown = ", ".join(repr(text) for text in wrong[:most])
+    return [f"{name}: {len(wrong)} of {len(texts)} are wrong, such as {shown}"] if wrong else []
 
 
 def _right(text: str, law: NumbersLaw) -> int | None:

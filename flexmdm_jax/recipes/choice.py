@@ -145,7 +145,7 @@ def _values(choice: Choice, data: str, num_steps: int) -> dict:
             "batch_size": _ROWS,
             "time_warp": 2.0,
             "log_every": 25,
-            "evaluate_every": num_steps,
+            "evaluate_every": 0,
             "sample_every": 0,
             "checkpoint_every": max(num_steps // 4, 1),
         },

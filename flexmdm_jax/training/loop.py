@@ -70,7 +70,8 @@ def train(
       setup: Its model and process.
       dataset: Where examples come from.
       workdir: Checkpoints and metrics.
-      evaluate: averaged parameters -> metrics, called every evaluate_every steps and at the end.
+      evaluate: averaged parameters -> metrics, called every evaluate_every steps and at the end,
+        unless that is 0.
       profile: Steps to trace.
       sample: averaged parameters -> texts with their figures, called every sample_every steps.
 
@@ -219,14 +220,16 @@ class _Run:
             # What takes long comes after what keeps the run.
             if number % self._config.checkpoint_every == 0 or number == last or stop:
                 self._save(state, batches)
-            if number % self._config.evaluate_every == 0 or number == last:
+            every = self._config.evaluate_every
+            if every and (number % every == 0 or number == last):
                 self._look(number, state)
             if self._config.sample_every and number % self._config.sample_every == 0:
                 self._sample(number, state)
             if stop:
                 break
         # It was interrupted while it was evaluated for the last time.
-        if first == last and not of_first_process(self._writer.evaluated(last)):
+        unfinished = first == last and self._config.evaluate_every
+        if unfinished and not of_first_process(self._writer.evaluated(last)):
             self._look(last, state)
         self._checkpoints.wait()
         return state

@@ -145,10 +145,16 @@ def test_numbers_evaluation_knows_the_law(tmp_path):
     best = np.mean([math.log(3 * 9 * 10 ** (n - 1)) for n in digits])
     np.testing.assert_allclose(warm["excess_nats"], warm["nats_per_sequence"] - best)
     assert warm["excess_nats_error"] > 0
+    told = dict(note.split(": ", 1) for note in report.notes)
     for name, figures in list(report.rows.items())[1:]:
         own = [x.text for x in report.samples if x.run == name]
         assert len(own) == REQUEST.num
         assert figures["right"] == np.mean([text in by_text for text in own])
+        wrong = [text for text in own if text not in by_text]
+        if wrong:
+            beginning = f"{len(wrong)} of {len(own)} are wrong, such as {wrong[0]!r}"
+            assert told.pop(name).startswith(beginning)
+    assert not told
     _assert_shows_something(report.pictures["lengths.png"])
 
 

@@ -100,6 +100,17 @@ def test_a_finished_run_stays_as_it_is(tiny_config, tiny_dataset, tmp_path):
     _assert_same(first, again)
 
 
+@pytest.mark.parametrize(("every", "looks"), [(0, 0), (3, 2), (4, 1)])
+def test_a_run_is_evaluated_on_time_and_once_at_the_end_or_never(
+    tiny_config, tiny_dataset, tmp_path, every, looks
+):
+    tiny_config["training"]["evaluate_every"] = every
+    seen = []
+    for _ in range(2):
+        _train(tiny_config, tiny_dataset, tmp_path, 4, lambda params: seen.append(1) or {"x": 1.0})
+    assert len(seen) == looks
+
+
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(
     tiny_config, tiny_dataset, tmp_path, monkeypatch
 ):
