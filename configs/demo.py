@@ -12,13 +12,13 @@ def get_config() -> ConfigDict:
             "unmasking": "polynomial:power=3",
             "model": {
                 "hidden_size": 64,
-                "num_layers": 4,
+                "num_layers": 3,
                 "num_heads": 4,
                 "condition_size": 64,
                 # A place can be read off the distance from the first slot.
                 "mark_start": True,
                 "compute_dtype": "float32",
-                "scan_unroll": 4,
+                "scan_unroll": 3,
             },
             "data": {
                 "path": "data/demo",
@@ -26,8 +26,8 @@ def get_config() -> ConfigDict:
                 "max_length": 14,
                 # Attention on a CPU computes every pair of a row's slots: rows are short.
                 "packing": True,
-                "row_length": 32,
-                "max_segments": 16,
+                "row_length": 16,
+                "max_segments": 8,
                 "prepare": "make data/demo",
             },
             "optimizer": {
@@ -39,14 +39,14 @@ def get_config() -> ConfigDict:
                 "ema_decay": 0.995,
             },
             "training": {
-                "num_steps": 1500,
-                "batch_size": 24,  # rows, of 180 numbers together
+                "num_steps": 2200,
+                "batch_size": 48,  # rows, of 180 numbers together
                 "time_warp": 2.0,
                 "log_every": 25,
                 # Evaluated once, by make demo: compiling what evaluates takes as long as 300 steps.
                 "evaluate_every": 0,
                 "sample_every": 0,
-                "checkpoint_every": 500,
+                "checkpoint_every": 1100,
             },
         }
     )
