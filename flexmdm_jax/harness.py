@@ -1,6 +1,6 @@
 """EleutherAI's lm-evaluation-harness with a model more, `flexmdm`, which is a trained run.
 
-python -m flexmdm_jax.harness --model flexmdm --model_args workdir=runs/demo --tasks hellaswag
+python -m flexmdm_jax.harness --model flexmdm --model_args workdir=runs/mine --tasks hellaswag
 """
 
 from flexmdm_jax import cli

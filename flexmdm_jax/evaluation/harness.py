@@ -59,8 +59,8 @@ _logger = logging.getLogger("lm_eval.flexmdm")
 class HarnessModel(LM):
     """A trained run, FlexMDM or MDM, that the harness' tasks can be asked of.
 
-        >>> simple_evaluate("flexmdm", "workdir=runs/demo,steps=64", tasks=["hellaswag"])
-        >>> simple_evaluate(HarnessModel(load("runs/demo"), steps=64), tasks=["hellaswag"])
+        >>> simple_evaluate("flexmdm", "workdir=runs/mine,steps=64", tasks=["hellaswag"])
+        >>> simple_evaluate(HarnessModel(load("runs/mine"), steps=64), tasks=["hellaswag"])
 
     An answer depends on its request, the seed and the settings: not on the order of requests, nor
     on what else is asked, but for the rounding of float32 sums.
@@ -101,7 +101,7 @@ class HarnessModel(LM):
     def create_from_arg_string(
         cls, arg_string: str, additional_config: Mapping[str, Any] | None = None
     ) -> "HarnessModel":
-        """Returns create_from_arg_obj() of `workdir=runs/demo,steps=64`."""
+        """Returns create_from_arg_obj() of `workdir=runs/mine,steps=64`."""
         return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
 
     @classmethod
@@ -123,7 +123,7 @@ class HarnessModel(LM):
         given.pop("trust_remote_code", None)
         _check_names(given, _ARGUMENTS)
         if "workdir" not in given:
-            raise UserError("model_args name no run; add one: workdir=runs/demo")
+            raise UserError("model_args name no run; add one: workdir=runs/mine")
         # Where nobody says anything, the harness says cuda:0 and 1.
         device, size = theirs.get("device") or "cuda:0", str(theirs.get("batch_size") or 1)
         if device != "cuda:0":

@@ -317,7 +317,7 @@ def test_what_means_nothing_here_is_said_once(told):
 
 
 REFUSED = {
-    "model_args name no run; add one: workdir=runs/demo": "seed=1",
+    "model_args name no run; add one: workdir=runs/mine": "seed=1",
     "no run in /nowhere": "workdir=/nowhere",
     "unknown model argument 'wrkdir'; did you mean 'workdir'?": "wrkdir=/nowhere",
     "unknown model argument 'temperature'": "workdir=/nowhere,temperature=1",
@@ -455,7 +455,7 @@ def test_the_page_runs_as_printed(tiny_dataset, tmp_path, monkeypatch, capsys):
     python, _, module, *arguments = shlex.split(command)
     assert (python, module) == ("python", "flexmdm_jax.harness")
     run(monkeypatch, *arguments)
-    assert "statements" in capsys.readouterr().out
+    assert "number_words" in capsys.readouterr().out
     [code] = [x.code for x in page_files.blocks("python", [PAGE])]
     # As many times as the command has, so that the program is there.
     code = code.replace("num_times=512", "num_times=128")
