@@ -1,9 +1,11 @@
 """Runs the quick part of the suite on other versions of Python and JAX that are found here.
 
 make test-matrix, or python tests/matrix.py 3.13 for one of them. Environments are kept in
-~/.cache/flexmdm_jax/matrix, or under XDG_CACHE_HOME; a version that is not found is said to be so.
+~/.cache/flexmdm_jax/matrix, or under XDG_CACHE_HOME, until other packages are asked for; a version
+that is not found is said to be so.
 """
 
+import configparser
 import os
 import pathlib
 import shutil
@@ -17,16 +19,26 @@ CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / "
 # of requirements.txt, on Python 3.11, are what `make test` runs.
 SERIES = {"3.11": "0.10", "3.12": "0.11", "3.13": "0.12"}
 
-# What moves with JAX: compilers, networks, kernels, the step, checkpoints and meshes.
+# What moves with JAX and Python: kernels, networks, samplers, the step, checkpoints, meshes, and
+# commands, whose server imports every module. Of what compiles for chips that are not there, what
+# is small: a training step for a GPU is hundreds of kernels, and each is a process of ptxas.
 QUICK = (
     *("attention/test_checks.py", "attention/test_cudnn.py", "attention/test_tiles.py"),
-    *("attention/test_transformations.py", "compilation/test_cost.py", "compilation/test_gpus.py"),
-    *("models", "sampling/test_steps.py", "test_imports.py", "test_interpolant.py"),
+    *("attention/test_transformations.py", "compilation/test_cost.py"),
+    "compilation/test_gpus.py::test_cards_are_those_jax_names_and_cublas_is_counted",
+    "compilation/test_gpus.py::test_memory_is_what_jax_takes_of_a_card",
+    *("models/test_dit.py", "models/test_llada.py", "models/test_packed.py"),
+    *("models/test_segments.py", "sampling/test_steps.py", "test_interpolant.py"),
     *("test_posterior.py", "test_process.py", "test_rows.py", "test_schedules.py"),
     *("training/test_checksums.py", "training/test_step.py", "training/test_tables.py"),
+    "test_entry_points.py::test_training_leaves_metrics_and_checkpoints",
+    "test_entry_points.py::test_samples_hold_text_tokens_and_length",
 )
 # Of requirements-dev.txt, what these tests need.
-TOOLS = ("beartype", "hypothesis", "pytest-xdist", "pytest", "safetensors", "scipy")
+TOOLS = (
+    *("beartype", "hypothesis", "nvidia-cuda-nvcc", "nvidia-nvvm", "pytest-xdist", "pytest"),
+    "safetensors",
+)
 
 
 def interpreter(version: str) -> str | None:
@@ -38,23 +50,31 @@ def interpreter(version: str) -> str | None:
     return next((path for path in found if pathlib.Path(path).exists() and runs(path)), None)
 
 
+def packages(series: str) -> list[str]:
+    """Returns what an environment with a series of JAX holds: ranges, but for the tests' tools."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    lines = (ROOT / "requirements-dev.txt").read_text().splitlines()
+    tools = [line for line in lines if line.partition("==")[0] in TOOLS]
+    return [f"jax[tpu]~={series}.0", *setup["options"]["install_requires"].split(), *tools]
+
+
 def environment(python: str, version: str) -> pathlib.Path:
-    """Returns the Python of an environment with a series of JAX, made unless it is there."""
+    """Returns the Python of an environment with a series of JAX, made unless it is there.
+
+    The package itself is not in it, and is taken from the working tree.
+    """
     series = SERIES[version]
     folder = CACHE / "flexmdm_jax" / "matrix" / f"python{version}-jax{series}"
     inside, done = folder / "bin" / "python", folder / "installed"
-    if done.exists():
+    wanted = packages(series)
+    if done.exists() and done.read_text().split("\n") == wanted:
         return inside
     subprocess.run([python, "-m", "venv", "--clear", str(folder)], check=True)
-    lines = (ROOT / "requirements-dev.txt").read_text().splitlines()
-    tools = [line for line in lines if line.partition("==")[0] in TOOLS]
     pip = [str(inside), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    # Ranges of setup.cfg, not pins; the package itself is taken from the working tree.
-    subprocess.run([*pip, str(ROOT), f"jax[tpu]~={series}.0", *tools], check=True)
-    subprocess.run([str(inside), "-m", "pip", "uninstall", "-qy", "flexmdm-jax"], check=True)
-    jax = version_of_jax(inside)
-    subprocess.run([*pip, f"jax-cuda13-plugin=={jax}"], check=True)
-    done.touch()
+    subprocess.run([*pip, *wanted], check=True)
+    subprocess.run([*pip, f"jax-cuda13-plugin=={version_of_jax(inside)}"], check=True)
+    done.write_text("\n".join(wanted))
     return inside
 
 
@@ -67,11 +87,14 @@ def version_of_jax(python: pathlib.Path) -> str:
 
 
 def run(python: pathlib.Path) -> tuple[bool, str]:
-    """Returns (whether the tests passed, pytest's last line)."""
+    """Returns (whether the tests passed, pytest's last line and what they took)."""
     tests = [f"tests/{name}" for name in QUICK]
-    command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
+    workers = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
+    command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *workers, *tests]
     cache = str(python.parents[1] / "xla")
     env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": cache}
+    times = lambda: os.times()[2:4]  # noqa: E731
+    started = times()
     with subprocess.Popen(
         command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
@@ -79,7 +102,8 @@ def run(python: pathlib.Path) -> tuple[bool, str]:
         for line in process.stdout:
             print(line, end="", flush=True)
             last = line.strip() or last
-    return process.returncode == 0, last
+    seconds = sum(after - before for before, after in zip(started, times(), strict=True))
+    return process.returncode == 0, f"{last}, {seconds / 60:.1f} minutes of CPU"
 
 
 def main(versions: list[str]) -> int:
