@@ -8,6 +8,10 @@ import zlib
 
 import effort
 
+# Python looks for garbage among all that tests import and trace, a fifteenth of their time; between
+# files it is done by hand.
+gc.set_threshold(10_000, 20, 20)
+
 ROOT = pathlib.Path(__file__).parents[1]
 os.environ["JAX_PLATFORMS"] = "cpu"
 flags = (os.environ.get("XLA_FLAGS", ""), effort.COMPILER_FLAGS)
@@ -58,6 +62,11 @@ def pytest_collection_modifyitems(items):
     items.sort(
         key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST)
     )
+
+
+def pytest_collection_finish():
+    """What thousands of tests import stays: nobody need look through it for garbage again."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="module", autouse=True)
