@@ -1,8 +1,9 @@
-"""Runs commands one after another, each in a fork of this process; started by commands.py.
+"""Runs commands, each in a fork of this process; started by commands.py.
 
-A request is a line of JSON: the command's module, argv, folder, environment and the files its
-output goes to. The answer is a line with its exit status. Importing what commands share takes
-longer than most of them; a command's own module, which defines its flags, is not among it.
+A request is a line of JSON: a command's module, argv, folder, environment and the files its output
+goes to, answered by the fork's number; or such a number, answered by its exit status once it has
+ended. Importing what commands share takes longer than most of them; a command's own module, which
+defines its flags, is not among it.
 """
 
 import gc
@@ -46,17 +47,22 @@ def serve():
     """Returns the module to run, in a fork; the process itself never returns."""
     for line in sys.stdin:
         request = json.loads(line)
+        if "child" in request:
+            _, status = os.waitpid(request["child"], 0)
+            print(os.waitstatus_to_exitcode(status), flush=True)
+            continue
         child = os.fork()
         if not child:
             become(request)
             return request["module"]
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        print(child, flush=True)
     os._exit(0)
 
 
 if __name__ == "__main__":
     sys.path.remove(str(pathlib.Path(__file__).parent))
+    # As in conftest.py.
+    gc.set_threshold(10_000, 20, 20)
     import_shared_modules()
     # Else each fork walks through all of it, and so copies it, when it ends.
     gc.freeze()

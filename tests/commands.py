@@ -1,15 +1,18 @@
 """The commands as a user runs them, and what a test expects of how they end."""
 
+import dataclasses
 import functools
 import json
 import os
 import pathlib
 import re
+import select
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 
-import pytest
 from effort import COMPILER_FLAGS
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -42,6 +45,68 @@ def _server():
     return server
 
 
+def _asked(**request):
+    """Returns what the server answers."""
+    server = _server()
+    server.stdin.write(json.dumps(request) + "\n")
+    server.stdin.flush()
+    answer = server.stdout.readline()
+    assert answer, "the server has ended; its errors stand above"
+    return answer.strip()
+
+
+@dataclasses.dataclass(frozen=True)
+class Started:
+    """A command that runs in a fork.
+
+    Attributes:
+      command: As a user would write it.
+      pid: Number of the process.
+      outputs: What it writes, by the name of the stream.
+    """
+
+    command: list[str]
+    pid: int
+    outputs: dict[str, pathlib.Path]
+
+    def runs(self, seconds=0.0):
+        """Returns whether it still does after so many seconds, at once if it does not."""
+        watched = os.pidfd_open(self.pid)
+        try:
+            return not select.select([watched], [], [], seconds)[0]
+        finally:
+            os.close(watched)
+
+    def kill(self):
+        os.kill(self.pid, signal.SIGKILL)
+        self.result()
+
+    def result(self):
+        """Returns what became of it, once it has ended."""
+        status = int(_asked(child=self.pid))
+        texts = {name: path.read_text() for name, path in self.outputs.items()}
+        shutil.rmtree(self.outputs["stdout"].parent)
+        return subprocess.CompletedProcess(self.command, status, **texts)
+
+
+def start(verb, *arguments, cwd=ROOT):
+    """Returns python -m flexmdm_jax.VERB, started; whoever starts it asks for its result."""
+    module = verb if "." in verb else f"flexmdm_jax.{verb}"
+    arguments = [str(argument) for argument in arguments]
+    folder = tempfile.mkdtemp()
+    outputs = {name: pathlib.Path(folder, name) for name in ("stdout", "stderr")}
+    for path in outputs.values():
+        path.touch()
+    pid = _asked(
+        module=module,
+        argv=["", *arguments],
+        cwd=str(cwd),
+        environment=environment(),
+        **{name: str(path) for name, path in outputs.items()},
+    )
+    return Started([sys.executable, "-m", module, *arguments], int(pid), outputs)
+
+
 def run(verb, *arguments, cwd=ROOT, prefix=()):
     """Returns what became of python -m flexmdm_jax.VERB.
 
@@ -51,29 +116,11 @@ def run(verb, *arguments, cwd=ROOT, prefix=()):
       cwd: Folder to run it in.
       prefix: Words that stand before it; it is then started as a process of its own.
     """
+    if not prefix and _settings() == _OURS:
+        return start(verb, *arguments, cwd=cwd).result()
     module = verb if "." in verb else f"flexmdm_jax.{verb}"
-    arguments = [str(argument) for argument in arguments]
-    command = [*prefix, sys.executable, "-m", module, *arguments]
-    if prefix or _settings() != _OURS:
-        return subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True)
-    with tempfile.TemporaryDirectory() as folder:
-        outputs = {name: pathlib.Path(folder, name) for name in ("stdout", "stderr")}
-        for path in outputs.values():
-            path.touch()
-        request = {
-            "module": module,
-            "argv": ["", *arguments],
-            "cwd": str(cwd),
-            "environment": environment(),
-            **{name: str(path) for name, path in outputs.items()},
-        }
-        server = _server()
-        server.stdin.write(json.dumps(request) + "\n")
-        server.stdin.flush()
-        status = server.stdout.readline()
-        assert status, "the server has ended; its errors stand above"
-        texts = {name: path.read_text() for name, path in outputs.items()}
-    return subprocess.CompletedProcess(command, int(status), **texts)
+    command = [*prefix, sys.executable, "-m", module, *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True)
 
 
 def succeed(verb, *arguments, **kwargs):
@@ -103,11 +150,7 @@ def config_file(path, values):
 
 def kill_after_lines(count, partial, verb, *arguments):
     """Starts a command and kills it once its partial results have some lines."""
-    command = [sys.executable, "-m", f"flexmdm_jax.{verb}", *arguments]
-    silent = subprocess.DEVNULL
-    started = subprocess.Popen(command, env=environment(), stdout=silent, stderr=silent)
+    started = start(verb, *arguments)
     while not partial.exists() or partial.read_bytes().count(b"\n") < count:
-        with pytest.raises(subprocess.TimeoutExpired):
-            started.wait(timeout=0.01)
+        assert started.runs(0.01), started.result().stderr
     started.kill()
-    started.wait()

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tiny
 from commands import config_file as write_config
-from commands import environment, succeed
+from commands import environment, start, succeed
 from effort import either
 
 from flexmdm_jax.config import read_config
@@ -35,15 +35,12 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _environment(**more):
-    return environment() | {"PYTHON": sys.executable, "PORT": str(_free_port())} | more
-
-
 def _start(config_file, workdir, *flags, number=2):
     """Starts the launcher; its output goes to workdir.txt."""
     command = [LAUNCHER, str(number), f"--config={config_file}", f"--workdir={workdir}", *flags]
+    env = environment() | {"PYTHON": sys.executable, "PORT": str(_free_port())}
     with workdir.with_suffix(".txt").open("a") as output:
-        return subprocess.Popen(command, env=_environment(), stdout=output, stderr=output)
+        return subprocess.Popen(command, env=env, stdout=output, stderr=output)
 
 
 def _finish(config_file, workdir, *flags, number=2):
@@ -117,7 +114,9 @@ def ended(config_file, tmp_path_factory):
     last = _steps_logged(killed)[-1]
     assert (killed / "checkpoints" / str(last)).is_dir()
     assert _output(killed).count("told to stop") == 2
-    _finish(config_file, home / "straight", f"--config.training.num_steps={last}")
+    # Nobody goes on from its checkpoints but the last.
+    straight = (f"--config.training.{x}={last}" for x in ("num_steps", "checkpoint_every"))
+    _finish(config_file, home / "straight", *straight)
     return killed, home / "straight", last
 
 
@@ -154,18 +153,10 @@ def test_the_data_goes_on_with_another_number_of_hosts(ended, tiny_dataset, monk
 
 def _side_by_side(verb, commands):
     """Runs a command in processes of one run; returns the (status, errors) of each."""
-    started_with = _environment()
-    runs = [
-        subprocess.Popen(
-            [sys.executable, "-m", f"flexmdm_jax.{verb}", *command, *_where(started_with, number)],
-            env=started_with,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number, command in commands
-    ]
-    said = [run.communicate()[1] for run in runs]
-    return [(run.returncode, text) for run, text in zip(runs, said, strict=True)]
+    where = (f"--coordinator=127.0.0.1:{_free_port()}", "--num_processes=2")
+    runs = [start(verb, *command, *where, f"--process_id={number}") for number, command in commands]
+    ends = [run.result() for run in runs]
+    return [(end.returncode, end.stderr) for end in ends]
 
 
 def _refused(verb, commands):
@@ -175,11 +166,6 @@ def _refused(verb, commands):
     return [
         [line for line in text.splitlines() if line.startswith("error: ")][-1] for _, text in ends
     ]
-
-
-def _where(started_with, number):
-    address = f"--coordinator=127.0.0.1:{started_with['PORT']}"
-    return [address, "--num_processes=2", f"--process_id={number}"]
 
 
 def test_hosts_that_disagree_are_told_at_the_start(config_file, tmp_path):

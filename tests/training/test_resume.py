@@ -4,17 +4,14 @@ import json
 import pathlib
 import random
 import shutil
-import signal
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
 import tiny
 import training_programs
-from commands import config_file, succeed
-from effort import COMPILER_FLAGS, either
+from commands import config_file, start, succeed
+from effort import either
 
 from flexmdm_jax.config import read_config
 from flexmdm_jax.data.storage.mixtures import mix_datasets
@@ -239,21 +236,17 @@ def test_no_readable_checkpoint_is_an_error(two_checkpoints, tmp_path):
         load(copy)
 
 
-def test_killed_again_and_again_ends_like_a_run_that_was_not(tiny_config, tmp_path, monkeypatch):
+def test_killed_again_and_again_ends_like_a_run_that_was_not(tiny_config, tmp_path):
     """kill -9 at random moments of start-up, training and saving."""
     tiny_config["training"] |= {"num_steps": 4000, "checkpoint_every": 3, "log_every": 1}
-    monkeypatch.setenv("XLA_FLAGS", COMPILER_FLAGS)
     config = config_file(tmp_path / "config.py", tiny_config)
-    command = [sys.executable, "-m", "flexmdm_jax.train", f"--config={config}"]
     source = random.Random(1)
     killed = tmp_path / "killed"
     for _ in range(NUM_KILLS):
-        run = subprocess.Popen([*command, f"--workdir={killed}"], stderr=subprocess.DEVNULL)
+        run = start("train", f"--config={config}", f"--workdir={killed}")
         _wait_for_a_step(killed, run)
-        with pytest.raises(subprocess.TimeoutExpired):
-            run.wait(timeout=source.uniform(0, 1.5))
-        run.send_signal(signal.SIGKILL)
-        run.wait()
+        assert run.runs(source.uniform(0, 1.5))
+        run.kill()
     last = max(json.loads(line)["step"] for line in _lines(killed)) + 3
     for workdir in (killed, tmp_path / "straight"):
         arguments = [f"--workdir={workdir}", f"--config.training.num_steps={last}"]
@@ -273,8 +266,7 @@ def _wait_for_a_step(workdir, run):
     """Returns once the process has logged a step of its own."""
     before = len(_lines(workdir)) if (workdir / "metrics.jsonl").exists() else 0
     while not (workdir / "metrics.jsonl").exists() or len(_lines(workdir)) <= before:
-        with pytest.raises(subprocess.TimeoutExpired):
-            run.wait(timeout=0.05)
+        assert run.runs(0.05)
 
 
 def _assert_same_metrics(killed, straight):

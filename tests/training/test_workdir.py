@@ -6,13 +6,11 @@ import multiprocessing
 import os
 import pathlib
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import tiny
-from commands import config_file, environment, refuse
+from commands import config_file, refuse, start
 
 from flexmdm_jax.config import read_config
 from flexmdm_jax.errors import UserError
@@ -196,17 +194,15 @@ def test_two_commands_in_one_workdir(tiny_dataset, tmp_path):
     values["training"]["evaluate_every"] = 1_000_000
     config = config_file(tmp_path / "config.py", values)
     arguments = [f"--config={config}", f"--workdir={tmp_path / 'w'}"]
-    command = [sys.executable, "-m", "flexmdm_jax.train", *arguments]
-    first = subprocess.Popen(command, env=environment(), stderr=subprocess.DEVNULL)
+    first = start("train", *arguments)
     metrics = pathlib.Path(tmp_path, "w", "metrics.jsonl")
     try:
         while not metrics.exists() or not metrics.read_text():
-            with pytest.raises(subprocess.TimeoutExpired):
-                first.wait(timeout=0.1)
+            assert first.runs(0.1)
         refuse("another process trains in", "train", *arguments)
-        first.send_signal(signal.SIGTERM)
-        assert first.wait() == 0
     finally:
-        first.kill()
+        os.kill(first.pid, signal.SIGTERM)
+        ended = first.result()
+    assert ended.returncode == 0, ended.stderr
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
     assert steps == list(range(1, len(steps) + 1))
