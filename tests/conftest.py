@@ -41,10 +41,20 @@ import browsers
 import hypothesis
 import jax
 import jaxtyping
+import orbax.checkpoint as ocp
 import pytest
 import tiny
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Of an array that all devices hold each saves a part, and compiles a program to cut it out: 144 of
+# them before the first checkpoint of a tiny run. Thorough tests, and commands, cut all the same.
+PARTS_OF_BYTES = effort.either(2**20, None)
+ocp.type_handlers.register_type_handler(
+    jax.Array,
+    ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=PARTS_OF_BYTES),
+    override=True,
+)
 
 # How long an example takes says nothing on a busy machine.
 hypothesis.settings.register_profile("untimed", deadline=None)
