@@ -129,6 +129,14 @@ def test_http_is_known_to_the_server_only(path):
         assert not tops & {"starlette", "uvicorn"}, f"{path} imports {tops}"
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_harness_is_imported_by_its_own_command_only(path):
+    """It is an extra, and takes long."""
+    if path.name != "harness.py":
+        names = file_imports(path)
+        assert not any(x.startswith(("lm_eval", f"{PACKAGE}.evaluation.harness")) for x in names)
+
+
 def test_the_checks_see_every_way_to_import():
     source = """
 import flexmdm_jax.losses
