@@ -5,10 +5,9 @@ import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from tqdm import tqdm
-
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import json_text, lock, whole_lines, write_atomically
+from flexmdm_jax.progress import progress_bar
 
 
 class PartialResults:
@@ -170,4 +169,6 @@ class Figures:
         return [self._found[name] for name in names]
 
     def _watched(self, values, label: str, count: int, done: int, unit: str):
-        return tqdm(values, total=count, initial=done, desc=label, unit=unit, disable=self._quiet)
+        return progress_bar(
+            values, total=count, initial=done, desc=label, unit=unit, disable=self._quiet
+        )

@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags, logging
-from tqdm import tqdm
 
 from flexmdm_jax import cli, hosts, options
 from flexmdm_jax.errors import UserError
@@ -30,6 +29,7 @@ from flexmdm_jax.generation.trace.writing import renderer, write_trace
 from flexmdm_jax.generation.writer import Writer
 from flexmdm_jax.model import Model, load
 from flexmdm_jax.partial import PartialResults
+from flexmdm_jax.progress import progress_bar
 from flexmdm_jax.ranges import Count, CountOrZero, Positive, PositiveOrZero, PositiveShare
 
 _WORKDIR = options.define_path("workdir", None, "A trained run.")
@@ -196,7 +196,9 @@ class _Progress:
     def __init__(self, results: PartialResults | None, total: int, done: int):
         quiet = results is None or _WATCH.value
         self._results = results
-        self._bar = tqdm(total=total, initial=done, desc="sample", unit="sample", disable=quiet)
+        self._bar = progress_bar(
+            total=total, initial=done, desc="sample", unit="sample", disable=quiet
+        )
         self._started, self._tokens, self._calls, self._samples = time.monotonic(), 0, 0, 0
         self.failures = sum("error" in line for line in results.found) if results else 0
 

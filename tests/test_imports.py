@@ -11,7 +11,7 @@ PACKAGE = "flexmdm_jax"
 # not know each other.
 LAYERS = [
     {"types", "errors", "ranges"},
-    {"schedules", "fields", "files", "foreign", "chips", "compiled"},
+    {"schedules", "fields", "files", "foreign", "chips", "compiled", "progress"},
     {"hosts", "partial", "rows"},
     {"process"},
     {"interpolant", "posterior", "attention", "config"},

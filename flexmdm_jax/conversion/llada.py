@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from flexmdm_jax.conversion.architecture import Architecture
 from flexmdm_jax.conversion.base import (
@@ -27,6 +26,7 @@ from flexmdm_jax.conversion.sources import AS_IT_SAYS, Source, SpecialIds, open_
 from flexmdm_jax.conversion.tensors import Planned, Tensor, write_model
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import new_folder
+from flexmdm_jax.progress import progress_bar
 
 SHARD_BYTES = 5_000_000_000
 
@@ -60,7 +60,7 @@ def import_model(
     if architecture.tied:
         _check_tied(source)
     dtype = stored_dtype([tensor.dtype for tensor in found.values()])
-    with tqdm(total=len(expected), desc="convert", unit=" tensors") as progress:
+    with progress_bar(total=len(expected), desc="convert", unit=" tensors") as progress:
         write_base(
             out,
             source.write_files,
@@ -127,7 +127,7 @@ def _rows_of(base: Base, leaf: Leaf, layer: int) -> Callable[[], Iterable[np.nda
 
 def _with_progress(planned: dict[str, Planned]) -> dict[str, Planned]:
     """Returns the same tensors, which advance a progress bar as they are written."""
-    progress = tqdm(total=len(planned), desc="export", unit=" tensors")
+    progress = progress_bar(total=len(planned), desc="export", unit=" tensors")
 
     def counted(blocks):
         def run() -> Iterator[np.ndarray]:

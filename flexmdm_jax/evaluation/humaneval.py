@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from flexmdm_jax import hosts
 from flexmdm_jax.errors import UserError
@@ -22,6 +21,7 @@ from flexmdm_jax.generation.results import Result
 from flexmdm_jax.generation.texts import encode_parts
 from flexmdm_jax.model import Model
 from flexmdm_jax.partial import Figures, PartialResults
+from flexmdm_jax.progress import progress_bar
 from flexmdm_jax.sampling import SamplerConfig
 
 GOLD = "canonical solutions"
@@ -216,7 +216,7 @@ def _judge(
     lines = candidates.of(name)
     total = len(benchmark.problems) * benchmark.candidates
     quiet = None if benchmark.sandbox else True
-    bar = tqdm(total=total, initial=len(lines), desc=name, unit="program", disable=quiet)
+    bar = progress_bar(total=total, initial=len(lines), desc=name, unit="program", disable=quiet)
     for line, verdict in _verdicts(answers(len(lines)), benchmark):
         ended = dataclasses.asdict(verdict) if verdict else {}
         lines.append({"run": name} | line | ended)

@@ -11,6 +11,7 @@ import jax
 from tqdm import tqdm
 
 from flexmdm_jax.config import DataConfig
+from flexmdm_jax.progress import progress_bar
 
 # Figures of an evaluation that a line has room for, as metrics.jsonl calls them.
 _TOLD = ("nats_per_token", "perplexity", "length_w1", "length_tv", "token_entropy")
@@ -26,7 +27,7 @@ class Console:
         self._said: set[str] = set()
         if start:
             self.tell(f"taking the run up after step {start:,}")
-        self._bar = tqdm(
+        self._bar = progress_bar(
             initial=start, total=total, desc="train", unit="step", disable=self._silent
         )
 

@@ -7,15 +7,19 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
+from tqdm import tqdm
+
 from flexmdm_jax.data.preparation.units import Runner, Work
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.progress import progress_bar
 
 
 def processes(workers: int) -> Runner:
     """Returns a runner with a progress bar: so many processes, or this one for one unit."""
 
     def run(work: Work, numbers: list[int]) -> None:
-        with tqdm(total=len(work.units), initial=len(work.units) - len(numbers), **_BAR) as bar:
+        done = len(work.units) - len(numbers)
+        with progress_bar(total=len(work.units), initial=done, **_BAR) as bar:
             if workers == 1 or len(numbers) <= 1:
                 for number in numbers:
                     _advance(bar, work.run(number))
