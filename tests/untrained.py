@@ -2,6 +2,7 @@
 
 import pathlib
 
+import jax
 import tiny
 
 from flexmdm_jax.config import read_config
@@ -37,7 +38,9 @@ def untrained_model(dataset: Dataset, method: str, length: int) -> Model:
     setup = Setup.of(config, dataset.vocabulary, make_mesh(config.mesh))
     make_state, _ = init_state(setup, make_optimizer(config.optimizer, 1), config.seed)
     experiment = Experiment(config, dataset.vocabulary, dataset.tokenizer_sha256)
-    return Model(experiment, setup, dataset.tokenizer(), 0, make_state().params)
+    # As one program: one by one, its operations are 170.
+    params = jax.jit(lambda: make_state().params)()
+    return Model(experiment, setup, dataset.tokenizer(), 0, params)
 
 
 def write_run(dataset: Dataset, length: int, path: pathlib.Path, method: str = "flexmdm") -> None:
