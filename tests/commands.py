@@ -71,7 +71,10 @@ class Started:
 
     def runs(self, seconds=0.0):
         """Returns whether it still does after so many seconds, at once if it does not."""
-        watched = os.pidfd_open(self.pid)
+        try:
+            watched = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return False
         try:
             return not select.select([watched], [], [], seconds)[0]
         finally:

@@ -4,13 +4,11 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 
 import httpx
 import pytest
 import tiny
-from commands import environment, refuse, run, succeed
+from commands import refuse, run, start, succeed
 from untrained import write_run
 
 
@@ -22,27 +20,25 @@ def workdir(tiny_dataset, tmp_path_factory):
     return path
 
 
+def _line(command, stream, words=""):
+    """Returns the first line with some words of what a command writes, once it is there."""
+    while True:
+        runs = command.runs(0.02)
+        for line in command.outputs[stream].read_text().splitlines(keepends=True):
+            if words in line and line.endswith("\n"):
+                return line
+        assert runs, command.result().stderr
+
+
 @contextlib.contextmanager
-def started(workdir, *arguments, **variables):
-    """Gives a process that serves, and its address, when it takes requests."""
-    command = [sys.executable, "-m", "flexmdm_jax.serve", f"--workdir={workdir}", "--port=0"]
-    process = subprocess.Popen(
-        [*command, *arguments],
-        env=environment() | variables,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def started(workdir, *arguments):
+    """Gives a command that serves, and its address, when it takes requests."""
+    command = start("serve", f"--workdir={workdir}", "--port=0", *arguments)
     try:
-        for line in process.stdout:
-            if " serves " in line:
-                yield process, line.split()[0]
-                break
-        else:
-            pytest.fail(process.stderr.read())
+        yield command, _line(command, "stdout", " serves ").split()[0]
     finally:
-        process.kill()
-        process.communicate()
+        if command.runs():
+            command.kill()
 
 
 def test_what_it_gives_is_drawn_again(workdir, tmp_path):
@@ -70,20 +66,22 @@ def test_what_it_gives_is_drawn_again(workdir, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_finishes_what_runs_and_ends_well(workdir, number):
-    with started(workdir, FLEXMDM_API_KEY="secret") as (process, address):
+def test_it_finishes_what_runs_and_ends_well(workdir, number, monkeypatch):
+    monkeypatch.setenv("FLEXMDM_API_KEY", "secret")
+    with started(workdir) as (command, address):
         values = {"prompt": "", "n": 16, "sampler": "exact", "stream": True}
         key = {"Authorization": "Bearer secret"}
         client = httpx.Client(base_url=address, timeout=600, headers=key)
         with client, client.stream("POST", "/v1/completions", json=values) as answer:
             assert answer.status_code == 200
-            os.kill(process.pid, number)
-            assert process.stderr.readline().startswith("stopping: what runs is finished")
+            os.kill(command.pid, number)
+            assert _line(command, "stderr").startswith("stopping: what runs is finished")
             assert client.get("/health").status_code == 503
             lines = list(answer.iter_lines())
         assert sum('"finish_reason":"' in line for line in lines) == 16
         assert lines[-2:] == ["data: [DONE]", ""]
-        assert process.wait(60) == 0
+        assert not command.runs(60)
+        assert command.result().returncode == 0
 
 
 REFUSED = {
