@@ -193,10 +193,16 @@ def test_an_interrupted_evaluation_goes_on_behind_the_figures_it_found(home, tmp
     assert again["MDM"] == figures["MDM"]
 
 
-@pytest.mark.parametrize("verb", ["prepare", "train", "sample", "evaluate", "convert", "aot"])
-def test_every_command_explains_itself(verb):
-    # In a process that has imported nothing yet.
-    result = run(verb, "--help", prefix=("env",))
+# Some in a process that has imported nothing yet; tests here and of launchers so start the others.
+@pytest.mark.parametrize(
+    ("verb", "prefix"),
+    [
+        *((verb, ()) for verb in ("prepare", "train", "sample")),
+        *((verb, ("env",)) for verb in ("evaluate", "convert", "aot")),
+    ],
+)
+def test_every_command_explains_itself(verb, prefix):
+    result = run(verb, "--help", prefix=prefix)
     source = (ROOT / "flexmdm_jax" / f"{verb}.py").read_text()
     assert ast.get_docstring(ast.parse(source)) in result.stdout
     defined = re.findall(r'(?:DEFINE|define)_\w+\(\s*"(\w+)"', source)
