@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from flexmdm_jax.compiled import AUTO, keep_programs
 from flexmdm_jax.data.tokenizers import encode_at
@@ -24,6 +23,7 @@ from flexmdm_jax.generation.requests import Request, shown, whole
 from flexmdm_jax.generation.scoring import Prompted
 from flexmdm_jax.generation.texts import split_text
 from flexmdm_jax.model import Model, load
+from flexmdm_jax.progress import progress_bar
 from flexmdm_jax.ranges import Count, Seed
 from flexmdm_jax.sampling import SamplerConfig
 from flexmdm_jax.sharding import parse_mesh
@@ -221,7 +221,7 @@ class HarnessModel(LM):
         samples = [dataclasses.replace(x, n=len(where)) for x, where in places.items()]
         order = [place for where in places.values() for place in where]
         writer = self._model.writer(min(self._batch_size, max(1, len(asks))))
-        results = tqdm(writer.answer(samples), "texts", len(asks))
+        results = progress_bar(writer.answer(samples), desc="texts", total=len(asks))
         found = [""] * len(asks)
         for place, result in zip(order, results, strict=True):
             found[place] = self._text(asks[place], result.tokens)
@@ -247,7 +247,10 @@ class HarnessModel(LM):
         scorer = model.setup.scorer(self._num_times, rows)
         numbers = np.array(noise, np.int32)
         bounds, errors = np.zeros(len(sequences)), np.zeros(len(sequences))
-        with jax.set_mesh(model.setup.mesh), tqdm(desc="bounds", total=len(sequences)) as bar:
+        with (
+            jax.set_mesh(model.setup.mesh),
+            progress_bar(desc="bounds", total=len(sequences)) as bar,
+        ):
             for places, score in scorer.batch_by_batch(
                 model.params, sequences, numbers, model.max_length, self._seed
             ):

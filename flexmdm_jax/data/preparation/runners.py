@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from tqdm import tqdm
-
 from flexmdm_jax.data.preparation.units import Runner, Work
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.progress import progress_bar
