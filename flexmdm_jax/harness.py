@@ -3,16 +3,30 @@
 python -m flexmdm_jax.harness --model flexmdm --model_args workdir=runs/mine --tasks hellaswag
 """
 
+import traceback
+
 from flexmdm_jax import cli
+from flexmdm_jax.errors import UserError, first_line
 
 
 def main() -> None:
-    """Runs the harness' own command line."""
+    """Runs the harness' own command line.
+
+    Raises:
+      UserError: If the harness is missing, or something on the command line is wrong.
+    """
     # The model's module says in a line if the harness is missing.
     from flexmdm_jax.evaluation import harness  # noqa: F401, I001
     from lm_eval.__main__ import cli_evaluate
+    from lm_eval.config import evaluate_config
 
-    cli_evaluate()
+    try:
+        cli_evaluate()
+    except (OSError, TypeError, ValueError) as error:
+        # That file checks what the command line says, tasks among it.
+        if traceback.extract_tb(error.__traceback__)[-1].filename != evaluate_config.__file__:
+            raise
+        raise UserError(f"{first_line(error)}; see --help and ls tasks") from None
 
 
 if __name__ == "__main__":

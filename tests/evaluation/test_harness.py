@@ -426,11 +426,21 @@ def test_the_harness_own_command_line_asks_a_run(
     assert found["config"]["sampling"] == {"steps": 4}
     [message] = told()
     assert re.fullmatch(r"the bounds' standard errors are .* num_times=16 would halve .*", message)
-    with pytest.raises(SystemExit) as ended:
-        run(monkeypatch, *arguments, "--model_args=workdir=/nowhere")
-    assert ended.value.code == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[-1].startswith("error: no run in /nowhere")
+
+
+def test_mistakes_on_the_command_line_are_told_in_a_line(tasks, monkeypatch, capsys):
+    arguments = ["--model=flexmdm", f"--include_path={tasks}", "--model_args=workdir=/nowhere"]
+    wrong = {
+        "no run in /nowhere": ["--tasks=known_choices"],
+        "Tasks not found: known_choises; see --help": ["--tasks=known_choises"],
+        "Need to specify task to evaluate": [],
+    }
+    for message, more in wrong.items():
+        with pytest.raises(SystemExit) as ended:
+            run(monkeypatch, *arguments, *more)
+        assert ended.value.code == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert lines[-1].startswith(f"error: {message}")
 
 
 def test_chat_templates_are_refused(tasks):
