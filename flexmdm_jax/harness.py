@@ -8,6 +8,9 @@ import traceback
 from flexmdm_jax import cli
 from flexmdm_jax.errors import UserError, first_line
 
+# Where the harness checks what its command line says.
+_CHECKS = ("lm_eval/config/evaluate_config.py", "lm_eval/evaluator.py")
+
 
 def main() -> None:
     """Runs the harness' own command line.
@@ -18,13 +21,11 @@ def main() -> None:
     # The model's module says in a line if the harness is missing.
     from flexmdm_jax.evaluation import harness  # noqa: F401, I001
     from lm_eval.__main__ import cli_evaluate
-    from lm_eval.config import evaluate_config
 
     try:
         cli_evaluate()
     except (OSError, TypeError, ValueError) as error:
-        # That file checks what the command line says, tasks among it.
-        if traceback.extract_tb(error.__traceback__)[-1].filename != evaluate_config.__file__:
+        if not traceback.extract_tb(error.__traceback__)[-1].filename.endswith(_CHECKS):
             raise
         raise UserError(f"{first_line(error)}; see --help and ls tasks") from None
 

@@ -433,7 +433,7 @@ def test_mistakes_on_the_command_line_are_told_in_a_line(tasks, monkeypatch, cap
     wrong = {
         "no run in /nowhere": ["--tasks=known_choices"],
         "Tasks not found: known_choises; see --help": ["--tasks=known_choises"],
-        "Need to specify task to evaluate": [],
+        "No tasks specified, or no tasks found": [],
     }
     for message, more in wrong.items():
         with pytest.raises(SystemExit) as ended:
