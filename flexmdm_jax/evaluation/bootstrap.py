@@ -65,12 +65,15 @@ def paired_difference(
 
     Args:
       statistic: The difference, from how often each example counts.
-      size: Examples, at least one.
+      size: Examples, at least one; of fewer than two interval and level are NaN.
       seed: Decides the draws.
-      num: Draws.
+      num: Draws. If the difference has no value in one of them, interval and level have none.
     """
+    value = float(statistic(np.ones(size, int)))
     values = np.array([statistic(counts) for counts in _draws(size, num, seed)])
+    if size < 2 or np.isnan(values).any():
+        return Difference(value, *3 * [float("nan")])
     low, high = np.quantile(values, [0.025, 0.975])
     beyond = min(np.mean(values <= 0), np.mean(values >= 0))
     level = min(1.0, max(2 * beyond, 1 / num))
-    return Difference(float(statistic(np.ones(size, int))), float(low), float(high), float(level))
+    return Difference(value, float(low), float(high), float(level))

@@ -47,6 +47,14 @@ def test_no_difference_has_a_level_of_one():
     assert same == (0.0, 0.0, 0.0, 1.0)
 
 
+@pytest.mark.parametrize("values", [[3.0], [1.0, math.nan, 2.0]])
+def test_what_no_draw_can_tell_is_not_called_sure(values):
+    """One example comes out alike in every draw, and NaN is on no side of zero."""
+    found = paired_difference(mean_of(np.array(values)), len(values), num=50)
+    assert np.isnan([found.low, found.high, found.p]).all()
+    assert found.value == pytest.approx(np.mean(values), nan_ok=True)
+
+
 def test_intervals_hold_what_they_promise():
     """Of 200 experiments without a difference about one in twenty is called one."""
     rng = np.random.default_rng(3)
