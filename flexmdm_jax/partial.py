@@ -47,7 +47,7 @@ class PartialResults:
                 "run the same command again"
             )
 
-    def _take_up(self, header: dict[str, Any], overwrite: bool) -> list[Any]:
+    def _take_up(self, header: dict[str, Any], overwrite: bool) -> list[dict[str, Any]]:
         """Returns what the file holds already, the header not counted; a torn last line goes."""
         self._file.seek(0)
         try:
@@ -56,7 +56,8 @@ class PartialResults:
             theirs, *found = [json.loads(line) for line in content.splitlines()] or [None]
         except ValueError:
             raise UserError(f"{self.path} holds something else; move or delete it") from None
-        if theirs is None and not _line(header).startswith(written):
+        torn_at_once = theirs is None and _line(header).startswith(written)
+        if not torn_at_once and not all(isinstance(line, dict) for line in (theirs, *found)):
             raise UserError(f"{self.path} holds something else; move or delete it")
         if theirs != header:
             if theirs is not None and not overwrite:
@@ -72,7 +73,7 @@ class PartialResults:
             self.append(header)
         return found
 
-    def append(self, value: Any) -> None:
+    def append(self, value: Mapping[str, Any]) -> None:
         """Adds a line; it is on its way to the disk when this returns."""
         self._file.write(_line(value))
         self._file.flush()
@@ -110,8 +111,8 @@ def _line(value: Any) -> bytes:
     return json_text(value, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
 
 
-def _differences(theirs: Any, ours: dict[str, Any]) -> str:
-    before = theirs.get("settings") if isinstance(theirs, dict) else None
+def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+    before = theirs.get("settings")
     if not isinstance(before, dict):
         return "it has no settings"
     after = ours["settings"]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.partial import Figures, PartialResults
 
+ONE, TWO = {"sample": 1}, {"sample": 2}
 SETTINGS = {"steps": 4, "rule": "exact_rate", "after": [1, 2]}
 
 
@@ -36,9 +37,9 @@ def test_wherever_it_is_cut_it_goes_on_with_whole_lines(tmp_path_factory, cut, t
 def test_nothing_has_the_final_name_before_all_is_there(tmp_path):
     out = tmp_path / "r.jsonl"
     with PartialResults(out, SETTINGS) as results:
-        results.append(1)
+        results.append(ONE)
         assert not out.exists()
-        assert list(results.lines()) == [b"1\n"]
+        assert list(results.lines()) == [b'{"sample": 1}\n']
         results.finish(b"made of it")
     assert out.read_bytes() == b"made of it"
     assert [path.name for path in tmp_path.iterdir()] == ["r.jsonl"]
@@ -47,7 +48,7 @@ def test_nothing_has_the_final_name_before_all_is_there(tmp_path):
 def test_other_settings_are_named_and_nothing_is_lost(tmp_path):
     out = tmp_path / "r.jsonl"
     with PartialResults(out, SETTINGS) as results:
-        results.append(1)
+        results.append(ONE)
     before = results.path.read_bytes()
     others = SETTINGS | {"steps": 8, "num": 3}
     with pytest.raises(UserError, match=r"num was None, is 3; steps was 4, is 8\).*--overwrite"):
@@ -55,17 +56,17 @@ def test_other_settings_are_named_and_nothing_is_lost(tmp_path):
     assert results.path.read_bytes() == before
     with PartialResults(out, others, overwrite=True) as results:
         assert results.found == []
-        results.append(2)
+        results.append(TWO)
     with PartialResults(out, others) as results:
-        assert results.found == [2]
+        assert results.found == [TWO]
 
 
 def test_with_overwrite_the_same_settings_go_on_all_the_same(tmp_path):
     out = tmp_path / "r.jsonl"
     with PartialResults(out, SETTINGS) as results:
-        results.append(1)
+        results.append(ONE)
     with PartialResults(out, SETTINGS, overwrite=True) as results:
-        assert results.found == [1]
+        assert results.found == [ONE]
 
 
 @pytest.mark.parametrize(
@@ -79,6 +80,16 @@ def test_files_of_others_stay_as_they_are(content, tmp_path):
     assert path.read_bytes() == content
 
 
+@pytest.mark.parametrize("line", ["3", "null", "[1]", '"text"'])
+def test_lines_that_are_no_results_are_not_taken_for_some(line, tmp_path):
+    path = tmp_path / "r.partial"
+    content = json.dumps({"settings": SETTINGS}) + f"\n{line}\n"
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"r\.partial holds something else; move or delete it"):
+        PartialResults(tmp_path / "r", SETTINGS)
+    assert path.read_text() == content
+
+
 def test_settings_alone_do_not_stay(tmp_path):
     with PartialResults(tmp_path / "r", SETTINGS) as results:
         assert results.path.exists()
@@ -88,7 +99,7 @@ def test_settings_alone_do_not_stay(tmp_path):
 def test_what_has_come_to_be_in_the_place_stays(tmp_path):
     out = tmp_path / "r"
     with PartialResults(out, SETTINGS) as results:
-        results.append(1)
+        results.append(ONE)
         out.write_text("precious")
         with pytest.raises(UserError, match="has come to be there; pass --overwrite"):
             results.finish()
@@ -96,9 +107,9 @@ def test_what_has_come_to_be_in_the_place_stays(tmp_path):
         PartialResults(out, SETTINGS)
     assert out.read_text() == "precious"
     with PartialResults(out, SETTINGS, overwrite=True) as results:
-        assert results.found == [1]
+        assert results.found == [ONE]
         results.finish()
-    assert out.read_text() == "1\n"
+    assert out.read_text() == '{"sample": 1}\n'
 
 
 def test_half_of_a_surrogate_pair_comes_back(tmp_path):
