@@ -117,7 +117,7 @@ class Request:
             pass
 
     def ways(self, process: Process, length: int, usual: Usual = _NOTHING_USUAL) -> Iterator[Way]:
-        """Yields the ways of sampling a model: of MDM each also on every canvas.
+        """Yields the ways of sampling a model, each once: of MDM each also on every canvas.
 
         Args:
           process: The model's.
@@ -128,6 +128,10 @@ class Request:
           UserError: If a canvas is longer than the rows, or blocks that are asked for outnumber
             the steps.
         """
+        # What is usual may be named beside it.
+        yield from dict.fromkeys(self._ways(process, length, usual))
+
+    def _ways(self, process: Process, length: int, usual: Usual) -> Iterator[Way]:
         if process.inserts:
             one = dataclasses.replace(self, block_lengths=())
             yield from one._samplers(usual.flexmdm, usual.temperature, (0,))
@@ -155,7 +159,7 @@ class Request:
     ) -> Iterator[Way]:
         """Yields the ways without a canvas; what is passed holds where the request says nothing."""
         paces = [(f"{n} steps", {"steps": n}) for n in self.steps]
-        paces += [(f"{k:g} events a step", {"events_per_step": k}) for k in self.events_per_step]
+        paces += [(f"{k:.15g} events a step", {"events_per_step": k}) for k in self.events_per_step]
         default = "event by event" if self.sampling.get("sampler") == "exact" else "adaptive steps"
         paces = paces or [(default, {})]
         # The paper's sampler has a rule of its own.
@@ -176,7 +180,7 @@ class Request:
                 sampler = parse_sampler(**settings, rule=kind, temperature=warmth)
                 name = kind or own or "exact_rate"
                 name += f", blocks of {size}" * (size > 0)
-                name += f", temperature {warmth:g}" * (len(temperatures) > 1)
+                name += f", temperature {warmth:.15g}" * (len(temperatures) > 1)
                 yield Way(name, pace, sampler)
 
     def _takes_blocks(self, numbers: Mapping[str, Any]) -> bool:

@@ -37,6 +37,17 @@ def test_gsm8k_is_sampled_as_in_the_paper_unless_told_otherwise():
     ]
 
 
+def test_each_way_is_one_and_has_a_name_of_its_own():
+    usual_and_named = ways(MDM, rules=("", "adaptive"))
+    assert [x.name for x in usual_and_named] == [
+        "adaptive, 64 steps",
+        "adaptive, blocks of 32, 64 steps",
+    ]
+    close = {"temperatures": (0.5, 0.50000001), "events_per_step": (2.0, 2.00000001)}
+    found = ways(FLEXMDM, steps=(), **close)
+    assert len({x.name for x in found}) == len({x.sampler for x in found}) == 4
+
+
 @pytest.mark.parametrize("process", [FLEXMDM, MDM])
 def test_what_is_named_is_not_what_is_usual(process):
     [way] = ways(process, rules=("exact_rate",), temperatures=(0.5,))
