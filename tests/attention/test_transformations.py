@@ -28,7 +28,7 @@ ROWS = [[128], [40, 60], [5], []]
 def assert_equal_to_reference(got, args):
     for x, y in zip(got, value_and_gradients(einsum_attention, *args), strict=True):
         # float32 sums in another order, see test_backends.
-        np.testing.assert_allclose(x, y, rtol=0, atol=1e-5 * max(1.0, float(jnp.abs(y).max())))
+        np.testing.assert_allclose(x, y, rtol=0, atol=1e-5 * max(1.0, np.abs(y).max()))
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_under_scan(inputs):
         functools.partial(value_and_gradients, functools.partial(twice, attend))
     )(*inputs)
     for x, y in zip(run(kernel), run(einsum_attention), strict=True):
-        np.testing.assert_allclose(x, y, rtol=0, atol=1e-5 * max(1.0, float(jnp.abs(y).max())))
+        np.testing.assert_allclose(x, y, rtol=0, atol=1e-5 * max(1.0, np.abs(y).max()))
 
 
 def test_in_the_model_under_scan_and_remat():
@@ -66,8 +66,8 @@ def test_in_the_model_under_scan_and_remat():
     segment_ids = segment_rows([[20], [9, 15]], 24)
     alpha = jnp.asarray([[0.2, 0.2], [0.7, 0.4]])
 
-    def gradients(implementation):
-        model = DiT(
+    def model_with(implementation):
+        return DiT(
             vocabulary_size=11,
             max_length=24,
             hidden_size=32,
@@ -77,24 +77,31 @@ def test_in_the_model_under_scan_and_remat():
             remat="dots",
             attention_implementation=implementation,
         )
-        params = nn.unbox(model.init(jax.random.key(0), tokens, segment_ids, alpha))
+
+    @jax.jit
+    def parameters():
+        params = nn.unbox(model_with("xla").init(jax.random.key(0), tokens, segment_ids, alpha))
         # Gates start at 0, which would hide attention.
-        params = jax.tree.map(
-            lambda x: x + 0.1 * jnp.sin(jnp.arange(x.size)).reshape(x.shape), params
-        )
+        waves = lambda x: 0.1 * jnp.sin(jnp.arange(x.size)).reshape(x.shape)  # noqa: E731
+        return jax.tree.map(lambda x: x + waves(x), params)
+
+    params = parameters()
+
+    def gradients(implementation):
+        model = model_with(implementation)
 
         def loss(params):
             gaps, logits = model.apply(params, tokens, segment_ids, alpha)
             real = segment_ids > 0
             return jnp.sum(jnp.where(real[..., None], jnp.sin(logits), 0.0)) + gaps.sum()
 
-        return jax.jit(jax.grad(loss))(params)
+        return jax.device_get(jax.jit(jax.grad(loss))(params))
 
     for x, y in zip(
         *(jax.tree.leaves(gradients(name)) for name in ("pallas_interpret", "xla")), strict=True
     ):
         # Two layers of float32 sums in another order.
-        np.testing.assert_allclose(x, y, rtol=0, atol=1e-4 * max(1.0, float(jnp.abs(y).max())))
+        np.testing.assert_allclose(x, y, rtol=0, atol=1e-4 * max(1.0, np.abs(y).max()))
 
 
 def make_mesh(*shape):
