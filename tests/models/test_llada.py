@@ -164,7 +164,8 @@ def test_the_trained_row_of_mask_is_a_row_of_the_embedding():
     assert np.abs(got[1] - run(model, params)[1])[REAL].max() > 1e-3
     shapes = shapes_of(trained)
     assert trained_sizes(shapes)["MASK"] == SIZES["hidden_size"]
-    drawn = meta.unbox(trained.init(jax.random.key(0), TOKENS, SEGMENT_IDS, ALPHA))["params"]
+    drawn = jax.jit(trained.init)(jax.random.key(0), TOKENS, SEGMENT_IDS, ALPHA)
+    drawn = meta.unbox(drawn)["params"]
     assert not drawn["mask_shift"].any()
 
 
