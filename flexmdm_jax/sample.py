@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -16,6 +17,7 @@ import numpy as np
 from absl import flags, logging
 
 from flexmdm_jax import cli, hosts, options
+from flexmdm_jax.data.tokenizers import piece_behind
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import new_file
 from flexmdm_jax.generation.parsing import read_requests, sampler_of
@@ -269,14 +271,15 @@ def _write(writer: Writer, results: PartialResults | None, total: int, done: int
     watched = bool(_TRACE.value or _WATCH.value)
     events = writer.answer(_requests(), strict=_is_strict(), watched=watched, skip=done)
     calls = gathering.calls(events, progress.take)
-    tokenizer, mask = writer.tokenizer, writer.engine.process.vocabulary.mask
+    piece = functools.partial(piece_behind, writer.tokenizer)
+    mask = writer.engine.process.vocabulary.mask
     if _WATCH.value and jax.process_index() == 0:
-        watch(calls, tokenizer.piece, mask)
+        watch(calls, piece, mask)
     else:
         collections.deque(calls, maxlen=0)
     progress.close()
     if _TRACE.value and results is not None:
-        write_trace(pathlib.Path(_TRACE.value), gathering.traces(), tokenizer.piece, mask)
+        write_trace(pathlib.Path(_TRACE.value), gathering.traces(), piece, mask)
     return progress.failures
 
 

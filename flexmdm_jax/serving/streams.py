@@ -1,11 +1,12 @@
 """Answers that a client watches: events of text after every call of the network."""
 
+import functools
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from starlette.responses import StreamingResponse
 
-from flexmdm_jax.data.tokenizers import Tokenizer
+from flexmdm_jax.data.tokenizers import Tokenizer, piece_behind
 from flexmdm_jax.files import json_text
 from flexmdm_jax.generation.results import Result
 from flexmdm_jax.generation.texts import visible
@@ -114,7 +115,7 @@ class Frames:
         self._seen[place] = frame
         unknown = set(frame.tokens) - self._known
         self._known |= unknown
-        pieces = pieces_to_json(unknown, self._tokenizer.piece)
+        pieces = pieces_to_json(unknown, functools.partial(piece_behind, self._tokenizer))
         return {
             "frame": values,
             "text": visible(self._tokenizer, frame.tokens),

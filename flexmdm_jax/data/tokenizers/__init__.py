@@ -1,6 +1,12 @@
 """Tokenizers: text to ids and back, each with a Vocabulary whose MASK and END are not data."""
 
-from flexmdm_jax.data.tokenizers.base import Tokenizer, encode_at, encoding_error, failure_of
+from flexmdm_jax.data.tokenizers.base import (
+    Tokenizer,
+    encode_at,
+    encoding_error,
+    failure_of,
+    piece_behind,
+)
 from flexmdm_jax.data.tokenizers.gpt2 import GPT2Tokenizer
 from flexmdm_jax.data.tokenizers.huggingface import HuggingFaceTokenizer
 from flexmdm_jax.data.tokenizers.registry import (
@@ -30,6 +36,7 @@ __all__ = [
     "failure_of",
     "load_tokenizer",
     "make_tokenizer",
+    "piece_behind",
     "save_tokenizer",
     "tokenizer_hash",
     "tokenizer_spec",

@@ -111,6 +111,13 @@ def spelled_alone(tokenizer: Tokenizer, tokens: Iterable[int], mask: bytes) -> l
     return [mask if token == hidden else tokenizer.piece(int(token)) for token in tokens]
 
 
+def piece_behind(tokenizer: Tokenizer, token: int) -> bytes:
+    """Returns piece() of a token as it stands behind another: with the space put between words."""
+    piece = tokenizer.piece(token)
+    spaced = b" " + piece
+    return spaced if piece and tokenizer.spell([token, token])[1] == spaced else piece
+
+
 def shares(decode: Callable[[list[int]], str], tokens: list[int]) -> list[bytes]:
     """Returns what each token adds to decode(tokens), joined the same whatever decode() does.
 

@@ -19,7 +19,7 @@ from tokenizer_kinds import (
     sentencepiece_model,
 )
 
-from flexmdm_jax.data.tokenizers.base import shares
+from flexmdm_jax.data.tokenizers.base import piece_behind, shares
 from flexmdm_jax.data.tokenizers.decoders import reader_of
 
 
@@ -53,6 +53,7 @@ def test_a_token_stands_for_the_same_in_the_middle_but_for_spaces_between_words(
         spelled = tokenizer.spell([*around[0], token, *around[1]])[len(around[0])]
         joints = (b" " + piece, piece + b" ") if kind.joints else ()
         assert spelled in (piece, *joints)
+        assert piece_behind(tokenizer, token) in (piece, *joints[:1])
     for token in (vocabulary.mask, vocabulary.end, vocabulary.size, vocabulary.size + 5, -1):
         assert tokenizer.piece(token) == b""
         assert tokenizer.spell([token]) == [b""]

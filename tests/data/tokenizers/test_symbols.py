@@ -7,6 +7,7 @@ from flexmdm_jax.data.tokenizers import (
     SymbolTokenizer,
     load_tokenizer,
     make_tokenizer,
+    piece_behind,
     save_tokenizer,
 )
 from flexmdm_jax.errors import UserError
@@ -30,6 +31,14 @@ def test_text_comes_back_through_files(tmp_path):
         prefixes = [text.encode()[:end].decode().split()[-1] for end in ends]
         assert prefixes == text.split()
     assert (tokenizer.vocabulary.mask, tokenizer.vocabulary.end) == (4, 5)
+
+
+def test_words_that_are_shown_one_by_one_stay_apart():
+    tokenizer = SymbolTokenizer.of(SYMBOLS)
+    text = "é 1,1 ( é |"
+    shown = b"".join(piece_behind(tokenizer, token) for token in tokenizer.encode(text))
+    assert shown.decode() == f" {text}"
+    assert piece_behind(tokenizer, tokenizer.vocabulary.mask) == b""
 
 
 def test_what_is_no_symbol_is_named():
