@@ -18,6 +18,7 @@ from flexmdm_jax.data.storage.records import Dataset
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.evaluation.arithmetic import evaluate_gold_answers, evaluate_gsm8k
 from flexmdm_jax.evaluation.brackets import evaluate_brackets
+from flexmdm_jax.evaluation.comparison import labels_of
 from flexmdm_jax.evaluation.humaneval import Asker, Candidates, evaluate_gold, evaluate_humaneval
 from flexmdm_jax.evaluation.measures import METRICS, chosen_metrics
 from flexmdm_jax.evaluation.numbers import evaluate_numbers
@@ -143,15 +144,16 @@ def _request() -> Request:
 
 def _load_models(request: Request) -> dict[str, Model]:
     """Returns the models, labelled by their method where that tells them apart."""
-    models = {}
+    opened = []
     # Among several runs, those of a LLaDA take the base; where there are none, load() refuses it.
     takers = [workdir for workdir in _workdirs() if _BASE.value and _is_llada(workdir)]
     for workdir in _workdirs():
         base = _BASE.value if workdir in takers or not takers else ""
         model = load(workdir, base, _mesh())
         jax.set_mesh(model.setup.mesh)
-        label = {"flexmdm": "FlexMDM", "mdm": "MDM"}[model.experiment.config.method]
-        models[label if label not in models else workdir] = model
+        opened.append(model)
+    methods = [model.experiment.config.method for model in opened]
+    models = dict(zip(labels_of(_workdirs(), methods), opened, strict=True))
     processes = [model.setup.process for model in models.values()]
     options.check_insertions(processes)
     request.check_fixed(processes)

@@ -1,7 +1,7 @@
 """Two runs on the same examples: which is better, and how sure that is."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +20,23 @@ COLUMNS = {
     "p": "p",
     "examples": "examples",
 }
+# What tables call the only run of a method, or the first.
+_METHODS = {"flexmdm": "FlexMDM", "mdm": "MDM"}
+
+
+def labels_of(workdirs: Sequence[str], methods: Sequence[str]) -> list[str]:
+    """Returns what tables call runs: each by its method, or by its folder if that is taken.
+
+    Args:
+      workdirs: Their folders, as they were named; all different.
+      methods: Of each, as its config has it.
+    """
+    labels: list[str] = []
+    for workdir, method in zip(workdirs, methods, strict=True):
+        # Its name may be that of a method, or of another row, such as data.
+        folder = workdir if "/" in workdir else f"./{workdir}"
+        labels.append(folder if _METHODS[method] in labels else _METHODS[method])
+    return labels
 
 
 class Run(NamedTuple):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flexmdm_jax.evaluation.comparison import Examples, Run, differences
+from flexmdm_jax.evaluation.comparison import Examples, Run, differences, labels_of
 from flexmdm_jax.generation.scoring import Score
 
 
@@ -54,3 +54,15 @@ def test_where_the_baseline_was_sampled_otherwise_its_best_way_counts():
     [(title, found)] = differences(examples, "B", 0).items()
     assert title == "A, its own - B, other: success"
     assert found["difference"] == pytest.approx(0.1)
+
+
+def test_runs_have_names_of_their_own_whatever_their_folders_are_called():
+    assert labels_of(["a", "runs/b"], ["mdm", "flexmdm"]) == ["MDM", "FlexMDM"]
+    assert labels_of(["a", "runs/b", "c"], ["mdm", "mdm", "flexmdm"]) == [
+        "MDM",
+        "runs/b",
+        "FlexMDM",
+    ]
+    folders = ["a", "MDM", "c", "FlexMDM", "data"]
+    labels = labels_of(folders, ["mdm", "mdm", "flexmdm", "mdm", "flexmdm"])
+    assert labels == ["MDM", "./MDM", "FlexMDM", "./FlexMDM", "./data"]
