@@ -254,6 +254,12 @@ class HarnessModel(LM):
             for places, score in scorer.batch_by_batch(
                 model.params, sequences, numbers, model.max_length, self._seed
             ):
+                # The harness would take the first choice that has none for the likeliest.
+                if count := np.count_nonzero(np.isnan(score.nats)):
+                    raise UserError(
+                        f"the run's network answers NaN: {count} of {len(places)} texts have no "
+                        "bound; choose another run or checkpoint"
+                    )
                 bounds[places], errors[places] = score.nats, score.errors
                 for place, nats in zip(places.tolist(), score.nats.tolist(), strict=True):
                     keep(place, nats)
@@ -299,10 +305,11 @@ class HarnessModel(LM):
             settings.setdefault("temperature", 1.0)
         try:
             asked = dict(normalize_gen_kwargs(settings, min(_USUAL, length // 2)))
-        except (TypeError, ValueError) as error:
+        except (OverflowError, TypeError, ValueError) as error:
             raise UserError(f"generation settings {shown(settings)}: {first_line(error)}") from None
         del asked["do_sample"]
-        until, most = asked.pop("until"), whole("max_gen_toks", asked.pop("max_gen_toks"), Count)
+        until = _stop_strings(asked.pop("until"))
+        most = whole("max_gen_toks", asked.pop("max_gen_toks"), Count)
         if most > length - 2:
             _warn_once(
                 f"max_gen_toks = {most} leaves no room for a prompt in rows of {length} slots; it "
@@ -324,7 +331,7 @@ class HarnessModel(LM):
         tokens = tokens[: ask.num_given + ask.most]
         fixed = [number < ask.num_given for number in range(len(tokens))]
         [text] = split_text(self._model.tokenizer, tokens, fixed, [ask.num_given])
-        for stop in filter(None, ask.until):
+        for stop in ask.until:
             text = text.partition(stop)[0]
         return text
 
@@ -352,6 +359,14 @@ class _Ask(NamedTuple):
     lost: int
     most: int
     until: list[str]
+
+
+def _stop_strings(until: Sequence[Any]) -> list[str]:
+    """Returns the stop strings of a task; --gen_kwargs makes a number of until=3."""
+    for stop in until:
+        if not isinstance(stop, str | int | float | None) or isinstance(stop, bool):
+            raise UserError(f"until = {shown(stop)}; a stop string must be a text, in quotes")
+    return [str(stop) for stop in until if stop not in (None, "")]
 
 
 def _check_names(given: Mapping[str, Any], known: Sequence[str]) -> None:

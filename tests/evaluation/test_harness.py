@@ -37,6 +37,7 @@ from flexmdm_jax.conformance import Law, flexmdm_oracle, mdm_oracle
 from flexmdm_jax.data.tokenizers import ByteTokenizer, SymbolTokenizer
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.evaluation.harness import _ARGUMENTS, HarnessModel
+from flexmdm_jax.generation.scoring import Score
 from flexmdm_jax.model import Model
 from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.training.state import Setup
@@ -380,7 +381,10 @@ def test_generation_settings_that_cannot_be_are_refused_in_a_line():
     refused = {
         "max_gen_toks = 0; it must be at least 1": {"max_gen_toks": 0},
         "generation settings .*could not convert": {"temperature": "warm"},
+        "generation settings .*infinity": {"max_gen_toks": math.inf},
         "top_p = 2.0; it must lie in": {"top_p": 2.0},
+        "until = true; a stop string must be a text": {"until": ["z", True]},
+        "until = .*; a stop string must be a text": {"until": {"z": 1}},
         "block_length needs slots that do not move": {"block_length": 2, "steps": 8},
     }
     for message, settings in refused.items():
@@ -441,6 +445,23 @@ def test_mistakes_on_the_command_line_are_told_in_a_line(tasks, monkeypatch, cap
         assert ended.value.code == 2
         lines = capsys.readouterr().err.splitlines()
         assert lines[-1].startswith(f"error: {message}")
+
+
+def test_a_network_that_answers_nan_has_no_likeliest_choice(monkeypatch):
+    """argmax() of NaN is the first place that has it, which would count as an answer."""
+
+    class Scorer:
+        def batch_by_batch(self, params, sequences, *_):
+            nats = np.where(np.arange(len(sequences)) == 1, np.nan, 3.0)
+            yield np.arange(len(sequences)), Score(nats, 0 * nats, np.ones(len(nats), int))
+
+    monkeypatch.setattr(KnownSetup, "scorer", lambda *_: Scorer())
+    kept = {}
+    answering = harness()
+    answering.cache_hook.add_partial = lambda *found: kept.update({len(kept): found})
+    with pytest.raises(UserError, match="answers NaN: 1 of 3 texts have no bound"):
+        answering.loglikelihood(asked("loglikelihood", ("p", " x"), ("p", " y"), ("q", " z")))
+    assert not kept, "no cache is to have it"
 
 
 def test_chat_templates_are_refused(tasks):
