@@ -195,8 +195,10 @@ _CURVES = {
 
 def calls_curves(
     curves: Mapping[str, Sequence[Mapping[str, float | None]]], text: Mapping[str, float | None]
-) -> bytes:
+) -> bytes | None:
     """Returns a PNG of figures by calls of the network, with those of text as lines.
+
+    None, if nothing that it shows was measured.
 
     Args:
       curves: Label -> figures at each pace.
@@ -205,6 +207,8 @@ def calls_curves(
     from matplotlib.figure import Figure
 
     keys = [key for key in _CURVES if all(key in x for points in curves.values() for x in points)]
+    if not keys:
+        return None
     figure = Figure(figsize=(4.2 * len(keys), 3.4), layout="constrained")
     for panel, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
         for label, points in curves.items():

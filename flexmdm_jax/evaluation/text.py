@@ -103,10 +103,10 @@ def evaluate_text(
             lengths[name] = np.array([len(x) for x in tokens])
             samples += [Sample(name, measures.decode(x["tokens"]), x) for x in written]
     pictures = {"lengths.png": length_histograms(lengths, request.bin_width)}
-    if len(found) > len(models):
-        pictures["calls.png"] = calls_curves(curves, rows[TEXT])
-    if request.canvas:
-        pictures["canvas.png"] = canvas_curves(found, _panels(rows[TEXT]))
+    if len(found) > len(models) and (drawn := calls_curves(curves, rows[TEXT])):
+        pictures["calls.png"] = drawn
+    if request.canvas and (panels := _panels(rows[TEXT])):
+        pictures["canvas.png"] = canvas_curves(found, panels)
     tables, notes = telling_tables(rows)
     return Report(rows, tables, pictures, notes, samples, examples)
 

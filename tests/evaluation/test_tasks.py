@@ -188,6 +188,16 @@ def test_text_is_measured_by_every_way_of_sampling(tiny_dataset):
     assert again.rows == report.rows
 
 
+def test_what_is_not_measured_is_not_drawn(tiny_dataset):
+    model = untrained_model(tiny_dataset, "mdm", tiny.LENGTH)
+    request = dataclasses.replace(REQUEST, steps=(2, 3), rules=("exact_rate",), canvas=(4, 16))
+    request = dataclasses.replace(request, metrics=("likelihood",), num=2)
+    with jax.set_mesh(model.setup.mesh):
+        report = evaluate_text({"MDM": model}, tiny_dataset, request, Figures())
+    assert len(report.rows) == 3 + 4
+    assert set(report.pictures) == {"lengths.png"}
+
+
 def test_text_of_an_mdm_is_written_on_every_canvas(tiny_dataset):
     runs = {
         name: untrained_model(tiny_dataset, name.lower(), tiny.LENGTH)
