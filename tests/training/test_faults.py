@@ -35,16 +35,12 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _start(config_file, workdir, *flags, number=2):
+def _start(config_file, workdir):
     """Starts the launcher; its output goes to workdir.txt."""
-    command = [LAUNCHER, str(number), f"--config={config_file}", f"--workdir={workdir}", *flags]
+    command = [LAUNCHER, "2", f"--config={config_file}", f"--workdir={workdir}"]
     env = environment() | {"PYTHON": sys.executable, "PORT": str(_free_port())}
     with workdir.with_suffix(".txt").open("a") as output:
         return subprocess.Popen(command, env=env, stdout=output, stderr=output)
-
-
-def _finish(config_file, workdir, *flags, number=2):
-    assert _start(config_file, workdir, *flags, number=number).wait() == 0, _output(workdir)
 
 
 def _output(workdir):
@@ -90,6 +86,14 @@ def config_file(tiny_dataset, tmp_path_factory):
     return write_config(tmp_path_factory.mktemp("config") / "config.py", values)
 
 
+def _side_by_side(verb, commands):
+    """Runs a command in processes of one run; returns the (status, errors) of each."""
+    where = (f"--coordinator=127.0.0.1:{_free_port()}", "--num_processes=2")
+    runs = [start(verb, *command, *where, f"--process_id={number}") for number, command in commands]
+    ends = [run.result() for run in runs]
+    return [(end.returncode, end.stderr) for end in ends]
+
+
 @pytest.fixture(scope="module")
 def ended(config_file, tmp_path_factory):
     """A run that was killed and stopped, and one that was not: (killed, straight, last step)."""
@@ -115,8 +119,10 @@ def ended(config_file, tmp_path_factory):
     assert (killed / "checkpoints" / str(last)).is_dir()
     assert _output(killed).count("told to stop") == 2
     # Nobody goes on from its checkpoints but the last.
-    straight = (f"--config.training.{x}={last}" for x in ("num_steps", "checkpoint_every"))
-    _finish(config_file, home / "straight", *straight)
+    lengths = (f"--config.training.{x}={last}" for x in ("num_steps", "checkpoint_every"))
+    straight = [f"--config={config_file}", f"--workdir={home / 'straight'}", *lengths]
+    ends = _side_by_side("train", [(0, straight), (1, straight)])
+    assert [status for status, _ in ends] == [0, 0], ends
     return killed, home / "straight", last
 
 
@@ -149,14 +155,6 @@ def test_the_data_goes_on_with_another_number_of_hosts(ended, tiny_dataset, monk
     for number, batch in enumerate(seen):
         first = (last + number) * rows
         assert sorted(batch.index[:, 0].tolist()) == list(range(first, first + rows))
-
-
-def _side_by_side(verb, commands):
-    """Runs a command in processes of one run; returns the (status, errors) of each."""
-    where = (f"--coordinator=127.0.0.1:{_free_port()}", "--num_processes=2")
-    runs = [start(verb, *command, *where, f"--process_id={number}") for number, command in commands]
-    ends = [run.result() for run in runs]
-    return [(end.returncode, end.stderr) for end in ends]
 
 
 def _refused(verb, commands):
