@@ -66,10 +66,15 @@ def choose(text: Survey, minutes: float) -> Choice:
 def _vocabulary(text: Survey) -> tuple[str, float, str]:
     """Returns (specification of a tokenizer, characters of a token, why)."""
     characters = text.characters
+    larger = 0
     for least, size, per_token in _VOCABULARIES:
-        # Bytes and control take 259 entries, and each character one.
-        if characters >= least and text.alphabet + 300 < size:
-            return f"sentencepiece:{size}", per_token, f"{characters:,} characters"
+        if characters >= least:
+            # Bytes and control take 259 entries, and each character one. Text of the web has a few
+            # hundred kinds: then the next larger vocabulary has room for pieces.
+            for entries in (size, larger):
+                if text.alphabet + 300 < entries:
+                    return f"sentencepiece:{entries}", per_token, f"{characters:,} characters"
+        larger = size
     wide = sum(len(part.encode()) for part in text.texts) / characters
     few = characters < _VOCABULARIES[-1][0]
     why = "characters are too few for pieces" if few else "characters are of too many kinds"

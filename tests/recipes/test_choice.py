@@ -55,6 +55,15 @@ def test_the_tokenizer_can_be_trained_on_the_least_text_that_gets_it():
     assert make_tokenizer(spec, texts).vocabulary.size == 512
 
 
+def test_text_with_some_hundreds_of_kinds_of_characters_gets_pieces_too():
+    rare = "".join(map(chr, range(0xC0, 0xC0 + 240)))
+    texts = [f"{rare[n % 240]} {ENGLISH} {n}" for n in range(1_800)]
+    text = Survey(texts, "paragraph", 0)
+    assert text.alphabet > 250
+    spec = choose(text, 10.0).tokenizer
+    assert spec == "sentencepiece:1024"
+
+
 def test_longer_texts_get_longer_rows_and_more_time_a_larger_network():
     short, long = (choose(_survey(ENGLISH * n, 400), 10.0) for n in (1, 8))
     assert short.max_length < long.max_length <= 128
