@@ -41,13 +41,16 @@ MEANINGS = {
     "too_short": "share of texts of at most 10 tokens, which the figure before leaves out",
     "mauve": "area under the divergence curve in the reference's features; 1 is the same",
     "success": "share answered rightly",
+    "flexible": "share whose last number, wherever it stands, is the right one",
+    "answered": "share with a number where one has to stand",
+    "answer_tokens": "of an answer, on average",
 }
 
 
 def report_page(
     title: str,
     report: Report,
-    differences: Mapping[str, Mapping[str, float]],
+    differences: Mapping[str, Mapping[str, float | None]],
     settings: Mapping[str, Any],
 ) -> str:
     """Returns the page of a report.

@@ -244,7 +244,8 @@ class Report:
     """The answer.
 
     Attributes:
-      rows: Label -> {figure -> value}; the standard error of a figure is `figure_error`.
+      rows: Label -> {figure -> value}; the standard error of a figure is `figure_error`. None, or
+        not finite: it could not be computed.
       tables: Figures to show.
       pictures: File name -> PNG.
       notes: What else is to be said, a sentence each.
@@ -252,7 +253,7 @@ class Report:
       examples: Who -> what it did on each example.
     """
 
-    rows: Mapping[str, Mapping[str, float]]
+    rows: Mapping[str, Mapping[str, float | None]]
     tables: Sequence[Table]
     pictures: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
     notes: Sequence[str] = ()

@@ -101,7 +101,9 @@ class Results:
             report = evaluate(Figures(known, keep, quiet=lines is None))
             if lines is None:
                 return
-            compared = differences(report.examples, self.baseline, self.seed)
+            # As JSON has them: what is not finite is a dash wherever it is shown.
+            report = dataclasses.replace(report, rows=_as_json(report.rows))
+            compared = _as_json(differences(report.examples, self.baseline, self.seed))
             files = self._files(title, report, compared, {**self.settings, **made_with})
             for name, data in files.items():
                 write_atomically(self.folder / name, data)
@@ -118,18 +120,19 @@ class Results:
         self,
         title: str,
         report: Report,
-        compared: Mapping[str, Mapping[str, float]],
+        compared: Mapping[str, Mapping[str, float | None]],
         settings: Mapping[str, Any],
     ) -> dict[str, bytes]:
-        # As JSON has them: what is not finite is a dash in the page as well.
-        rows = json.loads(json_text(report.rows))
-        shown = dataclasses.replace(report, rows=rows)
-        files = {PAGE: report_page(title, shown, compared, settings).encode(), **report.pictures}
+        files = {PAGE: report_page(title, report, compared, settings).encode(), **report.pictures}
         if report.samples:
             files[SAMPLES] = b"".join(map(_sample_line, report.samples))
         if compared:
             files[COMPARISON] = _json(compared)
         return files
+
+
+def _as_json(values: Any) -> Any:
+    return json.loads(json_text(values))
 
 
 def _json(values: Any) -> bytes:
