@@ -184,7 +184,7 @@ def _label_of_baseline(models: Mapping[str, Model]) -> str:
 
 
 def _check_workdirs() -> None:
-    """Raises UserError if a run would be compared with itself."""
+    """Raises UserError if a run is none, or would be compared with itself."""
     folders = [pathlib.Path(workdir).resolve() for workdir in _WORKDIR.value]
     for number, folder in enumerate(folders):
         if folder in folders[:number]:
@@ -193,6 +193,9 @@ def _check_workdirs() -> None:
         raise UserError(
             f"--baseline={_BASELINE.value} is the only run; name another one by --workdir"
         )
+    # Before the first of them is loaded, which takes longer than to read what they are.
+    for workdir in _workdirs():
+        load_experiment(pathlib.Path(workdir))
 
 
 def _num_asked() -> int | None:

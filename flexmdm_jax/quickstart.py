@@ -17,7 +17,7 @@ from flexmdm_jax.data.preparation import runners
 from flexmdm_jax.data.preparation.units import Plan, prepare_dataset
 from flexmdm_jax.data.storage.records import TRAIN, Dataset
 from flexmdm_jax.errors import UserError
-from flexmdm_jax.files import json_text, write_atomically
+from flexmdm_jax.files import check_writable, json_text, write_atomically
 from flexmdm_jax.ranges import Positive
 from flexmdm_jax.recipes.choice import Choice, choose, config_text, steps_within
 from flexmdm_jax.recipes.speed import Speed, measured
@@ -39,6 +39,7 @@ def main(_):
             f"{config} is there already; go on with: {shlex.join(_training(out)[2:])}, or name "
             "another folder with --out"
         )
+    check_writable(config)
     text = survey(_TEXT.value)
     choice = choose(text, _MINUTES.value)
     dataset = _prepare(text, choice, out)

@@ -1,6 +1,7 @@
 """The command on GSM8K: an interruption costs nothing and changes nothing."""
 
 import json
+import shutil
 
 import pytest
 from commands import kill_after_lines, refuse, run, succeed
@@ -67,6 +68,13 @@ def test_runs_are_compared_on_the_same_questions(runs, tmp_path):
     samples = (tmp_path / "samples.jsonl").read_text().splitlines()
     assert len(samples) == 2 * NUM, "a way that is named twice is one way"
     assert row["examples"] == NUM, "all questions, unless --num says how many"
+
+
+def test_a_baseline_that_is_none_is_said_before_a_run_is_loaded(runs, tmp_path):
+    shutil.copytree(runs / "mdm", tmp_path / "emptied")
+    shutil.rmtree(tmp_path / "emptied" / "checkpoints")
+    command = ("evaluate", f"--workdir={tmp_path}/emptied", f"--baseline={tmp_path}/none")
+    refuse(f"no run in {tmp_path}/none", *command)
 
 
 def test_true_answers_are_judged_without_a_run(runs, tmp_path):

@@ -97,6 +97,8 @@ def test_a_step_is_measured_as_it_will_be_trained(tmp_path):
 def test_the_command_refuses_in_one_line(tmp_path):
     (tmp_path / "one.txt").write_text("one line")
     refuse("one.txt holds 1 paragraph, too few", "quickstart", f"--text={tmp_path}/one.txt")
+    taken = (f"--text={tmp_path}/one.txt", f"--out={tmp_path}/one.txt")
+    refuse("config.py cannot be written: a part of this path is a file", "quickstart", *taken)
     refuse("no such file; check", "quickstart", f"--text={tmp_path}/none.txt", "--minutes=1")
     refuse("--minutes=0: must be", "quickstart", f"--text={tmp_path}/one.txt", "--minutes=0")
     (tmp_path / "out").mkdir()
