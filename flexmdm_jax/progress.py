@@ -1,6 +1,7 @@
 """Progress bars: redrawn in place on a terminal, a line now and then in a file."""
 
 import io
+import math
 import sys
 import time
 from collections.abc import Iterable
@@ -19,16 +20,18 @@ def progress_bar(values: Iterable[Any] | None = None, **options: Any) -> tqdm:
       values: What it goes through, if it is to be iterated over.
       **options: tqdm's, such as total and desc.
     """
-    return tqdm(values, file=sys.stderr if sys.stderr.isatty() else _Lines(sys.stderr), **options)
+    # What is taken up again says at once how far it was.
+    lines = _Lines(sys.stderr, -math.inf if options.get("initial") else time.monotonic())
+    return tqdm(values, file=sys.stderr if sys.stderr.isatty() else lines, **options)
 
 
 class _Lines:
     """A file for bars that nobody sees move: of all their states, one every half minute."""
 
-    def __init__(self, file: io.TextIOBase):
+    def __init__(self, file: io.TextIOBase, told: float):
         self._file = file
         self._state = ""
-        self._told = time.monotonic()
+        self._told = told
 
     def write(self, text: str) -> None:
         """Takes what tqdm writes: a carriage return before each state, a line's end at the last."""

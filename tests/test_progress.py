@@ -53,6 +53,15 @@ def test_a_short_task_says_once_that_it_is_done(monkeypatch):
     assert "50/50" in line
 
 
+def test_what_is_taken_up_again_says_where_it_was(monkeypatch):
+    log = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", log)
+    list(progress_bar(range(34), desc="bounds", initial=16, total=50, mininterval=0))
+    first, last = log.getvalue().splitlines()
+    assert " 16/50 " in first
+    assert " 50/50 " in last
+
+
 def test_a_terminal_sees_it_move(monkeypatch):
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)

@@ -6,7 +6,6 @@ Importing this module makes the model `flexmdm` known to the harness; see docs/h
 import collections
 import dataclasses
 import hashlib
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -377,7 +376,7 @@ def _check_names(given: Mapping[str, Any], known: Sequence[str]) -> None:
 
 def _number(what: Any) -> int:
     """Returns a number of 31 bits that a document or token ids are known by."""
-    digest = hashlib.sha256(json.dumps(what, default=str).encode()).digest()
+    digest = hashlib.sha256(repr(what).encode(errors="backslashreplace")).digest()
     return int.from_bytes(digest[:4], "big") >> 1
 
 
