@@ -8,6 +8,7 @@ that is not found is said to be so.
 import configparser
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -90,7 +91,7 @@ def version_of_jax(python: pathlib.Path) -> str:
 
 
 def run(python: pathlib.Path) -> tuple[bool, str]:
-    """Returns (whether the tests passed, pytest's last line and what they took)."""
+    """Returns (whether the tests passed, what pytest counted and what they took)."""
     tests = [f"tests/{name}" for name in QUICK]
     workers = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
     # What takes longer than ten minutes says where it is.
@@ -106,7 +107,8 @@ def run(python: pathlib.Path) -> tuple[bool, str]:
         last = ""
         for line in process.stdout:
             print(line, end="", flush=True)
-            last = line.strip() or last
+            # Libraries may have something to say behind it.
+            last = line.strip() if re.search(r"\d (passed|failed|error)", line) else last
     seconds = sum(after - before for before, after in zip(started, times(), strict=True))
     return process.returncode == 0, f"{last}, {seconds / 60:.1f} minutes of CPU"
 
