@@ -118,18 +118,13 @@ EVALUATIONS = {
 }
 
 
-def _once(holder: flags.FlagHolder) -> tuple:
-    """Returns the values of a flag, each of them once."""
-    return tuple(dict.fromkeys(holder.value))
-
-
 def _request() -> Request:
     return Request(
         num=_NUM.value,
-        steps=_once(_STEPS),
-        events_per_step=_once(_EVENTS),
-        rules=_once(_RULE),
-        temperatures=_once(_TEMPERATURE),
+        steps=tuple(_STEPS.value),
+        events_per_step=tuple(_EVENTS.value),
+        rules=tuple(_RULE.value),
+        temperatures=tuple(_TEMPERATURE.value),
         num_sequences=_SEQUENCES.value,
         num_times=_TIMES.value,
         bin_width=_BIN.value,
@@ -137,8 +132,8 @@ def _request() -> Request:
         seed=_SEED.value,
         sampling=_sampling(),
         metrics=chosen_metrics(_METRICS.value, bool(_REFERENCE.value)),
-        block_lengths=_once(_BLOCK),
-        canvas=_once(_CANVAS),
+        block_lengths=tuple(_BLOCK.value),
+        canvas=tuple(_CANVAS.value),
     )
 
 
@@ -225,10 +220,15 @@ def _askers(models: Mapping[str, Model]) -> dict[str, Asker]:
     return {label: Asker(model, task.get("marks")) for label, model in models.items()}
 
 
+def _kind_of(dataset: Dataset) -> str:
+    """Returns what a dataset says it is."""
+    return (dataset.task or {"kind": "text"})["kind"]
+
+
 def _judge_true_answers() -> None:
     """Reads the true answers of a dataset as a model's are; ends with 1 unless all are right."""
     dataset = open_data(_DATA.value, {}, {})
-    kind = (dataset.task or {"kind": "text"})["kind"]
+    kind = _kind_of(dataset)
     if kind != "gsm8k":
         raise UserError(
             f"--gold: {dataset.directory} holds {kind}; prepare gsm8k, or name --humaneval=FILE"
@@ -311,7 +311,7 @@ def main(_):
         return
     models = _load_models(request)
     dataset = _dataset(models)
-    kind = (dataset.task or {"kind": "text"})["kind"]
+    kind = _kind_of(dataset)
     if kind not in EVALUATIONS:
         raise UserError(f"{dataset.directory}: no evaluation for the task {kind!r}")
     if kind != "text" and (_METRICS.value or _REFERENCE.value):

@@ -271,7 +271,8 @@ def _write(writer: Writer, results: PartialResults | None, total: int, done: int
     watched = bool(_TRACE.value or _WATCH.value)
     events = writer.answer(_requests(), strict=_is_strict(), watched=watched, skip=done)
     calls = gathering.calls(events, progress.take)
-    piece = functools.partial(piece_behind, writer.tokenizer)
+    # Asked of every token after every call.
+    piece = functools.cache(functools.partial(piece_behind, writer.tokenizer))
     mask = writer.engine.process.vocabulary.mask
     if _WATCH.value and jax.process_index() == 0:
         watch(calls, piece, mask)

@@ -92,9 +92,13 @@ class Started:
         return subprocess.CompletedProcess(self.command, status, **texts)
 
 
+def _module(verb):
+    return verb if "." in verb else f"flexmdm_jax.{verb}"
+
+
 def start(verb, *arguments, cwd=ROOT):
     """Returns python -m flexmdm_jax.VERB, started; whoever starts it asks for its result."""
-    module = verb if "." in verb else f"flexmdm_jax.{verb}"
+    module = _module(verb)
     arguments = [str(argument) for argument in arguments]
     folder = tempfile.mkdtemp()
     outputs = {name: pathlib.Path(folder, name) for name in ("stdout", "stderr")}
@@ -121,8 +125,7 @@ def run(verb, *arguments, cwd=ROOT, prefix=()):
     """
     if not prefix and _settings() == _OURS:
         return start(verb, *arguments, cwd=cwd).result()
-    module = verb if "." in verb else f"flexmdm_jax.{verb}"
-    command = [*prefix, sys.executable, "-m", module, *map(str, arguments)]
+    command = [*prefix, sys.executable, "-m", _module(verb), *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True)
 
 

@@ -1,4 +1,4 @@
-"""Figures against what they depend on: success by calls of the network, and by MDM's canvas."""
+"""Figures against what they depend on: calls of the network, and MDM's canvas."""
 
 import dataclasses
 import itertools
@@ -29,10 +29,49 @@ def success_curves(curves: Mapping[str, Sequence[Figures]], success: str = "succ
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_ylim(0, 100)
     for label, points in curves.items():
-        points = [point for point in points if point.get("calls") is not None]
-        points.sort(key=lambda point: point["calls"])
-        _draw(axes, [p["calls"] for p in points], points, Panel(success, ""), label)
+        asked = [point for point in points if point.get("calls") is not None]
+        _draw_by_calls(axes, asked, Panel(success, ""), label)
     _add_legend(axes)
+    return png_of(figure)
+
+
+# What is shown of texts, as far as it was measured.
+_OF_TEXTS = {
+    "length_w1": "lengths: W1 (tokens)",
+    "length_tv": "lengths: TV",
+    "generative_perplexity": "generative perplexity",
+    "ngram_js_3": "JS of 3-grams (nats)",
+    "sample_entropy": "entropy of a text (nats)",
+}
+
+
+def calls_curves(curves: Mapping[str, Sequence[Figures]], text: Figures) -> bytes | None:
+    """Returns a PNG of figures of texts by calls of the network, with those of text as lines.
+
+    None, if nothing that it shows was measured.
+
+    Args:
+      curves: Label -> figures at each pace.
+      text: Those of the control that is text.
+    """
+    from matplotlib.figure import Figure
+
+    measured = [point for points in curves.values() for point in points]
+    panels = [
+        Panel(name, heading, 1.0, text.get(name))
+        for name, heading in _OF_TEXTS.items()
+        if all(name in point for point in measured)
+    ]
+    if not panels:
+        return None
+    figure = Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        _prepare(axes, "calls of the network for a text", panel.heading)
+        for label, points in curves.items():
+            _draw_by_calls(axes, points, panel, label)
+        if panel.target is not None:
+            axes.axhline(panel.target, color="0.6", ls="--", label="text")
+    figure.axes[0].legend(frameon=False)
     return png_of(figure)
 
 
@@ -53,8 +92,8 @@ class Panel:
     target: float | None = None
 
     def of(self, figures: Figures) -> tuple[float, float, float]:
-        """Returns the figure, how far its interval goes down, and how far up."""
-        value = self.scale * figures[self.name]
+        """Returns the figure, how far its interval goes down, and how far up; NaN of None."""
+        value = self.scale * float("nan" if figures[self.name] is None else figures[self.name])
         low, high = (figures.get(f"{self.name}_{end}") for end in ("low", "high"))
         if low is None or high is None:
             error = self.scale * (figures.get(f"{self.name}_error") or 0.0)
@@ -114,6 +153,11 @@ def _draw(axes, at, points: Sequence[Figures], panel: Panel, label: str, color=N
         value, below, above = np.array([panel.of(point) for point in points]).T
         style = {"marker": "o", "ms": 4, "capsize": 2, "color": color}
         axes.errorbar(at, value, [below, above], label=label, **style)
+
+
+def _draw_by_calls(axes, points: Sequence[Figures], panel: Panel, label: str) -> None:
+    ordered = sorted(points, key=lambda point: point["calls"])
+    _draw(axes, [point["calls"] for point in ordered], ordered, panel, label)
 
 
 def _band(axes, point: tuple[float, float, float], label: str, color: str) -> None:

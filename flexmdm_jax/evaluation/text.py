@@ -9,13 +9,9 @@ from flexmdm_jax.config import EvaluationConfig
 from flexmdm_jax.data.storage.records import Dataset
 from flexmdm_jax.evaluation.comparison import Examples, Run
 from flexmdm_jax.evaluation.controls import TEXT, UNIGRAM, make_controls
-from flexmdm_jax.evaluation.curves import Found, Panel, canvas_curves
+from flexmdm_jax.evaluation.curves import Found, Panel, calls_curves, canvas_curves
 from flexmdm_jax.evaluation.measures import LIKELIHOOD, Measures
-from flexmdm_jax.evaluation.report import (
-    calls_curves,
-    length_histograms,
-    telling_tables,
-)
+from flexmdm_jax.evaluation.report import length_histograms, telling_tables
 from flexmdm_jax.evaluation.request import Report, Request, Sample, Way, announced
 from flexmdm_jax.evaluation.suite import Evaluator, held_out_lengths, held_out_texts
 from flexmdm_jax.evaluation.unigram import unigram_score

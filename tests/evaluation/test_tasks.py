@@ -1,15 +1,14 @@
 """Evaluations of the tasks end to end, and the distance to the law of lengths."""
 
 import dataclasses
-import io
 import itertools
 import math
 
 import jax
-import matplotlib.image
 import numpy as np
 import pytest
 import tiny
+from pictures import assert_shows_something
 from untrained import REQUEST, untrained_model
 
 from flexmdm_jax.data.storage.records import VALIDATION, read_sequences
@@ -55,12 +54,6 @@ def test_true_paths_solve_every_prompt(tmp_path):
     assert figures["success"] < 0.5
 
 
-def _assert_shows_something(png):
-    pixels = matplotlib.image.imread(io.BytesIO(png))
-    assert pixels.shape[0] > 200
-    assert pixels.std() > 0.01
-
-
 def test_maze_evaluation_reports_every_way_of_sampling(tmp_path):
     dataset = MazeConfig(size=7, num_pairs=60, num_subgoals=3, validation_fraction=0.2).write(
         tmp_path / "m"
@@ -80,7 +73,7 @@ def test_maze_evaluation_reports_every_way_of_sampling(tmp_path):
         assert figures["success_low"] <= figures["success"] <= figures["success_high"]
     assert set(report.pictures) == {"success.png", "path.png", "states.png"}
     for png in report.pictures.values():
-        _assert_shows_something(png)
+        assert_shows_something(png)
 
 
 def test_brackets_evaluation_knows_the_law(tmp_path):
@@ -102,7 +95,7 @@ def test_brackets_evaluation_knows_the_law(tmp_path):
     best = np.mean([math.log(known[length] / LENGTH_LAW[length]) for length in lengths])
     np.testing.assert_allclose(figures["excess_nats"], figures["nats_per_sequence"] - best)
     assert figures["excess_nats_error"] > 0
-    _assert_shows_something(report.pictures["lengths.png"])
+    assert_shows_something(report.pictures["lengths.png"])
 
 
 def test_distance_to_a_law_by_hand():
@@ -155,7 +148,7 @@ def test_numbers_evaluation_knows_the_law(tmp_path):
             beginning = f"{len(wrong)} of {len(own)} are wrong, such as {wrong[0]!r}"
             assert told.pop(name).startswith(beginning)
     assert not told
-    _assert_shows_something(report.pictures["lengths.png"])
+    assert_shows_something(report.pictures["lengths.png"])
 
 
 def test_text_is_measured_by_every_way_of_sampling(tiny_dataset):
@@ -217,7 +210,7 @@ def test_text_of_an_mdm_is_written_on_every_canvas(tiny_dataset):
     assert one == other
     assert set(report.pictures) == {"lengths.png", "calls.png", "canvas.png"}
     for png in report.pictures.values():
-        _assert_shows_something(png)
+        assert_shows_something(png)
 
 
 def test_a_models_digest_is_that_of_its_parameters(tiny_dataset):
