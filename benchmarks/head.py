@@ -20,7 +20,7 @@ from flexmdm_jax import posterior
 from flexmdm_jax.chips import current_platform
 from flexmdm_jax.interpolant import Interpolant, Times
 from flexmdm_jax.losses import training_loss
-from flexmdm_jax.posterior import chunk_sizes, executed_slots
+from flexmdm_jax.posterior import executed_slots, head_chunk_sizes
 from flexmdm_jax.process import Process
 from flexmdm_jax.sampling import Canvas, SamplerConfig, drawing, generate
 from flexmdm_jax.types import Denoiser, Encoding, Vocabulary
@@ -90,11 +90,10 @@ def compiled(fn, sizes: tuple[int, ...], before: bool, *arguments) -> Program:
 def programs(vocabulary: Vocabulary, head, hidden) -> list[Program]:
     """Returns [draw before, draw, learn before, learn]."""
     process, masks = Process.mdm(vocabulary), jnp.zeros((ROWS, LENGTH), bool)
-    platform = current_platform()
-    drawn = (drawing.draw_size(platform),)
+    drawn = (drawing.draw_size(current_platform()),)
     return [
         compiled(lambda *x, fn=fn: fn(*x, process), sizes, before, head, hidden, masks)
-        for fn, sizes in ((draw, drawn), (learn, chunk_sizes(platform)))
+        for fn, sizes in ((draw, drawn), (learn, head_chunk_sizes(hidden, process)))
         for before in (True, False)
     ]
 

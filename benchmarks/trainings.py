@@ -151,6 +151,8 @@ class Ours(Training):
     def __init__(self, config: Config, dataset: Dataset):
         """Makes the first state; nothing is compiled yet but what makes it."""
         self._setup = _setup(config, dataset)
+        head_size = config.model.hidden_size * dataset.vocabulary.size
+        self._chunk_sizes = chunk_sizes(current_platform(), head_size)
         optimizer = make_optimizer(config.optimizer, config.training.num_steps)
         make_state, shardings = init_state(self._setup, optimizer, config.seed)
         with jax.set_mesh(self._setup.mesh):
@@ -204,7 +206,7 @@ class Ours(Training):
         self.compile_seconds += time.perf_counter() - started
 
     def _turn(self, seconds: float, done: list[tuple[Any, dict[str, jax.Array]]]) -> Turn:
-        flops, sizes = self._setup.model.flops, chunk_sizes(current_platform())
+        flops, sizes = self._setup.model.flops, self._chunk_sizes
         sequences, slots, needed, executed = 0, 0, 0.0, 0.0
         for batch, metrics in done:
             counts = {name: float(value) for name, value in jax.device_get(metrics).items()}

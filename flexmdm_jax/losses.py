@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from flexmdm_jax.interpolant import Interpolant, Times, corrupt, stratified_times
-from flexmdm_jax.posterior import map_slots, posterior_logits, sum_slots
+from flexmdm_jax.posterior import head_chunk_sizes, map_slots, posterior_logits, sum_slots
 from flexmdm_jax.process import Process
 from flexmdm_jax.types import (
     Batch,
@@ -149,6 +149,7 @@ def training_loss(
         terms.unmasking_rate,
         terms.hidden,
         interpolant.targets,
+        sizes=head_chunk_sizes(terms.hidden, process),
         num_groups=num_groups,
     )
     counts = _counts(interpolant, times.t.shape[1], process.vocabulary)
@@ -254,6 +255,7 @@ def _by_time(keys, denoiser, batch, process, num_times, num_groups):
             lambda chunk: of_slot(*chunk),
             terms.masked,
             (terms.hidden, x.targets),
+            sizes=head_chunk_sizes(terms.hidden, process),
             num_groups=num_groups,
         )
         return jnp.sum(terms.unmasking_rate * nats + terms.insertion, axis=1)

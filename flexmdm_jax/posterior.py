@@ -17,6 +17,9 @@ from flexmdm_jax.chips import current_platform
 from flexmdm_jax.process import Process
 from flexmdm_jax.types import Denoiser
 
+# Products that a CPU forms in some ten microseconds.
+_SOON_FORMED = 1 << 20
+
 
 def posterior_logits(
     denoiser: Denoiser, hidden: Float[Array, "*slots d"], process: Process
@@ -34,22 +37,32 @@ def posterior_logits(
     return jnp.where(impossible, -jnp.inf, logits)
 
 
-def chunk_sizes(platform: str, on_cpu: int = 256) -> tuple[int, ...]:
+def chunk_sizes(platform: str, head_size: int | None = None, on_cpu: int = 256) -> tuple[int, ...]:
     """Returns how many slots of a group may be worked off at once, ascending.
 
-    On a CPU the smallest size that holds a number of slots is at most a third larger than it, or 8.
+    On a CPU the smallest size that holds a number of slots is at most a third larger than it, or
+    the first: 8, or as many as a small head works off in no time, for each size is to compile.
     Accelerators, whose matrix units would be filled up anyway, have multiples of 128, each at most
     half as large again as what it holds, but for the first.
 
     Args:
       platform: As current_platform() names it.
+      head_size: Parameters that each slot is multiplied with; None for very many.
       on_cpu: The largest size on a CPU. Few large chunks spare it reading the head again, few sizes
         spare it compiling; docs/performance.md has both. At least 20, below which two chunks may
         hold more than a third too many slots.
     """
     if platform == "cpu":
-        return _growing(8, multiple=4, part=3, largest=on_cpu)
+        soon = _SOON_FORMED // head_size // 4 * 4 if head_size else 0
+        if 4 * soon > 3 * on_cpu:
+            return (on_cpu,)
+        return _growing(max(8, soon), multiple=4, part=3, largest=on_cpu)
     return _growing(128, multiple=128, part=2, largest=1024)
+
+
+def head_chunk_sizes(hidden: Float[Array, "*slots d"], process: Process) -> tuple[int, ...]:
+    """Returns the chunk_sizes() of slots with these features, where the program is to run."""
+    return chunk_sizes(current_platform(), hidden.shape[-1] * process.vocabulary.size)
 
 
 def _growing(smallest: int, *, multiple: int, part: int, largest: int) -> tuple[int, ...]:

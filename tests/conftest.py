@@ -5,11 +5,11 @@ import os
 import pathlib
 import platform
 import zlib
+from math import inf
 
 import effort
 
-# Python looks for garbage among all that tests import and trace, a fifteenth of their time; between
-# files it is done by hand.
+# Python looks for garbage among all that tests import and trace, a fifteenth of their time.
 gc.set_threshold(10_000, 20, 20)
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -56,6 +56,9 @@ ocp.type_handlers.register_type_handler(
     override=True,
 )
 
+# Of a worker, before it forgets what it has compiled.
+MOST_BYTES = 3 << 30
+
 # How long an example takes says nothing on a busy machine.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
@@ -79,12 +82,22 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+def _resident_bytes() -> float:
+    """Returns what this process holds of memory, infinity where the system does not tell."""
+    told = pathlib.Path("/proc/self/statm")
+    return int(told.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if told.exists() else inf
+
+
 @pytest.fixture(scope="module", autouse=True)
 def forget_programs():
-    """A worker would hold on to every program it has compiled, gigabytes of them by the end."""
+    """A worker would hold on to every program it has compiled, gigabytes of them by the end.
+
+    Those of one file serve the next until they are too many.
+    """
     yield
-    jax.clear_caches()
-    gc.collect()
+    if _resident_bytes() > MOST_BYTES:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

@@ -87,12 +87,28 @@ def test_map_slots_equals_direct_application(which, sizes, num_groups):
 @pytest.mark.parametrize("slots", [3, 8, 100, 300, 4096])
 @pytest.mark.parametrize("largest", [20, 28, 256])
 def test_a_cpu_works_off_at_most_a_third_more_than_is_chosen(slots, largest):
-    sizes = chunk_sizes("cpu", largest)
+    sizes = chunk_sizes("cpu", on_cpu=largest)
     assert max(sizes) == largest
     for chosen in range(slots + 1):
         executed = executed_slots(chosen, slots, sizes)
         assert chosen <= executed <= max(8, 4 / 3 * chosen)
         assert chosen or not executed
+
+
+@pytest.mark.parametrize("features", [16, 64, 256])
+@pytest.mark.parametrize("vocabulary", [20, 400, 50_259])
+def test_a_small_head_has_few_sizes_and_forms_few_products_too_many(features, vocabulary):
+    """A size is to compile, so it has to spare a million products, where it spares no third."""
+    few = chunk_sizes("cpu", features * vocabulary)
+    assert list(few) == sorted(set(few))
+    assert few[-1] == 256
+    assert len(few) <= len(chunk_sizes("cpu"))
+    for chosen in range(1025):
+        surplus = executed_slots(chosen, 1024, few) - chosen
+        assert surplus <= max(8, chosen / 3, 2**20 / (features * vocabulary) / 0.75)
+    assert chunk_sizes("cpu", 16 * 20) == (256,)
+    assert chunk_sizes("cpu", 256 * 50_259) == chunk_sizes("cpu")
+    assert chunk_sizes("tpu", features * vocabulary) == chunk_sizes("tpu")
 
 
 @pytest.mark.parametrize("platform", ["tpu", "gpu"])

@@ -66,8 +66,8 @@ def _of_batch(batch: dict[str, np.ndarray], experiment: Experiment, topology) ->
     # Chips wait for the one with most masks; all have as many rows.
     most = int(masked.reshape(groups, -1).sum(axis=1).max())
     slots = rows // groups * length
-    platform = topology.devices[0].platform
-    decoded = executed_slots(most, slots, chunk_sizes(platform)) / slots
+    head_size = experiment.config.model.hidden_size * vocabulary.size
+    sizes_of_chunks = chunk_sizes(topology.devices[0].platform, head_size)
     return Workload(
         sequences=np.count_nonzero(sizes),
         tokens=np.count_nonzero(real & (batch["targets"] != vocabulary.end)) + batch["gaps"].sum(),
@@ -76,7 +76,7 @@ def _of_batch(batch: dict[str, np.ndarray], experiment: Experiment, topology) ->
         masks=masked.sum(),
         fill=real.mean(),
         attended=_attended(batch["segment_ids"], experiment, topology),
-        decoded=decoded,
+        decoded=executed_slots(most, slots, sizes_of_chunks) / slots,
     )
 
 

@@ -17,7 +17,7 @@ from flexmdm_jax.sampling import SamplerConfig, generate
 PROBLEMS = problems()
 # The others take more steps than a quick test has.
 SHORT = ("short_words", "prefix", "infilling", "long_run", "large_vocabulary", "long_word")
-STEPS_OF_ANOTHER = {"long_run": 128}
+STEPS_OF_ANOTHER = {"long_run": 256}
 CAUGHT_BY = {
     "softmax": "short_words",
     "rate": "short_words",
