@@ -36,10 +36,11 @@ def bind(host: str, port: int) -> socket.socket:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
         return bound
-    except OSError as error:
+    # Of a name that cannot be one, such as a..b, Python says what is wrong as a UnicodeError.
+    except (OSError, UnicodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "no name of a machine"
         raise UserError(
-            f"--host={host} --port={port}: {error.strerror}; choose another, --port=0 for any that "
-            "is free"
+            f"--host={host} --port={port}: {why}; choose another, --port=0 for any that is free"
         ) from None
 
 

@@ -87,6 +87,7 @@ def test_it_finishes_what_runs_and_ends_well(workdir, number, monkeypatch):
 REFUSED = {
     "--multihost: a server is one process; start one on every host": ["--multihost"],
     "--port=1: .*; choose another, --port=0 for any": ["--host=192.0.2.1", "--port=1"],
+    "--host=a..b --port=8000: no name of a machine; choose another": ["--host=a..b"],
     "flag --port=65536: it must lie in|--port.*65535": ["--port=65536"],
     "--api_key_file=nosuch: No such file or directory; name a file": ["--api_key_file=nosuch"],
     "--api_key_file=/dev/null is empty": ["--api_key_file=/dev/null"],
