@@ -63,9 +63,11 @@ def test_numbers_that_json_does_not_know():
 
 def test_subclasses_arrive_as_what_they_extend():
     number = enum.IntEnum("Number", "ONE TWO").TWO
+    colour = enum.Enum("Colour", {"RED": "red"}, type=str).RED
     point = collections.namedtuple("Point", "x y")(1, 2)
     for value, plain in (
         (number, 2),
+        (colour, "red"),
         (point, (1, 2)),
         (collections.Counter("aab"), {"a": 2, "b": 1}),
         (collections.OrderedDict(a=1), {"a": 1}),

@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 # What kind a value becomes: the first that it is an instance of. Subclasses (Counter, IntEnum,
-# named tuples) arrive as what they extend, with which they compare alike.
+# named tuples) arrive as what they extend, with which they compare alike, whatever they make of
+# themselves as a text or a number: str() of an Enum of texts is its name.
+_SCALARS = {str: str.__str__, int: int.__int__, float: float.__float__}
 _CONTAINERS = (tuple, list, set, frozenset)
 _TEXTUAL = ("Decimal", "Fraction")
 LONGEST = 16 << 20
@@ -47,9 +49,9 @@ def to_wire(value: Any) -> Any:
     """
     if value is None or isinstance(value, bool):
         return value
-    for kind in (str, int, float):
+    for kind, plain in _SCALARS.items():
         if isinstance(value, kind):
-            return kind(value)
+            return plain(value)
     if isinstance(value, bytes | bytearray):
         return {"bytes": value.hex()}
     if isinstance(value, complex):
