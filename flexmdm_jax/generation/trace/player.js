@@ -43,17 +43,18 @@ const FlexMDMPlayer = (() => {
   const lenient = new TextDecoder("utf-8", { ignoreBOM: true });
   const strict = new TextDecoder("utf-8", { ignoreBOM: true, fatal: true });
 
-  /** Returns a new element. */
+  /** Returns a new element of HTML. */
   function make(name, attributes = {}, children = []) {
-    const element = document.createElement(name);
-    for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-    element.append(...children);
-    return element;
+    return filled(document.createElement(name), attributes, children);
   }
 
   /** Returns a new element of SVG. */
   function draw(name, attributes, children = []) {
     const element = document.createElementNS("http://www.w3.org/2000/svg", name);
+    return filled(element, attributes, children);
+  }
+
+  function filled(element, attributes, children) {
     for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
     element.append(...children);
     return element;
@@ -382,6 +383,14 @@ const FlexMDMPlayer = (() => {
       this.#listen(keys);
       for (const trace of traces) this.add(trace);
       this.#invalidate();
+    }
+
+    /** Makes the page dark if it is light, and light if it is dark. */
+    static switchTheme() {
+      const { style } = document.documentElement;
+      const prefersDark = matchMedia("(prefers-color-scheme: dark)").matches;
+      const dark = style.colorScheme ? style.colorScheme === "dark" : prefersDark;
+      style.colorScheme = dark ? "light" : "dark";
     }
 
     /** Adds a text; returns its number. */

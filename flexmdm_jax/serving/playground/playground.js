@@ -7,7 +7,6 @@
 const FlexMDMPlayground = (() => {
   "use strict";
 
-  const NUMBERS = new Set(["number", "range"]);
   const SHORT = 24;
 
   /** Yields what server-sent events hold, as it comes. */
@@ -90,12 +89,7 @@ const FlexMDMPlayground = (() => {
         if (event.shiftKey) this.rewrite();
         else form.requestSubmit();
       });
-      on(theme, "click", () => {
-        const root = page.documentElement;
-        const prefersDark = matchMedia("(prefers-color-scheme: dark)").matches;
-        const dark = root.style.colorScheme ? root.style.colorScheme === "dark" : prefersDark;
-        root.style.colorScheme = dark ? "light" : "dark";
-      });
+      on(theme, "click", FlexMDMPlayer.switchTheme);
     }
 
     /** Fills the gaps of the text, or continues it if there are none. */
@@ -131,7 +125,7 @@ const FlexMDMPlayground = (() => {
       const settings = {};
       for (const field of this.#parts.form.querySelectorAll("[name]")) {
         if (field.value === "" || field.closest("label").hidden) continue;
-        settings[field.name] = NUMBERS.has(field.type) ? Number(field.value) : field.value;
+        settings[field.name] = field.type === "number" ? Number(field.value) : field.value;
       }
       return settings;
     }
@@ -166,7 +160,7 @@ const FlexMDMPlayground = (() => {
       const headers = { "Content-Type": "application/json" };
       const secret = key.querySelector("input").value;
       if (secret) headers.Authorization = `Bearer ${secret}`;
-      const body = JSON.stringify({ ...given, ...this.#settings(), stream: true, echo: undefined });
+      const body = JSON.stringify({ ...given, ...this.#settings(), stream: true });
       try {
         const response = await fetch(address, { method: "POST", headers, body, signal: leave.signal });
         if (!response.ok) throw new Error(await problemOf(response));
