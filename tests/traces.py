@@ -1,8 +1,10 @@
 """Traces that were never sampled: texts that come about token by token, some taken back."""
 
 import dataclasses
+import itertools
 import random
 import re
+from collections.abc import Iterator, Sequence
 
 from flexmdm_jax.generation.trace.frames import Cell, Frame, Trace
 
@@ -74,6 +76,14 @@ def trace(
         "truncated": False,
     }
     return Trace(name, tuple(frames), details)
+
+
+def by_call(traces: Sequence[Trace]) -> Iterator[dict[str, Frame]]:
+    """Yields the frames of traces call by call, as Gathering.calls() does."""
+    frames = [(trace.name, frame) for trace in traces for frame in trace.frames]
+    frames.sort(key=lambda named: named[1].call)
+    for _, together in itertools.groupby(frames, lambda named: named[1].call):
+        yield dict(together)
 
 
 def grow(

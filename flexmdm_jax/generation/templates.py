@@ -20,11 +20,6 @@ class Template(NamedTuple):
     parts: tuple[str, ...]
     gaps: tuple[int, ...]
 
-    @property
-    def starts_with_gap(self) -> bool:
-        """Returns whether something is to be generated before the first text."""
-        return 0 in self.gaps
-
 
 def parse_template(text: str, mark: str = MARK) -> Template:
     r"""Returns what a template says.

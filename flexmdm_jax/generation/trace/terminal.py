@@ -7,11 +7,11 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from flexmdm_jax.generation.trace import palette
 from flexmdm_jax.generation.trace.encoding import Piece
-from flexmdm_jax.generation.trace.frames import Frame, Trace
+from flexmdm_jax.generation.trace.frames import Frame
 from flexmdm_jax.generation.trace.lines import MASKS, Glyph, printable, wrapped
 from flexmdm_jax.generation.trace.spans import Kind, Span, spans_of
 
@@ -44,7 +44,7 @@ def watch(
 
     Args:
       calls: After each call of the network the frames that it made, by the names of their texts;
-        see replay().
+        see Gathering.calls().
       piece: The bytes of each token.
       mask: MASK's id.
       out: Where to write; standard output unless told.
@@ -71,14 +71,6 @@ def watch(
     finally:
         out.write(_SHOW_CURSOR)
         out.flush()
-
-
-def replay(traces: Sequence[Trace]) -> Iterator[dict[str, Frame]]:
-    """Yields the frames of traces call by call, as watch() takes them."""
-    frames = [(trace.name, frame) for trace in traces for frame in trace.frames]
-    frames.sort(key=lambda named: named[1].call)
-    for _, together in itertools.groupby(frames, lambda named: named[1].call):
-        yield dict(together)
 
 
 @dataclasses.dataclass(frozen=True)

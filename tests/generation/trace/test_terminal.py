@@ -7,7 +7,7 @@ import pytest
 import traces
 
 from flexmdm_jax.generation.trace.frames import Cell, Frame, Trace
-from flexmdm_jax.generation.trace.terminal import replay, watch
+from flexmdm_jax.generation.trace.terminal import watch
 
 MASK = traces.MASK
 
@@ -84,7 +84,7 @@ def two_traces(pieces):
 def test_in_the_end_all_texts_stand_there_once(screen):
     terminal, pieces = screen(), traces.Pieces()
     shown = two_traces(pieces)
-    watch(replay(shown), pieces, MASK, out=terminal)
+    watch(traces.by_call(shown), pieces, MASK, out=terminal)
     headers = [
         f"{trace.name}  call {trace.frames[-1].call}  t 1.000  "
         f"{len(trace.frames[-1].tokens)} tokens  0 masks"
@@ -97,7 +97,7 @@ def test_in_the_end_all_texts_stand_there_once(screen):
 def test_each_call_is_drawn_in_place_of_the_one_before(screen):
     terminal, pieces = screen(), traces.Pieces()
     shown = two_traces(pieces)
-    watch(replay(shown), pieces, MASK, out=terminal)
+    watch(traces.by_call(shown), pieces, MASK, out=terminal)
     calls = max(trace.frames[-1].call for trace in shown)
     # After every call from 0 on, and once more at the end.
     assert len(terminal.seen) == calls + 2
@@ -114,7 +114,7 @@ def test_texts_share_the_screen_and_are_whole_in_the_end(screen):
     shown = [
         traces.trace(pieces, words, seed=seed, name=str(seed), per_call=30) for seed in range(2)
     ]
-    watch(replay(shown), pieces, MASK, out=terminal)
+    watch(traces.by_call(shown), pieces, MASK, out=terminal)
     assert all(len(lines) <= 9 for lines in terminal.seen[:-1])
     assert any("…" in lines for lines in terminal.seen[:-1])
     assert all(len(line) < 30 for line in terminal.lines)
@@ -125,7 +125,7 @@ def test_texts_share_the_screen_and_are_whole_in_the_end(screen):
 def test_more_texts_than_lines_do_not_scroll(screen):
     terminal, pieces = screen(rows=6), traces.Pieces()
     shown = [traces.trace(pieces, " a b c", seed=i, name=f"text {i}") for i in range(20)]
-    watch(replay(shown), pieces, MASK, out=terminal)
+    watch(traces.by_call(shown), pieces, MASK, out=terminal)
     assert all(len(lines) <= 6 for lines in terminal.seen[:-1])
     assert all(f"text {i} " in "\n".join(terminal.lines) for i in range(20))
 
@@ -143,7 +143,7 @@ def hostile(pieces):
 def test_control_characters_never_reach_the_terminal(screen):
     terminal, pieces = screen(columns=100), traces.Pieces()
     # Terminal.write() stands up against any that it does not know.
-    watch(replay([hostile(pieces)]), pieces, MASK, out=terminal)
+    watch(traces.by_call([hostile(pieces)]), pieces, MASK, out=terminal)
     assert terminal.lines[1] == r"\x1b[2J\x1b]0;title\x07\r\x9b1A\u202eabc\x00"
     assert terminal.lines[0].startswith(r"\x1b[31mname\n  call 2")
 
@@ -164,7 +164,7 @@ def colourful(pieces):
 
 def test_new_tokens_stand_on_the_colour_that_they_are_written_in_later(screen):
     terminal, pieces = screen(), traces.Pieces()
-    watch(replay([colourful(pieces)]), pieces, MASK, out=terminal)
+    watch(traces.by_call([colourful(pieces)]), pieces, MASK, out=terminal)
     assert styles_of(terminal, "U") == {"7;38;5;202", "38;5;202"}
     assert styles_of(terminal, "S") == {"7;38;5;32"}
     assert "9;38;5;162" in styles_of(terminal, "G")
@@ -173,7 +173,7 @@ def test_new_tokens_stand_on_the_colour_that_they_are_written_in_later(screen):
 def test_no_color_is_heeded(screen, monkeypatch):
     terminal, pieces = screen(), traces.Pieces()
     monkeypatch.setenv("NO_COLOR", "1")
-    watch(replay([colourful(pieces)]), pieces, MASK, out=terminal)
+    watch(traces.by_call([colourful(pieces)]), pieces, MASK, out=terminal)
     assert not any("38;5" in style for _, style in terminal.styles)
     assert styles_of(terminal, "U") == {"7", ""}
 
@@ -185,7 +185,7 @@ def test_without_a_screen_each_text_is_written_once(screen, monkeypatch, kind):
     if kind == "dumb":
         monkeypatch.setenv("TERM", "dumb")
     unfinished = Trace("three", (Frame.of(0, 0.0, [Cell(MASK, 0, None, False)]),), {})
-    watch(replay([*two_traces(pieces), unfinished]), pieces, MASK, out=out)
+    watch(traces.by_call([*two_traces(pieces), unfinished]), pieces, MASK, out=out)
     lines = out.getvalue().splitlines()
     assert lines[1::2] == ["Say: it, and again it", "Say: nothing", "▒"]
     assert [line.split()[0] for line in lines[::2]] == ["one", "two", "three"]
@@ -194,7 +194,7 @@ def test_without_a_screen_each_text_is_written_once(screen, monkeypatch, kind):
 
 def test_line_breaks_are_kept_in_a_pipe_and_nothing_else():
     pieces, out = traces.Pieces(), io.StringIO()
-    watch(replay([traces.trace(pieces, "a\nb\tc")]), pieces, MASK, out=out)
+    watch(traces.by_call([traces.trace(pieces, "a\nb\tc")]), pieces, MASK, out=out)
     assert out.getvalue().splitlines()[1:] == ["a", r"b\tc"]
 
 
@@ -202,18 +202,9 @@ def test_the_cursor_comes_back_after_an_interruption(screen):
     terminal, pieces = screen(), traces.Pieces()
 
     def interrupted():
-        yield from list(replay(two_traces(pieces)))[:2]
+        yield from list(traces.by_call(two_traces(pieces)))[:2]
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         watch(interrupted(), pieces, MASK, out=terminal)
     assert not terminal.cursor_hidden
-
-
-def test_replay_goes_call_by_call():
-    pieces = traces.Pieces()
-    shown = two_traces(pieces)
-    calls = list(replay(shown))
-    assert [next(iter(call.values())).call for call in calls] == list(range(len(calls)))
-    for trace in shown:
-        assert [call[trace.name] for call in calls if trace.name in call] == list(trace.frames)
