@@ -99,10 +99,6 @@ class Engine:
         wanted = max(1, self.batch_size * self.lengths[0] // length)
         return -(-wanted // devices) * devices
 
-    def scheduler(self, params: Any) -> "Scheduler":
-        """Returns what works jobs off with parameters."""
-        return Scheduler(self, params)
-
     def run(self, params: Any, jobs: Iterable[Job]) -> Iterator[tuple[int, Frame | Row]]:
         """Yields (number of the job, its finished row) as rows are finished.
 
@@ -115,7 +111,7 @@ class Engine:
         Raises:
           ValueError: If a job asks for what cannot be, see Scheduler.add().
         """
-        scheduler, jobs = self.scheduler(params), iter(jobs)
+        scheduler, jobs = Scheduler(self, params), iter(jobs)
         enough, more = 2 * self.rows(self.lengths[0]), True
         while True:
             while more and scheduler.num_waiting < enough:
@@ -140,7 +136,12 @@ class Scheduler:
     """
 
     def __init__(self, engine: Engine, params: Any):
-        """Returns a scheduler without jobs; Engine.scheduler() makes one."""
+        """Returns a scheduler without jobs.
+
+        Args:
+          engine: What it works for.
+          params: Parameters.
+        """
         self._engine, self._params = engine, params
         self._pools: dict[Any, Pool] = {}
         self._tickets: dict[int, tuple[Ticket, Pool]] = {}
@@ -261,13 +262,3 @@ def buffer_lengths(length: int, smallest: int = 64) -> tuple[int, ...]:
         sizes.append(smallest)
         smallest *= 2
     return (*sizes, length)
-
-
-def in_order(results: Iterable[tuple[int, Any]], first: int = 0) -> Iterator[Any]:
-    """Yields what belongs to the numbers first, first + 1, … as soon as all before it are there."""
-    held: dict[int, Any] = {}
-    for number, result in results:
-        held[number] = result
-        while first in held:
-            yield held.pop(first)
-            first += 1

@@ -115,7 +115,6 @@ class Pool:
         self.rows, self.length = shape
         self.waiting: collections.deque[Ticket] = collections.deque()
         self.skipped = 0
-        self.watched = watched
         self._program, self._mesh, self._end = program, mesh, process.vocabulary.end
         self._tickets: list[Ticket | None] = [None] * self.rows
         self._state = blank_state(kinds, process, shape, watched=watched)
@@ -210,6 +209,7 @@ def _put(arrays: Any, place: int, row: Any) -> None:
         array[place] = own[0]
 
 
+@functools.lru_cache(maxsize=64)
 def make_program(
     denoiser: Callable[[Any], Denoiser],
     process: Process,
@@ -226,15 +226,11 @@ def make_program(
     Args:
       denoiser: Parameters -> Denoiser.
       process: What the network was trained on.
-      kinds: Of samplers.
+      kinds: Of samplers, as SamplerConfig.kinds has them.
       mesh: Whose devices share the rows.
       grows: Whether there are longer rows.
     """
-    return _program(denoiser, process, kinds.kinds, mesh, grows)
 
-
-@functools.lru_cache(maxsize=64)
-def _program(denoiser, process, kinds, mesh, grows):
     def run(params, state: State, settings: Settings, seeds, numbers, calls, enough) -> State:
         keys = jax.vmap(lambda seed, n: jax.random.fold_in(jax.random.key(seed), n))(seeds, numbers)
         return advance(
@@ -264,7 +260,6 @@ def blank_state(
       shape: (rows, length).
       watched: Whether rows have marks.
     """
-
     empty = np.zeros(shape, np.int32)
     marks = Marks(empty, empty.astype(np.float32)) if watched else None
     canvas = Canvas(empty, empty, empty > 0, empty > 0, marks)

@@ -102,7 +102,7 @@ class Worker:
 
     def _run(self) -> None:
         try:
-            scheduler = self._writer.engine.scheduler(self._writer.params)
+            scheduler = Scheduler(self._writer.engine, self._writer.params)
             for job in self._warm_up:
                 scheduler.add(job)
             while scheduler.busy:

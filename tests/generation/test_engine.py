@@ -12,8 +12,7 @@ import pytest
 from flexmdm_jax.config import MeshConfig
 from flexmdm_jax.conformance import P1, VOCABULARY, flexmdm_oracle
 from flexmdm_jax.generation import engine as engines
-from flexmdm_jax.generation import pools
-from flexmdm_jax.generation.engine import Engine, buffer_lengths, in_order
+from flexmdm_jax.generation.engine import Engine, Scheduler, buffer_lengths
 from flexmdm_jax.generation.pools import Job, Row
 from flexmdm_jax.generation.starts import Start
 from flexmdm_jax.process import Process
@@ -134,14 +133,14 @@ def test_kinds_and_numbers_of_all_sorts_go_together():
 
 def test_programs_are_as_many_as_buffers_and_kinds(monkeypatch):
     made = []
-    whole = pools._program
+    whole = engines.make_program
 
-    def counted(*arguments):
-        program = whole(*arguments)
+    def counted(*arguments, grows):
+        program = whole(*arguments, grows=grows)
         made.append((program, arguments[2]))
         return program
 
-    monkeypatch.setattr(pools, "_program", counted)
+    monkeypatch.setattr(engines, "make_program", counted)
     mixed = [
         dataclasses.replace(job, sampler=dataclasses.replace(job.sampler, temperature=warmth))
         for warmth in (0.0, 0.7, 1.0)
@@ -218,7 +217,7 @@ def test_confidence_is_the_networks_probability():
 
 def test_a_job_that_is_cancelled_leaves_its_place():
     params = jnp.float32(0.0)
-    scheduler = engine(batch_size=1).scheduler(params)
+    scheduler = Scheduler(engine(batch_size=1), params)
     numbers = [scheduler.add(job) for job in jobs("exact", 3)]
     scheduler.step()
     scheduler.cancel(numbers[0])
@@ -249,7 +248,7 @@ def test_jobs_are_taken_as_places_become_free():
 
 
 def test_what_waits_and_what_has_a_place_can_be_asked_for():
-    scheduler = engine(batch_size=2).scheduler(jnp.float32(0.0))
+    scheduler = Scheduler(engine(batch_size=2), jnp.float32(0.0))
     assert (scheduler.num_waiting, scheduler.num_placed, scheduler.num_places) == (0, 0, 0)
     numbers = [scheduler.add(Job(start([]), SAMPLERS["grid"], 0, n)) for n in range(3)]
     assert (scheduler.num_waiting, scheduler.num_placed, scheduler.num_places) == (3, 0, 2)
@@ -266,7 +265,7 @@ def test_what_waits_and_what_has_a_place_can_be_asked_for():
 def test_pools_of_kinds_that_nobody_asks_for_any_more_are_forgotten(monkeypatch):
     """Kinds of samplers are without number, and each pool holds rows and a program."""
     monkeypatch.setattr(engines, "_KEPT", 3)
-    scheduler = engine().scheduler(jnp.float32(0.0))
+    scheduler = Scheduler(engine(), jnp.float32(0.0))
     for size in range(1, 9):
         corrector = Remask(size / 10, 0.5)
         number = scheduler.add(Job(start([]), SamplerConfig(corrector=corrector), 0))
@@ -309,13 +308,9 @@ def test_buffers_of_twice_the_length_hold_half_as_many_rows():
 
 
 def test_what_does_not_fit_is_refused():
-    scheduler = engine().scheduler(jnp.float32(0.0))
+    scheduler = Scheduler(engine(), jnp.float32(0.0))
     with pytest.raises(ValueError, match="9 given tokens leave no room"):
         start(range(9))
     with pytest.raises(ValueError, match="do not fit"):
         scheduler.add(Job(start([0, 2]), SamplerConfig(min_length=8), 0))
     assert not scheduler.busy
-
-
-def test_results_come_in_order():
-    assert list(in_order([(2, "c"), (0, "a"), (1, "b"), (3, "d")])) == list("abcd")

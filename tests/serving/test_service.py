@@ -9,6 +9,7 @@ import letters
 import served
 
 from flexmdm_jax.generation import engine as engines
+from flexmdm_jax.generation.engine import Scheduler
 from flexmdm_jax.generation.pools import Job
 from flexmdm_jax.generation.requests import Request
 from flexmdm_jax.generation.starts import Start
@@ -27,7 +28,7 @@ def test_the_usual_programs_are_compiled_before_anybody_asks(monkeypatch):
     engine = letters.writer(2, 9).engine
     compiled = []
     count = lambda name, *_, **__: compiled.append(name)  # noqa: E731
-    scheduler = engine.scheduler(None)
+    scheduler = Scheduler(engine, None)
     work_off(scheduler, warm_up(engine))
     pools = scheduler.num_pools
     assert pools == 4
