@@ -229,19 +229,18 @@ def figures_of(lines: Sequence[Line]) -> dict[str, float]:
     Args:
       lines: One for each question.
     """
-    flexible = success_interval([line["flexible_right"] for line in lines])
     asked = [line for line in lines if "answer" in line]
     figures = {
         **success_interval([line["right"] for line in lines]),
-        **{name.replace("success", "flexible"): share for name, share in flexible.items()},
+        **success_interval([line["flexible_right"] for line in lines], "flexible"),
         "questions": float(len(lines)),
         "answered": float(np.mean([line.get("number") is not None for line in lines])),
         NOT_ASKED: float(np.mean(["answer" not in line for line in lines])),
     }
     if asked:
         figures["empty"] = float(np.mean([not line["answer"].strip() for line in asked]))
-    means = {"answer_tokens": "tokens", "calls": "calls", "truncated": "truncated"}
-    for name, key in (means | {"cut_short": "cut_short"}).items():
+    means = {"answer_tokens": "tokens", **{x: x for x in ("calls", "truncated", "cut_short")}}
+    for name, key in means.items():
         if values := [line[key] for line in asked if key in line]:
             figures[name] = float(np.mean(values))
     return figures

@@ -60,9 +60,8 @@ def _validity(
     model: Model, dataset: Dataset, request: Request, sampler: SamplerConfig
 ) -> dict[str, Any]:
     generated = evaluator_of(model, dataset, request, sampler).generate(model.params)
-    balanced = success_interval([is_balanced(tokens) for tokens in generated.tokens])
     figures = {
-        **{name.replace("success", "validity"): x for name, x in balanced.items()},
+        **success_interval([is_balanced(tokens) for tokens in generated.tokens], "validity"),
         "length_tv": total_variation(generated.lengths, LAW_LENGTHS),
         **generated.figures(),
     }

@@ -13,13 +13,12 @@ from flexmdm_jax.files import png_of
 Figures = Mapping[str, float | None]
 
 
-def success_curves(curves: Mapping[str, Sequence[Figures]], success: str = "success") -> bytes:
+def success_curves(curves: Mapping[str, Sequence[Figures]]) -> bytes:
     """Returns a PNG of success by calls of the network, one curve a label, with 95% intervals.
 
     Args:
       curves: Label -> figures of its points; those without calls, of which nothing was asked, are
         left out.
-      success: The figure's name; its interval goes from name_low to name_high.
     """
     from matplotlib.figure import Figure
 
@@ -30,7 +29,7 @@ def success_curves(curves: Mapping[str, Sequence[Figures]], success: str = "succ
     axes.set_ylim(0, 100)
     for label, points in curves.items():
         asked = [point for point in points if point.get("calls") is not None]
-        _draw_by_calls(axes, asked, Panel(success, ""), label)
+        _draw_by_calls(axes, asked, Panel("success", ""), label)
     _add_legend(axes)
     return png_of(figure)
 

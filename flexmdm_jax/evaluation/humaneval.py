@@ -264,8 +264,7 @@ def figures_of(lines: Sequence[Line], benchmark: Benchmark) -> dict[str, float]:
     figures: dict[str, float] = {"problems": float(len(benchmark.problems))}
     for k in _KS:
         if k <= n:
-            for name, value in success_interval(_shares(lines, benchmark, k)).items():
-                figures[name.replace("success", f"pass@{k}")] = value
+            figures |= success_interval(_shares(lines, benchmark, k), f"pass@{k}")
     run = [line for line in lines if line["outcome"] != _NOT_ASKED]
     outcomes = collections.Counter(line["outcome"] for line in run)
     total = n * len(benchmark.problems)

@@ -86,9 +86,8 @@ def judge(texts: Sequence[str], law: NumbersLaw, known: Collection[str]) -> dict
     right = [_right(text, law) is not None for text in texts]
     new = [good and text not in known for good, text in zip(right, texts, strict=True)]
     lengths = np.array([len(text.split()) for text in texts])
-    interval = success_interval(right)
     return {
-        **{name.replace("success", "right"): share for name, share in interval.items()},
+        **success_interval(right, "right"),
         "new": float(np.mean(new)),
         "length_tv": distance_to_law(lengths, law.lengths()),
     }
