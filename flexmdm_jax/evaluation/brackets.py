@@ -11,8 +11,7 @@ from flexmdm_jax.evaluation.intervals import success_interval
 from flexmdm_jax.evaluation.lengths import total_variation
 from flexmdm_jax.evaluation.report import length_histograms
 from flexmdm_jax.evaluation.request import Report, Request, Table, announced
-from flexmdm_jax.evaluation.text import evaluator_of, held_out_score
-from flexmdm_jax.generation.scoring import Score
+from flexmdm_jax.evaluation.text import above_law, evaluator_of, held_out_score
 from flexmdm_jax.model import Model
 from flexmdm_jax.partial import Figures
 from flexmdm_jax.sampling import SamplerConfig
@@ -27,7 +26,6 @@ COLUMNS = {
     "calls": "calls",
     "truncated": "truncated",
 }
-
 
 # Lengths that occur exactly as often as the law says.
 LAW_LENGTHS = np.repeat(list(LENGTH_LAW), [round(100 * share) for share in LENGTH_LAW.values()])
@@ -44,7 +42,8 @@ def evaluate_brackets(
     rows = {"law": law}
     lengths = {"law": LAW_LENGTHS}
     for label, model in announced(models):
-        likelihood = _likelihood(held_out_score(label, model, dataset, request, figures))
+        score = held_out_score(label, model, dataset, request, figures)
+        likelihood = above_law(score, np.array([surprise(int(n)) for n in score.tokens]))
         for way in request.ways(model.setup.process, model.max_length):
             name = f"{label}, {way.name}"
             found = figures.of(name, _validity, model, dataset, request, way.sampler)
@@ -66,18 +65,3 @@ def _validity(
         **generated.figures(),
     }
     return {"figures": figures, "lengths": generated.lengths.tolist()}
-
-
-def _likelihood(score: Score) -> dict[str, float]:
-    """Returns the bound, and how far it lies above what the law gives the same strings.
-
-    Their mean difference bounds the divergence of the model from the law, so a model that
-    generates unbalanced strings with probability ε has at least -log(1 - ε). It is free of the
-    luck of the lengths that were held out, which outweighs it in the bound itself.
-    """
-    excess = score.nats - [surprise(int(length)) for length in score.tokens]
-    return {
-        "nats_per_sequence": float(score.nats.mean()),
-        "excess_nats": float(excess.mean()),
-        "excess_nats_error": float(excess.std(ddof=1) / np.sqrt(len(excess))),
-    }

@@ -13,8 +13,7 @@ from flexmdm_jax.evaluation.intervals import success_interval
 from flexmdm_jax.evaluation.lengths import distance_to_law
 from flexmdm_jax.evaluation.report import length_histograms
 from flexmdm_jax.evaluation.request import Report, Request, Sample, Table, announced
-from flexmdm_jax.evaluation.text import evaluator_of, held_out_score
-from flexmdm_jax.generation.scoring import Score
+from flexmdm_jax.evaluation.text import above_law, evaluator_of, held_out_score
 from flexmdm_jax.model import Model
 from flexmdm_jax.partial import Figures
 from flexmdm_jax.sampling import SamplerConfig
@@ -50,7 +49,7 @@ def evaluate_numbers(
     surprises = _surprises(dataset, law, request.num_sequences)
     for label, model in announced(models):
         score = held_out_score(label, model, dataset, request, figures)
-        likelihood, examples[Run(label)] = _likelihood(score, surprises), Examples.of_score(score)
+        likelihood, examples[Run(label)] = above_law(score, surprises), Examples.of_score(score)
         for way in request.ways(model.setup.process, model.max_length):
             name = f"{label}, {way.name}"
             found = figures.of(name, _written, model, dataset, request, way.sampler)
@@ -127,18 +126,4 @@ def _written(
     return {
         "texts": [decode(tokens.tolist()) for tokens in generated.tokens],
         "figures": generated.figures(),
-    }
-
-
-def _likelihood(score: Score, surprises: np.ndarray) -> dict[str, float]:
-    """Returns the bound, and how far it lies above what the law gives the same numbers.
-
-    Their mean difference bounds the divergence of the model from the law, free of the luck of the
-    numbers that were held out.
-    """
-    excess = score.nats - surprises
-    return {
-        "nats_per_sequence": float(score.nats.mean()),
-        "excess_nats": float(excess.mean()),
-        "excess_nats_error": float(excess.std(ddof=1) / np.sqrt(len(excess))),
     }

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from flexmdm_jax.config import EvaluationConfig
 from flexmdm_jax.data.storage.records import Dataset
@@ -54,6 +55,26 @@ def held_out_score(
         np.concatenate([np.array(x, float) for x in part]) for part in zip(*parts, strict=True)
     )
     return Score(nats, errors, tokens.astype(int))
+
+
+def above_law(score: Score, surprises: Float[np.ndarray, "n"]) -> dict[str, float]:
+    """Returns a bound, and how far it lies above what the data's own law gives the same sequences.
+
+    Their mean difference, `excess_nats`, bounds the divergence of the model from the law: one that
+    generates with probability ε what the law does not has at least -log(1 - ε). It is free of the
+    luck of which sequences were held out, which outweighs it in the bound itself.
+
+    Args:
+      score: Of held-out sequences.
+      surprises: -log p of each under the law, in nats.
+    """
+    ones = np.ones(len(score.nats), int)
+    excess, error = score.replace(nats=score.nats - surprises).per(ones)
+    return {
+        "nats_per_sequence": score.per(ones)[0],
+        "excess_nats": excess,
+        "excess_nats_error": error,
+    }
 
 
 def evaluate_likelihood(

@@ -21,8 +21,9 @@ from flexmdm_jax.evaluation.maze import Maze
 from flexmdm_jax.evaluation.numbers import evaluate_numbers
 from flexmdm_jax.evaluation.numbers import judge as judge_numbers
 from flexmdm_jax.evaluation.planning import evaluate_maze, judge
-from flexmdm_jax.evaluation.text import evaluate_text
+from flexmdm_jax.evaluation.text import above_law, evaluate_text
 from flexmdm_jax.generation.engine import Completions
+from flexmdm_jax.generation.scoring import Score
 from flexmdm_jax.partial import Figures
 
 
@@ -31,6 +32,19 @@ def test_length_distance_by_hand():
     np.testing.assert_allclose(total_variation(exact, LAW_LENGTHS), 0, atol=1e-12)
     np.testing.assert_allclose(total_variation(np.full(3, 16), LAW_LENGTHS), 0.6)
     np.testing.assert_allclose(total_variation(np.array([5, 90]), LAW_LENGTHS), 1.0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_bound_lies_above_the_law_by_their_mean_difference():
+    score = Score(np.array([5.0, 9.0, 4.0]), np.zeros(3), np.array([2, 4, 2]))
+    figures = above_law(score, np.array([4.0, 6.0, 2.0]))
+    assert figures["nats_per_sequence"] == pytest.approx(6)
+    assert figures["excess_nats"] == pytest.approx(2)
+    assert figures["excess_nats_error"] == pytest.approx(1 / math.sqrt(3))
+    # Of a single sequence no error can be told, and nothing is said of degrees of freedom.
+    alone = above_law(Score(np.array([5.0]), np.zeros(1), np.array([2])), np.array([4.0]))
+    assert alone["excess_nats"] == 1
+    assert math.isnan(alone["excess_nats_error"])
 
 
 def test_true_paths_solve_every_prompt(tmp_path):
