@@ -1,1 +1,1 @@
-"""Evaluation: likelihood bounds, length distributions, and reports."""
+"""What a trained model is worth: how likely held-out data is to it, and how good what it writes."""

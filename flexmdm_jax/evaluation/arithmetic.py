@@ -18,7 +18,16 @@ from flexmdm_jax.evaluation.answers import flexible_number, strict_number
 from flexmdm_jax.evaluation.comparison import Examples, Run
 from flexmdm_jax.evaluation.curves import Found, Panel, canvas_curves, success_curves
 from flexmdm_jax.evaluation.intervals import success_interval
-from flexmdm_jax.evaluation.request import Report, Request, Sample, Table, Usual, Way, announced
+from flexmdm_jax.evaluation.request import (
+    NOT_ASKED,
+    Report,
+    Request,
+    Sample,
+    Table,
+    Usual,
+    Way,
+    announced,
+)
 from flexmdm_jax.evaluation.text import held_out_score
 from flexmdm_jax.generation.pools import Job, Row
 from flexmdm_jax.generation.texts import split_text
@@ -26,7 +35,6 @@ from flexmdm_jax.model import Model
 from flexmdm_jax.partial import Figures
 
 GOLD = "true answers"
-NOT_ASKED = "not asked"
 COLUMNS = {
     "success": "correct",
     "success_low": "95% low",

@@ -13,7 +13,7 @@ from flexmdm_jax.evaluation.comparison import Examples, Run
 from flexmdm_jax.evaluation.curves import Found, Panel, canvas_curves
 from flexmdm_jax.evaluation.intervals import success_interval
 from flexmdm_jax.evaluation.problems import Problem, pass_at_k
-from flexmdm_jax.evaluation.request import Report, Request, Table, Way, announced
+from flexmdm_jax.evaluation.request import NOT_ASKED, Report, Request, Table, Way, announced
 from flexmdm_jax.evaluation.sandbox import Program, Sandbox, Verdict
 from flexmdm_jax.generation import requests
 from flexmdm_jax.generation.requests import Failure
@@ -25,7 +25,6 @@ from flexmdm_jax.progress import progress_bar
 from flexmdm_jax.sampling import SamplerConfig
 
 GOLD = "canonical solutions"
-_NOT_ASKED = "not asked"
 _KS = (1, 10, 100)
 COLUMNS = {
     "problems": "problems",
@@ -37,7 +36,7 @@ COLUMNS = {
     "failed": "failed",
     "timed out": "timed out",
     "crashed": "crashed",
-    "not asked": "not asked",
+    NOT_ASKED: NOT_ASKED,
     "empty": "empty",
     "truncated": "truncated",
     "calls": "calls",
@@ -199,7 +198,7 @@ def _answers(asker: Asker, benchmark: Benchmark, way: Way, request: Request) -> 
 
 def _line(answer: Result | Failure) -> tuple[Line, str | None]:
     if isinstance(answer, Failure):
-        return {"task_id": answer.id, "outcome": _NOT_ASKED, "reason": answer.error}, None
+        return {"task_id": answer.id, "outcome": NOT_ASKED, "reason": answer.error}, None
     middle = "".join(answer.generated)
     kept = ("sample", "seed", "calls", "truncated", "cut_short")
     told = {name: getattr(answer, name) for name in kept}
@@ -265,11 +264,11 @@ def figures_of(lines: Sequence[Line], benchmark: Benchmark) -> dict[str, float]:
     for k in _KS:
         if k <= n:
             figures |= success_interval(_shares(lines, benchmark, k), f"pass@{k}")
-    run = [line for line in lines if line["outcome"] != _NOT_ASKED]
+    run = [line for line in lines if line["outcome"] != NOT_ASKED]
     outcomes = collections.Counter(line["outcome"] for line in run)
     total = n * len(benchmark.problems)
     figures |= {name: outcomes[name] / total for name in ("failed", "timed out", "crashed")}
-    figures[_NOT_ASKED] = (len(lines) - len(run)) / len(benchmark.problems)
+    figures[NOT_ASKED] = (len(lines) - len(run)) / len(benchmark.problems)
     if run:
         figures["empty"] = float(np.mean([not line["middle"] for line in run]))
         figures["seconds"] = float(np.mean([line["seconds"] for line in run]))

@@ -14,6 +14,9 @@ from flexmdm_jax.model import Model
 from flexmdm_jax.process import Process
 from flexmdm_jax.sampling import SamplerConfig, parse_sampler
 
+# The figure that says what share of questions or problems found no room in a model's rows.
+NOT_ASKED = "not asked"
+
 
 class Way(NamedTuple):
     """A way of sampling.
