@@ -140,6 +140,14 @@ def json_text(values: Any, **options: Any) -> str:
     return json.dumps(_finite(values), allow_nan=False, **options)
 
 
+def json_bytes(values: Any, **options: Any) -> bytes:
+    """Returns json_text() in UTF-8, with the characters of every language as they are.
+
+    Half of a surrogate pair, which a name or a message may hold, is spelled as JSON has it.
+    """
+    return json_text(values, ensure_ascii=False, **options).encode(errors="backslashreplace")
+
+
 def _finite(values: Any) -> Any:
     """Returns values with None in place of numbers that are not finite."""
     if isinstance(values, Mapping):

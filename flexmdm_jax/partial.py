@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from flexmdm_jax.errors import UserError
-from flexmdm_jax.files import json_text, lock, whole_lines, write_atomically
+from flexmdm_jax.files import json_bytes, json_text, lock, whole_lines, write_atomically
 from flexmdm_jax.progress import progress_bar
 
 
@@ -107,8 +107,7 @@ class PartialResults:
 
 
 def _line(value: Any) -> bytes:
-    # Half of a surrogate pair, which a request's id may be, is spelled as JSON has it.
-    return json_text(value, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
+    return json_bytes(value) + b"\n"
 
 
 def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from flexmdm_jax.files import json_text
+from flexmdm_jax.files import json_bytes, json_text
 from flexmdm_jax.training.logging import MetricsWriter
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -47,6 +47,8 @@ def test_what_is_finite_is_as_json_has_it():
     values = {"a": [0.1, -1e300, "é"], "b": {"c": None}}
     assert json_text(values, indent=2) == json.dumps(values, indent=2)
     assert json_text(values, ensure_ascii=False) == json.dumps(values, ensure_ascii=False)
+    assert json_bytes(values) == json.dumps(values, ensure_ascii=False).encode()
+    assert json_bytes(["é", "\ud800"]) == '["é", "\\ud800"]'.encode()
 
 
 def test_metrics_that_are_not_finite_are_null(tmp_path):

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flexmdm_jax.errors import UserError
-from flexmdm_jax.files import json_text
+from flexmdm_jax.files import json_bytes
 from flexmdm_jax.generation.parsing import parse_json
 from flexmdm_jax.generation.writer import Encoded
 from flexmdm_jax.serving.asks import Ask, param_of, replayable, usage
@@ -228,10 +228,7 @@ def _keyed(endpoint: Endpoint, key: bytes) -> Endpoint:
 def _json(
     values: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    text = json_text(values, ensure_ascii=False)
-    # Half of a surrogate pair, which a message may quote.
-    content = text.encode(errors="backslashreplace")
-    return Response(content, status, headers, "application/json")
+    return Response(json_bytes(values), status, headers, "application/json")
 
 
 async def _told(_: Request, error: ApiError) -> Response:

@@ -7,7 +7,7 @@ from typing import Any
 from starlette.responses import StreamingResponse
 
 from flexmdm_jax.data.tokenizers import Tokenizer, piece_behind
-from flexmdm_jax.files import json_text
+from flexmdm_jax.files import json_bytes
 from flexmdm_jax.generation.results import Result
 from flexmdm_jax.generation.texts import visible
 from flexmdm_jax.generation.trace.encoding import frame_to_json, pieces_to_json
@@ -89,9 +89,7 @@ def _record(service: Service, ask: Ask, found: Mapping[int, Result]) -> dict[str
 
 
 def _event(values: Mapping[str, Any]) -> bytes:
-    text = json_text(values, ensure_ascii=False, separators=(",", ":"))
-    # Half of a surrogate pair, which a message may quote.
-    return b"data: " + text.encode(errors="backslashreplace") + b"\n\n"
+    return b"data: " + json_bytes(values, separators=(",", ":")) + b"\n\n"
 
 
 class Frames:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flexmdm_jax.files import json_text
+from flexmdm_jax.files import json_bytes
 from flexmdm_jax.generation.trace.encoding import Piece, player_data
 from flexmdm_jax.generation.trace.frames import Trace
 
@@ -49,9 +49,7 @@ def _empty_page() -> str:
 
 def element_json(values: Any) -> str:
     """Returns values as JSON that can stand in a script element of a page."""
-    data = json_text(values, ensure_ascii=False, separators=(",", ":"))
-    # Half of a surrogate pair, which a name may hold, is spelled as JSON has it.
-    data = data.encode(errors="backslashreplace").decode()
+    data = json_bytes(values, separators=(",", ":")).decode()
     # As JSON may have it, and no end of the element that holds it.
     return data.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e")
 
