@@ -53,6 +53,12 @@ class Request:
         kept["canvas"] = whole("canvas", self.canvas, CountOrZero)
         if self.seed is not None:
             kept["seed"] = whole("seed", self.seed, Seed)
+        # Its letters would each be a part.
+        if isinstance(self.parts, str | bytes):
+            raise UserError(
+                f"parts = {shown(self.parts)}; it must be a tuple of texts and token ids; "
+                "Request.prompt() takes a single text"
+            )
         kept["parts"] = tuple(map(_checked_part, self.parts))
         kept["gaps"] = gaps = tuple(self.gaps)
         if any(a >= b for a, b in itertools.pairwise((-1, *gaps, len(self.parts) + 1))):

@@ -61,6 +61,7 @@ def test_what_is_wrong_gets_one_line(name):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
+        ({"parts": "Once"}, 'parts = "Once"; it must be a tuple of texts and token ids'),
         ({"parts": (5,)}, "5 cannot be given; give a text or token ids"),
         ({"parts": (b"ab",)}, "cannot be given"),
         ({"parts": ((1.5,),)}, "cannot be given"),
