@@ -19,7 +19,7 @@ from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import json_bytes
 from flexmdm_jax.generation.parsing import parse_json
 from flexmdm_jax.generation.writer import Encoded
-from flexmdm_jax.serving.asks import Ask, param_of, replayable, usage
+from flexmdm_jax.serving.asks import Ask, check_model, param_of, replayable, usage
 from flexmdm_jax.serving.errors import ApiError, failed
 from flexmdm_jax.serving.forms import Completions, Form, Infilling, envelope
 from flexmdm_jax.serving.metrics import CONTENT_TYPE, Metrics
@@ -60,7 +60,7 @@ def make_app(service: Service, key: str = "") -> Starlette:
     ]
     paths = {route.path for route in routes if "{" not in route.path}
     counting = Middleware(_Counting, metrics=service.metrics, paths=paths)
-    handlers = {ApiError: _told, HTTPException: _not_found, Exception: _fault}
+    handlers = {ApiError: _told, HTTPException: _refused, Exception: _failed}
     return Starlette(routes=routes, middleware=[counting], exception_handlers=handlers)
 
 
@@ -158,10 +158,7 @@ def _models(service: Service) -> Endpoint:
 
 def _model(service: Service) -> Endpoint:
     async def model(request: Request) -> Response:
-        name, own = request.path_params["name"], service.served.name
-        if name != own:
-            message = f"there is no model {name!r} here; it is called {own!r}"
-            raise ApiError(404, message, param="model", code="model_not_found")
+        check_model(request.path_params["name"], service.served.name)
         return _json(_described(service))
 
     return model
@@ -235,14 +232,13 @@ async def _told(_: Request, error: ApiError) -> Response:
     return _json(error.json(), error.status, error.headers)
 
 
-async def _not_found(_: Request, error: HTTPException) -> Response:
+async def _refused(request: Request, error: HTTPException) -> Response:
     told = ApiError(error.status_code, error.detail, headers=error.headers)
-    return _json(told.json(), told.status, told.headers)
+    return await _told(request, told)
 
 
-async def _fault(_: Request, error: Exception) -> Response:
-    told = failed("something went wrong in the server; its log says why")
-    return _json(told.json(), told.status)
+async def _failed(request: Request, _: Exception) -> Response:
+    return await _told(request, failed())
 
 
 class _Counting:

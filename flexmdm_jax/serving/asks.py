@@ -67,7 +67,7 @@ def read_ask(
         if name not in known:
             hint = f"; {advice[name]}" if name in advice else nearest(name, known)
             raise UserError(f"unknown field {name!r}{hint}")
-    _check_model(values.get("model", model), model)
+    check_model(values.get("model", model), model)
     if not isinstance(values.get("user", ""), str):
         raise UserError(f"user = {shown(values['user'])}; it must be a text")
     stream = flag(values, "stream")
@@ -102,7 +102,8 @@ def flag(values: Mapping[str, Any], name: str) -> bool:
     return value
 
 
-def _check_model(asked: Any, model: str) -> None:
+def check_model(asked: Any, model: str) -> None:
+    """Raises UserError or ApiError unless a model is asked for by the name of the one served."""
     if not isinstance(asked, str):
         raise UserError(f"model = {shown(asked)}; it must be a text")
     if asked != model:

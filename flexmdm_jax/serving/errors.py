@@ -42,8 +42,9 @@ class ApiError(Exception):
         return {"error": values}
 
 
-def failed(message: str) -> ApiError:
+def failed() -> ApiError:
     """Returns the error of a server that is at fault itself."""
+    message = "something went wrong in the server; its log says why"
     return ApiError(500, message, kind="server_error")
 
 

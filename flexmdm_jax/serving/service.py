@@ -301,7 +301,7 @@ class Running:
             return place, self._result(place, event)
         if isinstance(event, ApiError):
             raise event
-        raise failed("something went wrong in the server; its log says why")
+        raise failed()
 
     async def results(self) -> list[Result]:
         """Returns all samples, in order; see next() for what it raises."""
