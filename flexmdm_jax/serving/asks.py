@@ -46,6 +46,7 @@ def read_ask(
     forms: Sequence[Mapping[str, Any]],
     fields: Collection[str],
     model: str,
+    max_n: int,
     *,
     advice: Mapping[str, str],
 ) -> Ask:
@@ -56,6 +57,7 @@ def read_ask(
       forms: What is given, for each request, as parse_request() takes it.
       fields: Other fields that this kind of request has.
       model: The name of the model that is served.
+      max_n: Samples at most.
       advice: What to say of fields that this kind does not have.
 
     Raises:
@@ -74,6 +76,8 @@ def read_ask(
     settings = _settings(values)
     own = settings | {name: values[name] for name in ("n", "seed") if name in values}
     requests = [parse_request({**form, **own}, place) for place, form in enumerate(forms)]
+    if (num := sum(request.n for request in requests)) > max_n:
+        raise UserError(f"n: that makes {num} samples, and at most {max_n} are served at a time")
     return Ask(
         requests=_with_seeds(requests),
         settings=settings,

@@ -50,12 +50,12 @@ class Infilling:
     def read(self, body: Any, model: str, max_n: int) -> Ask:
         """See Form."""
         values = given_fields(body)
-        own = {name: values[name] for name in ("template", "prefix", "suffix") if name in values}
+        fields = ("template", "prefix", "suffix")
+        own = {name: values[name] for name in fields if name in values}
         if not own:
             raise UserError('nothing is given: say "template", or "prefix" and "suffix"')
         advice = {"prompt": "POST it to /v1/completions"}
-        ask = read_ask(values, [own], ("template", "prefix", "suffix"), model, advice=advice)
-        return checked(ask, max_n)
+        return read_ask(values, [own], fields, model, max_n, advice=advice)
 
     def choice(self, ask: Ask, result: Result) -> dict[str, Any]:
         """See Form."""
@@ -96,24 +96,13 @@ class Completions:
             for prompt in prompts
         ]
         advice = dict.fromkeys(("template", "prefix"), "POST it to /v1/infill")
-        ask = read_ask(values, forms, ("prompt", "suffix", "echo"), model, advice=advice)
-        return checked(ask, max_n)
+        fields = ("prompt", "suffix", "echo")
+        return read_ask(values, forms, fields, model, max_n, advice=advice)
 
     def choice(self, ask: Ask, result: Result) -> dict[str, Any]:
         """See Form."""
         text = result.text if ask.echo else result.generated[0]
         return {"text": text, "logprobs": None}
-
-
-def checked(ask: Ask, max_n: int) -> Ask:
-    """Returns what is asked for.
-
-    Raises:
-      UserError: If it is more than so many samples.
-    """
-    if (num := sum(request.n for request in ask.requests)) > max_n:
-        raise UserError(f"n: that makes {num} samples, and at most {max_n} are served at a time")
-    return ask
 
 
 def _prompts(value: Any) -> list[Any]:
