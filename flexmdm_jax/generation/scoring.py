@@ -103,13 +103,13 @@ class Scorer:
           seed: Decides all noise; a row's is (seed, its index).
         """
         program = _program(self.denoiser, self.process, self.num_times, self.mesh)
+        end = self.process.vocabulary.end
         nats, errors, tokens = [np.zeros(0)], [np.zeros(0)], [np.zeros(0, int)]
         for batch, real in batches:
             keys = fold_in_rows(jax.random.key(seed), batch.index)
             found = jax.device_get(program(params, batch, keys))
             nats.append(found.nats[real])
             errors.append(found.errors[real])
-            end = self.process.vocabulary.end
             scored = (batch.segment_ids > 0) & (batch.tokens != end) & ~batch.fixed
             tokens.append(np.sum(scored, axis=1)[real])
         return Score(*(np.concatenate(x) for x in (nats, errors, tokens)))
@@ -220,7 +220,9 @@ def encode_prompted(
         raise UserError(f"{len(texts)} texts, but {len(prompts)} prompts; give each text its own")
     found = []
     for number, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
-        given, following = _encode_parts(tokenizer, prompt, text, number)
+        given = encode_at(tokenizer, prompt, lambda n=number: f"prompts[{n}]")
+        # Only what opens the whole gets what the tokenizer puts before a text.
+        following = encode_at(tokenizer, text, lambda n=number: f"texts[{n}]", first=not prompt)
         slots = len(given) + len(following) + 1
         if slots > length:
             raise UserError(
@@ -229,12 +231,3 @@ def encode_prompted(
             )
         found.append(Prompted([*given, *following], len(given)))
     return found
-
-
-def _encode_parts(
-    tokenizer: Tokenizer, prompt: str, text: str, number: int
-) -> tuple[list[int], list[int]]:
-    """Returns the token ids of a prompt, and of the text that follows it."""
-    given = encode_at(tokenizer, prompt, lambda: f"prompts[{number}]")
-    # Only what opens the whole gets what the tokenizer puts before a text.
-    return given, encode_at(tokenizer, text, lambda: f"texts[{number}]", first=not prompt)
