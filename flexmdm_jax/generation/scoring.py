@@ -40,8 +40,10 @@ class Score:
         """Returns (nats per unit, its standard error), that of a ratio of sums (delta method).
 
         Args:
-          units: Of each sequence: its tokens, its bytes, or 1.
+          units: Of each sequence: its tokens, its bytes, or 1; both are NaN if there are none.
         """
+        if not units.any():
+            return math.nan, math.nan
         value = self.nats.sum() / units.sum()
         residual = self.nats - value * units
         if len(residual) < 2:

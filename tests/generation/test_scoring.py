@@ -130,6 +130,14 @@ def test_nothing_to_score():
     assert score.nats.shape == score.errors.shape == score.tokens.shape == (0,)
 
 
+@pytest.mark.filterwarnings("error")
+def test_sequences_without_tokens_have_no_nats_per_token():
+    summary = Score(np.array([1.0, 3.0]), np.ones(2), np.zeros(2, int)).summary()
+    assert summary["nats_per_sequence"] == 2
+    assert np.isnan([summary[f"nats_per_token{end}"] for end in ("", "_error")]).all()
+    assert np.isnan(summary["perplexity"])
+
+
 def test_summary_is_a_ratio_of_sums_with_its_error():
     source = np.random.default_rng(0)
     repeats = []
