@@ -33,31 +33,6 @@ COLUMNS = {
 }
 
 
-def solve(
-    model: Model,
-    maze: Maze,
-    prompts: Int[np.ndarray, "n k"],
-    sampler: SamplerConfig,
-    *,
-    batch_size: int,
-    seed: int,
-) -> Completions:
-    """Returns a path for every prompt; prompt i's noise depends on (seed, i) alone.
-
-    Args:
-      model: A trained model.
-      maze: What it was trained on.
-      prompts: Subgoals.
-      sampler: How to sample.
-      batch_size: Prompts at a time.
-      seed: Decides all noise.
-    """
-    starts = [_start(prompt, maze, model) for prompt in prompts]
-    rows = model.complete(starts, sampler, batch_size=batch_size, seed=seed)
-    paths = [path_of(row, maze, model.setup.process) for row in rows.tokens]
-    return dataclasses.replace(rows, tokens=paths)
-
-
 def judge(maze: Maze, prompts: np.ndarray, solutions: Completions) -> dict[str, float]:
     """Returns the share of prompts solved, with its interval, and why others are not.
 
@@ -107,9 +82,10 @@ def evaluate_maze(
 def _success(
     model: Model, maze: Maze, prompts: np.ndarray, sampler: SamplerConfig, request: Request
 ) -> dict[str, float]:
-    batch_size, seed = request.batch_size, request.seed
-    solutions = solve(model, maze, prompts, sampler, batch_size=batch_size, seed=seed)
-    return judge(maze, prompts, solutions)
+    starts = [_start(prompt, maze, model) for prompt in prompts]
+    rows = model.complete(starts, sampler, batch_size=request.batch_size, seed=request.seed)
+    paths = [path_of(row, maze, model.setup.process) for row in rows.tokens]
+    return judge(maze, prompts, dataclasses.replace(rows, tokens=paths))
 
 
 def _start(prompt: Int[np.ndarray, "k"], maze: Maze, model: Model) -> Start:
