@@ -10,7 +10,7 @@ import itertools
 import re
 from collections.abc import Iterable, Sequence
 
-from flexmdm_jax.data.tokenizers import Tokenizer, encode_at, encoding_error
+from flexmdm_jax.data.tokenizers import Tokenizer, encode_at
 
 # How a token that is still hidden is shown.
 MASK_MARK = "░"
@@ -39,9 +39,6 @@ def encode_parts(
     encoded = []
     for number, part in enumerate(parts):
         place = f"part {number + 1}, {part[:_EXCERPT]!r}"
-        # JSON may spell one, and not every library refuses it.
-        if re.search("[\ud800-\udfff]", part):
-            raise encoding_error(place, "it holds half of a surrogate pair")
         first = number == 0 and not starts_with_gap
         encoded.append(encode_at(tokenizer, part, lambda place=place: place, first=first))
     return encoded

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from tokenizer_kinds import KINDS
 from untrained import untrained_model
 
 from flexmdm_jax.config import MeshConfig
@@ -195,3 +196,9 @@ def test_what_cannot_be_scored_is_named(tiny_dataset):
 def test_a_prompt_is_all_that_is_given():
     found = encode_prompted(ByteTokenizer({}), ["cd", "a"], ["ab", ""], 8)
     assert found == [Prompted([97, 98, 99, 100], 2), Prompted([97], 0)]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_half_a_character_is_refused_by_all(name):
+    with pytest.raises(UserError, match=r"^texts\[0\]: "):
+        encode_prompted(KINDS[name].tokenizer, ["\udc00the"], [""], 40)

@@ -1,6 +1,7 @@
 """What every tokenizer can do."""
 
 import itertools
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -92,9 +93,12 @@ def encode_at(
     """Returns the token ids of a text, as encode() has them.
 
     Raises:
-      UserError: Naming its place if the tokenizer fails on it.
+      UserError: Naming its place if the tokenizer fails on it, or it is not Unicode.
     """
     try:
+        # JSON may spell one, and not every library refuses it.
+        if re.search("[\ud800-\udfff]", text):
+            raise ValueError("it holds half of a surrogate pair")
         return tokenizer.encode(text, first=first)
     except BaseException as error:
         raise encoding_error(place(), failure_of(error)) from None
