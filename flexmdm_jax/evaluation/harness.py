@@ -193,14 +193,24 @@ class HarnessModel(LM):
             for start in range(0, max(1, len(tokens)), size):
                 pieces.append(Prompted(tokens[start : start + size], 0))
                 owners.append(number)
-        several = sum(count > 1 for count in collections.Counter(owners).values())
-        if several:
+        left = collections.Counter(owners)
+        if several := sum(count > 1 for count in left.values()):
             _logger.warning(
                 f"{several} of {len(requests)} texts do not fit rows of {size + 1} slots; each is "
                 "scored in pieces, as if they were texts that each have an end"
             )
-        bounds = self._bounds(pieces, [_number(x.tokens) for x in pieces])
-        return np.bincount(owners, [-nats for nats in bounds], len(requests)).tolist()
+        found = [0.0] * len(requests)
+
+        def keep(piece: int, nats: float) -> None:
+            owner = owners[piece]
+            found[owner] -= nats
+            left[owner] -= 1
+            if not left[owner]:
+                arguments = requests[owner].args
+                self.cache_hook.add_partial("loglikelihood_rolling", arguments, found[owner])
+
+        self._bounds(pieces, [_number(x.tokens) for x in pieces], keep)
+        return found
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """Returns texts that follow prompts, each cut where the first of its stop strings begins.
@@ -231,7 +241,7 @@ class HarnessModel(LM):
         self,
         sequences: list[Prompted],
         noise: list[int],
-        keep: Callable[[int, float], None] = lambda number, nats: None,
+        keep: Callable[[int, float], None],
     ) -> list[float]:
         """Returns bounds on the nats of sequences.
 

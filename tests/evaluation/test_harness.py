@@ -292,6 +292,15 @@ def test_texts_that_are_too_long_are_scored_in_pieces(told):
     np.testing.assert_allclose(found, [first + second, *others], rtol=1e-5)
 
 
+def test_whole_texts_are_kept_as_soon_as_all_of_their_pieces_are_known():
+    lm, kept = harness(), {}
+    lm.cache_hook.add_partial = lambda kind, arguments, nats: kept.update({(kind, arguments): nats})
+    texts = ["z x y z y x z r y x z", "z", "r y x z"]
+    found = lm.loglikelihood_rolling(asked("loglikelihood_rolling", *[(x,) for x in texts]))
+    expected = {("loglikelihood_rolling", (x,)): nats for x, nats in zip(texts, found, strict=True)}
+    assert kept == expected
+
+
 def test_spaces_before_a_continuation_are_its_own():
     lm = HarnessModel(dataclasses.replace(model(), tokenizer=ByteTokenizer({})))
     encoded = lm._encode_pair(*asked("loglikelihood", ("a b ", "c")))
