@@ -101,6 +101,18 @@ def test_gaps_are_filled_and_every_call_can_be_looked_at(opened):
     assert "seed 5" in re.sub(r"([a-z])(\d)", r"\1 \2", details)
 
 
+TAKEN = """(key) => !document.body.dispatchEvent(
+  new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }))"""
+
+
+def test_keys_scroll_the_page_until_there_is_something_to_play(opened):
+    page = opened()
+    keys = [" ", "Home", "End", "ArrowDown"]
+    assert [page.evaluate(TAKEN, key) for key in keys] == [False] * 4
+    write(page, "a")
+    assert [page.evaluate(TAKEN, key) for key in keys] == [True] * 4
+
+
 def test_what_is_wrong_is_said_and_can_be_mended(opened):
     page = opened()
     page.get_by_label("text", exact=True).fill("a <gap><gap>")

@@ -575,6 +575,8 @@ const FlexMDMPlayer = (() => {
 
     #obey(event) {
       const { target, key } = event;
+      // Where nothing is played the page has its keys.
+      if (!this.count) return;
       if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
       const typing = target.closest?.("input, textarea, select, [contenteditable]");
       if (typing && target !== this.#parts.slider) return;
