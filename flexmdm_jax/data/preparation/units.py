@@ -172,19 +172,19 @@ def prepare_dataset(
         try:
             _make_tokenizer(work, tokenizer_dir)
             run_units(work, work.missing())
-        except BaseException:
-            if len(work.missing()) == len(units):
+            _save_metadata(work)
+            (work.folder / _DATASET).replace(directory)
+        except BaseException as error:
+            missing = len(work.missing())
+            # Nothing is finished, or all is and the same command would find a split empty again.
+            if missing == len(units) or (not missing and isinstance(error, UserError)):
                 shutil.rmtree(work.folder)
             else:
                 logging.warning(
                     "finished shards stay in %s; the same command goes on from there", work.folder
                 )
             raise
-        try:
-            _save_metadata(work)
-            (work.folder / _DATASET).replace(directory)
-        finally:
-            shutil.rmtree(work.folder)
+        shutil.rmtree(work.folder)
     return open_dataset(directory)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import signal
@@ -167,6 +168,27 @@ def test_nothing_is_left_if_nothing_was_finished(tmp_path):
         with pytest.raises(UserError, match=message):
             prepare_dataset(tmp_path / "d", _plan(source), processes(1))
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_disk_that_is_full_at_the_very_end_costs_no_shard(corpus, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    ran = []
+
+    def recording(work, numbers):
+        ran.append(len(numbers))
+        processes(1)(work, numbers)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(units, "save_dataset", full)
+        with pytest.raises(OSError, match="No space left"):
+            prepare_dataset(tmp_path / "d", _plan(corpus), recording)
+    prepare_dataset(tmp_path / "d", _plan(corpus), recording)
+    assert ran[0] > 0 == ran[1], "all shards were finished"
+    prepare_dataset(tmp_path / "whole", _plan(corpus), processes(1))
+    assert _files(tmp_path / "d") == _files(tmp_path / "whole")
+    assert not (tmp_path / "d.partial").exists()
 
 
 def test_folders_of_others_are_left_alone(corpus, tmp_path):
