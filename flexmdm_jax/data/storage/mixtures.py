@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from flexmdm_jax.data.storage.records import SPLITS, Dataset, Share, open_dataset
 from flexmdm_jax.errors import UserError
@@ -34,7 +35,8 @@ def mix_datasets(datasets: list[Dataset], weights: list[float]) -> Dataset:
     Held-out sequences are those of all sets.
 
     Raises:
-      UserError: If weights are not positive or do not sum to 1, or tokenizers differ.
+      UserError: If weights are not positive or do not sum to 1, if tokenizers differ, or what tasks
+        say of their sequences does.
     """
     if not math.isclose(sum(weights), 1, abs_tol=1e-6) or min(weights) <= 0:
         raise UserError(f"mixture weights {weights} must be positive and sum to 1")
@@ -44,6 +46,11 @@ def mix_datasets(datasets: list[Dataset], weights: list[float]) -> Dataset:
             raise UserError(
                 f"{other.directory} and {first.directory} were made with different tokenizers; "
                 "prepare them with the same one to mix them"
+            )
+        if differing := _differing(first.task or {}, other.task or {}):
+            raise UserError(
+                f"{other.directory} and {first.directory} differ in {', '.join(differing)}, which "
+                "their tasks say of all sequences; mix sets that were made alike"
             )
     lengths = {split: {} for split in SPLITS}
     for split in SPLITS:
@@ -70,3 +77,12 @@ def mix_datasets(datasets: list[Dataset], weights: list[float]) -> Dataset:
         ],
         metadata={"mixture": [dataset.metadata for dataset in datasets]},
     )
+
+
+def _differing(task: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Returns what two tasks say differently: the marks of infilling, a maze's walls, …
+
+    Kinds that say nothing more, such as text and GSM8K, differ in no example of training.
+    """
+    names = sorted((task.keys() | other.keys()) - {"kind"})
+    return [name for name in names if task.get(name) != other.get(name)]

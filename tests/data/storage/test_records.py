@@ -93,6 +93,30 @@ def test_the_hash_of_a_dataset_is_that_of_its_tokens(tmp_path):
     assert len(open_dataset(first.directory).sha256) == 64
 
 
+@pytest.mark.parametrize(
+    ("tasks", "differing"),
+    [
+        (({"kind": "infilling", "marks": [[1]]}, None), "marks"),
+        ((None, {"kind": "infilling", "marks": [[1]]}), "marks"),
+        (({"kind": "maze", "walls": ["#."]}, {"kind": "maze", "walls": [".#"]}), "walls"),
+        ((None, {"kind": "gsm8k"}), None),
+        (({"kind": "infilling", "marks": [[1]]},) * 2, None),
+    ],
+)
+def test_what_a_task_says_holds_for_all_sets_of_a_mixture(tmp_path, tasks, differing):
+    """Spans are chosen in all of them, or in none; paths are judged by one maze."""
+    sequences, tokenizer = [(TRAIN, [1, 2]), (VALIDATION, [3])], ByteTokenizer({})
+    sets = [
+        write_dataset(tmp_path / name, sequences, tokenizer, max_length=4, origin={}, task=task)
+        for name, task in zip("ab", tasks, strict=True)
+    ]
+    if differing:
+        with pytest.raises(UserError, match=rf"/b and .*/a differ in {differing}, which"):
+            mix_datasets(sets, [0.5, 0.5])
+    else:
+        assert mix_datasets(sets, [0.5, 0.5]).task == tasks[0]
+
+
 def test_nothing_is_left_of_a_failed_preparation(tmp_path):
     def interrupted():
         yield TRAIN, [1, 2]
