@@ -58,6 +58,7 @@ class Range:
 Count = Annotated[int, Range(1, _LARGEST)]
 CountOrZero = Annotated[int, Range(0, _LARGEST)]
 CountOrUnset = Annotated[int, Range(-1, _LARGEST)]
+TwoOrMore = Annotated[int, Range(2, _LARGEST)]
 Length = Annotated[int, Range(2, _LARGEST)]  # of a row: a token and END
 Few = Annotated[int, Range(1, 4096)]  # processes, or batches that wait in memory
 FewOrZero = Annotated[int, Range(0, 4096)]

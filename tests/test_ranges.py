@@ -13,6 +13,7 @@ from absl import flags
 from flexmdm_jax.config import Config, read_config
 from flexmdm_jax.data.sources.corpora import parse_source
 from flexmdm_jax.data.sources.documents import find_files
+from flexmdm_jax.data.tasks import TASKS
 from flexmdm_jax.data.tokenizers import make_tokenizer
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import check_local
@@ -82,6 +83,7 @@ def test_every_number_of_a_config_has_a_range(path, kind):
 STRATEGIES = [
     *(SamplerConfig, *RULES.values(), *INSERTION_RULES.values()),
     *(*CORRECTORS.values(), *SCHEDULES.values()),
+    *TASKS.values(),
 ]
 
 
@@ -90,7 +92,13 @@ def test_every_number_of_a_strategy_has_a_range(kind):
     for path, inner in leaves(kind):
         for value in wrong_values(inner):
             with pytest.raises(ValueError, match=rf"^(each of )?{path} = .*; it must"):
-                kind(**{path: value})
+                kind(**_needed(kind) | {path: value})
+
+
+def _needed(kind):
+    """Returns the fields without a default: a file, a folder."""
+    fields = [x for x in dataclasses.fields(kind) if x.default is dataclasses.MISSING]
+    return {x.name: "nowhere" for x in fields if x.default_factory is dataclasses.MISSING}
 
 
 @pytest.fixture(scope="module")

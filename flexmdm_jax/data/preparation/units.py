@@ -35,6 +35,7 @@ from flexmdm_jax.data.tokenizers import (
 )
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import json_text, locked, refuse_existing, write_atomically
+from flexmdm_jax.ranges import Length, ProperShare, Ranged, Seed
 
 _UNITS, _DATASET, _PLAN, _LOCK = "units", "dataset", "plan.json", "lock"
 # What a finished unit says of itself; units of another version are not taken up.
@@ -44,7 +45,7 @@ _TRAINING_CHARACTERS = 50_000_000
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Plan(Ranged):
     """All that decides what a prepared dataset holds; the workers do not.
 
     Attributes:
@@ -60,18 +61,13 @@ class Plan:
     source: str
     tokenizer: str
     split: str = "paragraph"
-    max_length: int = 1024
-    validation_fraction: float = 0.05
-    split_seed: int = 0
+    max_length: Length = 1024
+    validation_fraction: ProperShare = 0.05
+    split_seed: Seed = 0
     unit_bytes: int = 1 << 26
 
     def __post_init__(self):
-        if self.max_length < 2:
-            raise UserError(f"--max_length={self.max_length}: one token and END need at least 2")
-        if not 0 < self.validation_fraction < 1:
-            raise UserError(
-                f"--validation_fraction={self.validation_fraction}: must lie between 0 and 1"
-            )
+        super().__post_init__()
         if self.split not in SPLITS:
             raise UserError(f"--split={self.split}: choose one of {', '.join(SPLITS)}")
 

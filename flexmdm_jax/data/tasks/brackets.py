@@ -9,7 +9,7 @@ from jaxtyping import Int
 
 from flexmdm_jax.data.storage.records import TRAIN, VALIDATION, Dataset, write_dataset
 from flexmdm_jax.data.tokenizers import SymbolTokenizer
-from flexmdm_jax.errors import UserError
+from flexmdm_jax.ranges import ProperShare, Ranged, Seed, TwoOrMore
 
 # Probability of each length, in brackets.
 LENGTH_LAW = {4: 0.1, 16: 0.4, 32: 0.4, 64: 0.1}
@@ -18,29 +18,18 @@ OPENING, CLOSING = 0, 1
 
 
 @dataclasses.dataclass(frozen=True)
-class BracketsConfig:
+class BracketsConfig(Ranged):
     """Balanced strings: a length from LENGTH_LAW, then all strings of it equally likely.
 
     Attributes:
       num_sequences: Strings to draw.
       validation_fraction: Share of strings that are held out.
       seed: Decides them.
-
-    Raises:
-      UserError: If there are too few to hold some out.
     """
 
-    num_sequences: int = 20_000
-    validation_fraction: float = 0.05
-    seed: int = 0
-
-    def __post_init__(self):
-        if not 0 < self.validation_fraction < 1:
-            raise UserError(
-                f"validation_fraction = {self.validation_fraction}; it must lie between 0 and 1"
-            )
-        if self.num_sequences < 2:
-            raise UserError(f"num_sequences = {self.num_sequences}; it must be at least 2")
+    num_sequences: TwoOrMore = 20_000
+    validation_fraction: ProperShare = 0.05
+    seed: Seed = 0
 
     def write(self, directory: pathlib.Path) -> Dataset:
         """Returns the dataset after writing it.

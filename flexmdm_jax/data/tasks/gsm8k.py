@@ -16,12 +16,13 @@ from flexmdm_jax.data.sources.documents import matching
 from flexmdm_jax.data.storage.records import TRAIN, VALIDATION, Dataset, write_dataset
 from flexmdm_jax.data.tokenizers import RoundTrip, Tokenizer, encode_at
 from flexmdm_jax.errors import UserError
+from flexmdm_jax.ranges import Length, Ranged
 
 _CALCULATOR = re.compile(r"<<[^>]*>>")
 
 
 @dataclasses.dataclass(frozen=True)
-class Gsm8kConfig:
+class Gsm8kConfig(Ranged):
     """The files of GSM8K.
 
     Attributes:
@@ -31,7 +32,7 @@ class Gsm8kConfig:
     """
 
     data: str
-    max_length: int = 512
+    max_length: Length = 512
 
     def write(self, directory: pathlib.Path, tokenizer: Tokenizer) -> Dataset:
         """Returns the dataset of questions, fixed, and answers, after writing it.

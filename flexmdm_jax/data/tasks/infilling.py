@@ -16,6 +16,7 @@ from flexmdm_jax.data.storage.records import TRAIN, Dataset, Sequence, split_of,
 from flexmdm_jax.data.tokenizers import RoundTrip, Tokenizer, encode_at
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.process import Process
+from flexmdm_jax.ranges import Length, ProperShare, Ranged
 
 NAME = "infilling"
 # MDM cannot know where a suffix will stand: it is told of both sides first.
@@ -23,7 +24,7 @@ _MARKS = ("<prefix>", "</prefix><suffix>", "</suffix>")
 
 
 @dataclasses.dataclass(frozen=True)
-class InfillingConfig:
+class InfillingConfig(Ranged):
     """Texts, code for example, of which spans are to be filled in.
 
     Attributes:
@@ -34,8 +35,8 @@ class InfillingConfig:
     """
 
     source: str
-    max_length: int = 1024
-    validation_fraction: float = 0.01
+    max_length: Length = 1024
+    validation_fraction: ProperShare = 0.01
 
     def write(self, directory: pathlib.Path, tokenizer: Tokenizer) -> Dataset:
         """Returns the dataset of whole texts, after writing it; spans are chosen in training.

@@ -6,6 +6,7 @@ The maze is never shown to the model: it learns which cells are free from the pa
 import dataclasses
 import pathlib
 from collections.abc import Iterator
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -13,7 +14,7 @@ from jaxtyping import Bool, Int
 from flexmdm_jax.data.storage.records import TRAIN, VALIDATION, Dataset, write_dataset
 from flexmdm_jax.data.tasks.routes import Routes, draw_pairs, draw_paths
 from flexmdm_jax.data.tokenizers import SymbolTokenizer
-from flexmdm_jax.errors import UserError
+from flexmdm_jax.ranges import Count, OneOrMore, ProperShare, Range, Ranged, Seed, Share, TwoOrMore
 
 # Between the subgoals and the path in MDM's rows.
 SEPARATOR = "|"
@@ -22,7 +23,7 @@ _PAIRS_AT_A_TIME = 1_000
 
 
 @dataclasses.dataclass(frozen=True)
-class MazeConfig:
+class MazeConfig(Ranged):
     """A maze and the paths drawn through it.
 
     Attributes:
@@ -36,35 +37,23 @@ class MazeConfig:
       seed: Decides the maze, the pairs, the paths and the subgoals.
 
     Raises:
-      UserError: If a value is out of range.
+      ValueError: If the size is even.
     """
 
-    size: int = 41
-    extra_doors: float = 0.5
-    num_pairs: int = 15_000
-    num_subgoals: int = 2
-    paths_per_pair: int = 10
-    max_stretch: float = 1.5
-    validation_fraction: float = 0.05
-    seed: int = 0
+    # Up to three quarters of the cells are free, and routes number these in int16.
+    size: Annotated[int, Range(5, 209)] = 41
+    extra_doors: Share = 0.5
+    num_pairs: Count = 15_000
+    num_subgoals: TwoOrMore = 2
+    paths_per_pair: Count = 10
+    max_stretch: OneOrMore = 1.5
+    validation_fraction: ProperShare = 0.05
+    seed: Seed = 0
 
     def __post_init__(self):
-        if not 0 < self.validation_fraction < 1:
-            raise UserError(
-                f"validation_fraction = {self.validation_fraction}; it must lie between 0 and 1"
-            )
-        if self.size < 5 or self.size % 2 == 0:
-            raise UserError(f"maze size {self.size}: sizes are odd and at least 5, such as 41")
-        if not 0 <= self.extra_doors <= 1:
-            raise UserError(f"extra_doors = {self.extra_doors}; it must lie in [0, 1]")
-        if self.num_subgoals < 2:
-            raise UserError(
-                f"{self.num_subgoals} subgoals: start and goal are two, so K must be at least 2"
-            )
-        if self.num_pairs < 1 or self.paths_per_pair < 1:
-            raise UserError("num_pairs and paths_per_pair must be at least 1")
-        if self.max_stretch < 1:
-            raise UserError(f"max_stretch = {self.max_stretch}; it must be at least 1")
+        super().__post_init__()
+        if self.size % 2 == 0:
+            raise ValueError(f"size = {self.size}; sizes are odd, such as 41")
 
     def write(self, directory: pathlib.Path) -> Dataset:
         """Returns the dataset of the paths' cells, subgoals fixed, after writing it.

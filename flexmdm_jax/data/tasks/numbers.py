@@ -7,13 +7,14 @@ grammar of its own that knows nothing of how spell() writes them.
 import dataclasses
 import math
 import pathlib
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Float
 
 from flexmdm_jax.data.storage.records import TRAIN, VALIDATION, Dataset, write_dataset
 from flexmdm_jax.data.tokenizers import SymbolTokenizer
-from flexmdm_jax.errors import UserError
+from flexmdm_jax.ranges import ProperShare, Range, Ranged, Seed, TwoOrMore
 
 _UNITS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _TEENS = (f"{stem}teen" for stem in ("thir", "four", "fif", "six", "seven", "eigh", "nine"))
@@ -31,7 +32,7 @@ MOST_DIGITS = 9
 
 
 @dataclasses.dataclass(frozen=True)
-class NumbersConfig:
+class NumbersConfig(Ranged):
     """Numbers in words: how many digits, each number of them as likely, then which number.
 
     Attributes:
@@ -39,27 +40,12 @@ class NumbersConfig:
       max_digits: Of the longest numbers; none is 0.
       validation_fraction: Share of numbers that are held out.
       seed: Decides them.
-
-    Raises:
-      UserError: If a value is out of range.
     """
 
-    num_sequences: int = 20_000
-    max_digits: int = MOST_DIGITS
-    validation_fraction: float = 0.05
-    seed: int = 0
-
-    def __post_init__(self):
-        if not 0 < self.validation_fraction < 1:
-            raise UserError(
-                f"validation_fraction = {self.validation_fraction}; it must lie between 0 and 1"
-            )
-        if self.num_sequences < 2:
-            raise UserError(f"num_sequences = {self.num_sequences}; it must be at least 2")
-        if not 1 <= self.max_digits <= MOST_DIGITS:
-            raise UserError(
-                f"max_digits = {self.max_digits}; it must lie between 1 and {MOST_DIGITS}"
-            )
+    num_sequences: TwoOrMore = 20_000
+    max_digits: Annotated[int, Range(1, MOST_DIGITS)] = MOST_DIGITS
+    validation_fraction: ProperShare = 0.05
+    seed: Seed = 0
 
     def write(self, directory: pathlib.Path) -> Dataset:
         """Returns the dataset after writing it.

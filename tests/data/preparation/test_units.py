@@ -214,13 +214,13 @@ def test_two_preparations_do_not_share_a_folder(corpus, tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"max_length": 1}, "--max_length=1: one token and END need at least 2"),
-        ({"validation_fraction": 1.0}, "must lie between 0 and 1"),
+        ({"max_length": 1}, "max_length = 1; it must be at least 2"),
+        ({"validation_fraction": 1.0}, r"validation_fraction = 1\.0; it must lie in \(0, 1\)"),
         ({"split": "sentence"}, "choose one of paragraph, document"),
     ],
 )
 def test_unusable_plans(values, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ValueError, match=message):
         _plan("stdlib", **values)
 
 

@@ -170,16 +170,17 @@ def test_rows_of_both_methods_hold_the_same_path(tmp_path):
 @pytest.mark.parametrize(
     ("message", "values"),
     [
-        ("maze size 10", {"size": 10}),
-        ("maze size 3", {"size": 3}),
-        ("K must be at least 2", {"num_subgoals": 1}),
+        ("size = 10; sizes are odd", {"size": 10}),
+        ("size = 3; it must lie in", {"size": 3}),
+        ("size = 211; it must lie in", {"size": 211}),
+        ("num_subgoals = 1; it must be at least 2", {"num_subgoals": 1}),
         ("extra_doors = 2.0", {"extra_doors": 2.0}),
         ("max_stretch = 0.5", {"max_stretch": 0.5}),
         ("num_pairs", {"num_pairs": 0}),
     ],
 )
 def test_values_out_of_range_are_refused(message, values):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ValueError, match=message):
         MazeConfig(**values)
 
 
