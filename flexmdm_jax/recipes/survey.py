@@ -1,12 +1,11 @@
 """A first look at somebody's text: whether it can be learned from, and how it is made up."""
 
 import dataclasses
-import glob
 import pathlib
 from collections.abc import Sequence
 
 from flexmdm_jax.data.preparation.splitting import paragraphs
-from flexmdm_jax.data.sources.documents import find_files
+from flexmdm_jax.data.sources.documents import decode_text, matching
 from flexmdm_jax.errors import UserError
 
 # Of a corpus, more than a training of minutes can read several times.
@@ -59,7 +58,7 @@ def survey(pattern: str, most_bytes: int = _MOST_BYTES) -> Survey:
     Raises:
       UserError: If there is no file, it is no text, or there are too few texts to learn from.
     """
-    paths = _files(pattern)
+    paths = matching(pattern)
     sizes = [path.stat().st_size for path in paths]
     left, parts = most_bytes, []
     for path, size in zip(paths, sizes, strict=True):
@@ -83,18 +82,6 @@ def survey(pattern: str, most_bytes: int = _MOST_BYTES) -> Survey:
     return Survey(texts, unit, sum(sizes), cut=sum(sizes) > most_bytes)
 
 
-def _files(pattern: str) -> list[pathlib.Path]:
-    if pathlib.Path(pattern).is_dir():
-        raise UserError(
-            f"{pattern} is a folder; name files in it, as '{pattern.rstrip('/')}/*.txt'"
-        )
-    paths = find_files(pattern)
-    if not paths:
-        advice = "matches no file" if glob.has_magic(pattern) else "no such file"
-        raise UserError(f"{pattern}: {advice}; check the path")
-    return paths
-
-
 def _read(path: pathlib.Path, most_bytes: int) -> str:
     """Returns a file's text up to the last whole line within so many bytes."""
     with path.open("rb") as file:
@@ -104,9 +91,7 @@ def _read(path: pathlib.Path, most_bytes: int) -> str:
             data = data[: data.rfind(b"\n") + 1] or data[:-4]
     if b"\0" in data:
         raise UserError(f"{path} is no text: it holds zero bytes; name a text file, in UTF-8")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: byte {error.start} is not UTF-8; convert the file (iconv -t UTF-8) first"
-        ) from None
+    text = decode_text(data, str(path))
+    if isinstance(text, UserError):
+        raise text
+    return text

@@ -99,7 +99,7 @@ def test_the_command_refuses_in_one_line(tmp_path):
     refuse("one.txt holds 1 paragraph, too few", "quickstart", f"--text={tmp_path}/one.txt")
     taken = (f"--text={tmp_path}/one.txt", f"--out={tmp_path}/one.txt")
     refuse("config.py cannot be written: a part of this path is a file", "quickstart", *taken)
-    refuse("no such file; check", "quickstart", f"--text={tmp_path}/none.txt", "--minutes=1")
+    refuse("no file matches", "quickstart", f"--text={tmp_path}/none.txt", "--minutes=1")
     refuse("--minutes=0: must be", "quickstart", f"--text={tmp_path}/one.txt", "--minutes=0")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "config.py").write_text("")

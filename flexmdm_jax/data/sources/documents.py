@@ -95,10 +95,10 @@ def matching(pattern: str) -> list[pathlib.Path]:
       UserError: If there are none.
     """
     paths = find_files(pattern)
-    if not paths and pathlib.Path(pattern).is_dir():
-        raise UserError(f"{pattern} is a folder; name files in it, as {pattern.rstrip('/')}/*")
+    if not paths and pattern and pathlib.Path(pattern).is_dir():
+        raise UserError(f"{pattern} is a folder; name files in it, as '{pattern.rstrip('/')}/*'")
     if not paths:
-        raise UserError(f"no file matches {pattern!r}; check the path given in --source")
+        raise UserError(f"no file matches {pattern!r}; check the path")
     return paths
 
 

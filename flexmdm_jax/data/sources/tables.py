@@ -79,7 +79,8 @@ class SavedDataset:
         folder = pathlib.Path(pattern_and_field(self.rest)[0])
         if (folder / "dataset_dict.json").is_file():
             splits = sorted(path.parent.name for path in folder.glob("*/state.json"))
-            raise UserError(f"{folder} holds splits: choose one, as in hf:{folder}/{splits[0]}")
+            one = splits[0] if splits else "train"
+            raise UserError(f"{folder} holds splits: choose one, as in hf:{folder}/{one}")
         try:
             state = json.loads((folder / "state.json").read_text())
             files = [folder / file["filename"] for file in state["_data_files"]]

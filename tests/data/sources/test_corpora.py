@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import json
+import shutil
 
 import pyarrow
 import pytest
@@ -171,6 +172,9 @@ def test_saved_datasets_of_hugging_face(tmp_path):
         list(read_documents(f"hf:{tmp_path}/saved"))
     with pytest.raises(UserError, match="name one of id, text with #field"):
         list(read_documents(f"hf:{tmp_path}/saved/train#body"))
+    shutil.rmtree(tmp_path / "saved" / "train")
+    with pytest.raises(UserError, match=r"choose one, as in hf:.*/saved/train"):
+        list(read_documents(f"hf:{tmp_path}/saved"))
 
 
 def _wire(number: int, data: bytes) -> bytes:
@@ -336,7 +340,15 @@ def test_bad_columns_are_named(tmp_path):
         list(read_documents(f"parquet:{tmp_path}/bad.parquet#body"))
 
 
-@pytest.mark.parametrize("source", ["text:/nowhere/*.txt", "jsonl:/nowhere/*", "csv:x", ""])
+@pytest.mark.parametrize(
+    "source", ["text:/nowhere/*.txt", "jsonl:/nowhere/*", "text:", "csv:x", ""]
+)
 def test_unusable_sources(source):
     with pytest.raises(UserError, match=r"no file matches|unknown source"):
         list(read_documents(source))
+
+
+def test_folders_are_no_files(tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    with pytest.raises(UserError, match=rf"is a folder; name files in it, as '{tmp_path}/\*'"):
+        list(read_documents(f"text:{tmp_path}"))

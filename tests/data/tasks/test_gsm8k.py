@@ -57,7 +57,9 @@ def test_what_is_wrong_is_named(tmp_path):
     data = write_files(tmp_path / "files")
     with pytest.raises(UserError, match="example 1 of train takes 53 slots, more than max_length"):
         Gsm8kConfig(str(data), 50).write(tmp_path / "out", ByteTokenizer({}))
-    with pytest.raises(UserError, match="no file matches"):
+    with pytest.raises(
+        UserError, match=r"no file matches '.*nowhere/train\.jsonl\*'; check the path$"
+    ):
         Gsm8kConfig(str(tmp_path / "nowhere")).write(tmp_path / "out", ByteTokenizer({}))
     (data / "test.jsonl").write_text('{"question": "?"}\n')
     with pytest.raises(UserError, match="line 1: no field 'answer'"):
