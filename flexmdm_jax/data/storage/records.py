@@ -252,19 +252,22 @@ def open_dataset(directory: str | pathlib.Path) -> Dataset:
             f"flexmdm_jax reads {FORMAT_VERSION}; prepare the dataset again"
         )
     try:
+        _check_counts(metadata["splits"], where)
         dataset = _parse(directory, metadata)
+    except UserError:
+        raise
     except KeyError as error:
         raise UserError(f"{where}: no field {error}; prepare the dataset again") from None
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: {error}") from None
-    _check_counts(metadata["splits"], where)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{where}: {error}; prepare the dataset again") from None
     _check_shards(dataset)
     return dataset
 
 
 def _check_counts(splits: dict[str, Any], where: pathlib.Path) -> None:
     """Raises UserError unless what is said of each split agrees with itself."""
-    for split, said in splits.items():
+    for split in SPLITS:
+        said = splits[split]
         lengths = {int(length): count for length, count in said["lengths"].items()}
         tokens = sum(length * count for length, count in lengths.items())
         if (said["sequences"], said["tokens"]) != (sum(lengths.values()), tokens):
@@ -288,14 +291,14 @@ def _parse(directory: pathlib.Path, metadata: dict[str, Any]) -> Dataset:
         vocabulary=Vocabulary(**metadata["vocabulary"]),
         tokenizer_sha256=metadata["tokenizer"]["sha256"],
         max_length=metadata["max_length"],
-        num_sequences={split: splits[split]["sequences"] for split in splits},
+        num_sequences={split: splits[split]["sequences"] for split in SPLITS},
         lengths={
             split: {int(n): count for n, count in splits[split]["lengths"].items()}
-            for split in splits
+            for split in SPLITS
         },
         mean_length=splits[TRAIN]["tokens"] / splits[TRAIN]["sequences"],
-        shards={split: [directory / name for name in splits[split]["shards"]] for split in splits},
-        sets=[Share({split: splits[split]["sequences"] for split in splits}, 1.0)],
+        shards={split: [directory / name for name in splits[split]["shards"]] for split in SPLITS},
+        sets=[Share({split: splits[split]["sequences"] for split in SPLITS}, 1.0)],
         task=metadata.get("task"),
         metadata=metadata,
     )

@@ -157,6 +157,9 @@ def _broken(tmp_path, change):
         (lambda d: d["vocabulary"].update(mask=999), "mask = 999 lies outside the vocabulary"),
         (lambda d: d["vocabulary"].update(end=-1), "end = -1 lies outside the vocabulary"),
         (lambda d: d["vocabulary"].update(mask=257), "mask and end are both 257"),
+        (lambda d: d["splits"].pop("validation"), "no field 'validation'"),
+        (lambda d: d["splits"]["validation"].pop("tokens"), "no field 'tokens'"),
+        (lambda d: d["splits"]["train"].update(lengths=[]), r"dataset\.json: .*no attribute"),
     ],
 )
 def test_unusable_metadata_is_named(tmp_path, change, message):
