@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -21,6 +21,8 @@ class SymbolTokenizer:
     def __init__(self, files: dict[str, bytes]):
         self._files = {self.FILE: files[self.FILE]}
         self._symbols = json.loads(files[self.FILE])
+        if not _are_symbols(self._symbols):
+            raise ValueError("expected a JSON list of different symbols without spaces in them")
         self._ids = {symbol: number for number, symbol in enumerate(self._symbols)}
         size = len(self._symbols)
         self.vocabulary = Vocabulary(size=size + 2, mask=size, end=size + 1)
@@ -73,3 +75,11 @@ class SymbolTokenizer:
     def files(self) -> dict[str, bytes]:
         """Returns the files the tokenizer is made of, by name."""
         return self._files
+
+
+def _are_symbols(values: Any) -> bool:
+    """Returns whether these are texts that can be told apart with spaces between them."""
+    if not isinstance(values, list):
+        return False
+    single = all(isinstance(value, str) and value.split() == [value] for value in values)
+    return single and len(set(values)) == len(values)

@@ -33,6 +33,14 @@ def test_text_comes_back_through_files(tmp_path):
     assert (tokenizer.vocabulary.mask, tokenizer.vocabulary.end) == (4, 5)
 
 
+@pytest.mark.parametrize("content", ['{"a": 0}', '["a", "b c"]', '["a", ""]', '["a", "a"]', "[1]"])
+def test_what_is_no_list_of_symbols_is_named(tmp_path, content):
+    path = tmp_path / "symbols.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=rf"^{path} is no list of symbols \(expected a JSON list"):
+        make_tokenizer(f"symbols:{path}", [])
+
+
 def test_words_that_are_shown_one_by_one_stay_apart():
     tokenizer = SymbolTokenizer.of(SYMBOLS)
     text = "é 1,1 ( é |"
