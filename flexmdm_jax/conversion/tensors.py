@@ -163,8 +163,11 @@ def _file_reader(path, dtype, offset):
 
 
 def _read_bin(path: pathlib.Path, buffers: tuple[str, ...]) -> dict[str, Tensor]:
-    state = {name: x for name, x in load_pickle(path).items() if not name.endswith(buffers)}
-    return tensors_of_torch(state, path)
+    state = load_pickle(path)
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise UserError(f"{path} has no tensors by name; copy or download it again")
+    kept = {name: tensor for name, tensor in state.items() if not name.endswith(buffers)}
+    return tensors_of_torch(kept, path)
 
 
 def tensors_of_torch(state: Mapping[str, Any], path: pathlib.Path) -> dict[str, Tensor]:

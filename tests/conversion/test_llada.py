@@ -275,6 +275,8 @@ BAD = {
         lambda f: (_only_bin(lambda _: {})(f), (f / "pytorch_model.bin").write_bytes(b"x" * 99)),
         "truncated, damaged or no file of torch.save",
     ),
+    "no state_dict": (_only_bin(lambda _: [torch.zeros(2)]), "has no tensors by name"),
+    "no names": (_only_bin(lambda _: {0: torch.zeros(2)}), "has no tensors by name"),
     "no weights": (lambda f: [p.unlink() for p in f.glob("model*")], "holds no weights"),
 }
 
