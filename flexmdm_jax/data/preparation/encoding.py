@@ -5,7 +5,7 @@ from typing import Any
 
 from absl import logging
 
-from flexmdm_jax.data.preparation.splitting import Encoded, Split, encode
+from flexmdm_jax.data.preparation.splitting import Encoded, SplitRule, encode
 from flexmdm_jax.data.sources.documents import Document
 from flexmdm_jax.data.tokenizers import RoundTrip, Tokenizer, encoding_error, failure_of
 from flexmdm_jax.errors import UserError
@@ -17,7 +17,7 @@ _BLOCK_CHARACTERS = 1 << 18
 class Encoder:
     """Encodes the documents of a unit and counts what becomes of them."""
 
-    def __init__(self, rule: Split, tokenizer: Tokenizer, maximum: int, skip_bad: bool = False):
+    def __init__(self, rule: SplitRule, tokenizer: Tokenizer, maximum: int, skip_bad: bool = False):
         """Starts to count.
 
         Args:

@@ -83,8 +83,8 @@ def cut(length: int, breaks: Sequence[int], maximum: int) -> Iterator[tuple[int,
 
 
 @runtime_checkable
-class Split(Protocol):
-    """A rule: which texts of a document become sequences, and where long ones are split."""
+class SplitRule(Protocol):
+    """Which texts of a document become sequences, and where long ones are split."""
 
     name: ClassVar[str]
 
@@ -136,20 +136,13 @@ class ByDocument:
 
         Where a token reaches from the delimiter into the text after it there is none.
         """
-        return _breaks(text, tokens, tokenizer)
-
-
-def _breaks(text: str, tokens: np.ndarray, tokenizer: Tokenizer) -> list[int]:
-    ends = tokenizer.ends(text, tokens)
-    wanted, size = [], 0
-    for paragraph, delimiter in zip(*_interleaved(text), strict=True):
-        size += len(paragraph.encode()) + len(delimiter.encode())
-        wanted.append(size)
-    found = np.searchsorted(ends, wanted)
-    # A tokenizer that leaves out space at the end ends before the text does.
-    pairs = zip(found.tolist(), wanted, strict=True)
-    exact = [at for at, end in pairs if at < len(ends) and ends[at] == end]
-    return [at + 1 for at in exact]
+        parts, (lead, *delimiters) = delimited(text)
+        sizes = [len((x + y).encode()) for x, y in zip(parts, delimiters, strict=True)]
+        wanted = len(lead.encode()) + np.cumsum(sizes)
+        ends = tokenizer.ends(text, tokens)
+        # A tokenizer that leaves out space at the end ends before the text does.
+        found = zip(np.searchsorted(ends, wanted).tolist(), wanted.tolist(), strict=True)
+        return [at + 1 for at, end in found if at < len(ends) and ends[at] == end]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +170,9 @@ class Encoded:
                 yield text, tokens[start:stop]
 
 
-def encode(documents: Sequence[str], rule: Split, tokenizer: Tokenizer, maximum: int) -> Encoded:
+def encode(
+    documents: Sequence[str], rule: SplitRule, tokenizer: Tokenizer, maximum: int
+) -> Encoded:
     """Returns the texts of documents, encoded, in pieces of at most maximum tokens."""
     texts = [text for document in documents for text in rule.texts(document)]
     encoded = tokenizer.encode_batch(texts)
@@ -191,10 +186,4 @@ def encode(documents: Sequence[str], rule: Split, tokenizer: Tokenizer, maximum:
     return Encoded(texts, encoded, cuts)
 
 
-def _interleaved(text: str) -> tuple[list[str], list[str]]:
-    """Returns paragraphs, the first with what leads up to it, and the delimiter behind each."""
-    parts, (lead, *delimiters) = delimited(text)
-    return [lead + parts[0], *parts[1:]], delimiters
-
-
-SPLITS: dict[str, Split] = {rule.name: rule for rule in (ByParagraph(), ByDocument())}
+SPLIT_RULES: dict[str, SplitRule] = {rule.name: rule for rule in (ByParagraph(), ByDocument())}

@@ -14,7 +14,7 @@ from typing import Any
 from absl import logging
 
 from flexmdm_jax.data.preparation.encoding import Encoder
-from flexmdm_jax.data.preparation.splitting import SPLITS, paragraphs
+from flexmdm_jax.data.preparation.splitting import SPLIT_RULES, SplitRule, paragraphs
 from flexmdm_jax.data.sources.corpora import found_in, parse_source, units_of
 from flexmdm_jax.data.sources.documents import Part
 from flexmdm_jax.data.storage.records import (
@@ -51,7 +51,7 @@ class Plan(Ranged):
     Attributes:
       source: Specification of the corpus.
       tokenizer: Specification of the tokenizer.
-      split: A rule of SPLITS.
+      split: A rule of SPLIT_RULES.
       max_length: Slots of the longest sequence, END included.
       validation_fraction: Share of text held out.
       split_seed: Decides which text is held out.
@@ -68,8 +68,13 @@ class Plan(Ranged):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.split not in SPLITS:
-            raise UserError(f"--split={self.split}: choose one of {', '.join(SPLITS)}")
+        if self.split not in SPLIT_RULES:
+            raise UserError(f"--split={self.split}: choose one of {', '.join(SPLIT_RULES)}")
+
+    @property
+    def rule(self) -> SplitRule:
+        """Returns how documents become sequences."""
+        return SPLIT_RULES[self.split]
 
     def split_of(self, text: str) -> str:
         """Returns the split a text belongs to."""
@@ -103,9 +108,7 @@ class Work:
     def run(self, number: int) -> dict[str, Any]:
         """Prepares a unit and returns its counts; its files appear only when it is finished."""
         tokenizer = _load_once(self.folder / _DATASET / TOKENIZER)
-        encoder = Encoder(
-            SPLITS[self.plan.split], tokenizer, self.plan.max_length - 1, self.skip_bad
-        )
+        encoder = Encoder(self.plan.rule, tokenizer, self.plan.max_length - 1, self.skip_bad)
         documents = found_in(parse_source(self.plan.source), self.units[number])
         with ShardWriter(
             self.folder / _DATASET, number, len(self.units), tokenizer.vocabulary.end
@@ -235,12 +238,9 @@ def _training_texts(work: Work) -> Iterator[str]:
             if left <= 0:
                 break
             left -= len(document)
-            texts = paragraphs(document)
-            if work.plan.split == "document" and work.plan.split_of(document) != TRAIN:
-                continue
-            if work.plan.split == "paragraph":
-                texts = [text for text in texts if work.plan.split_of(text) == TRAIN]
-            yield from texts
+            for text in work.plan.rule.texts(document):
+                if work.plan.split_of(text) == TRAIN:
+                    yield from paragraphs(text)
 
 
 def _save_metadata(work: Work) -> None:

@@ -8,7 +8,7 @@ import tokenizers as hf
 
 from flexmdm_jax.data.preparation.encoding import Encoder
 from flexmdm_jax.data.preparation.runners import processes
-from flexmdm_jax.data.preparation.splitting import SPLITS
+from flexmdm_jax.data.preparation.splitting import SPLIT_RULES
 from flexmdm_jax.data.preparation.units import Plan, prepare_dataset
 from flexmdm_jax.data.sources.documents import Document
 from flexmdm_jax.data.storage.inspection import summary
@@ -24,7 +24,7 @@ from flexmdm_jax.errors import UserError
 
 
 def _encoder(tokenizer, rule="document", maximum=1 << 22, **options):
-    return Encoder(SPLITS[rule], tokenizer, maximum, **options)
+    return Encoder(SPLIT_RULES[rule], tokenizer, maximum, **options)
 
 
 def _documents(texts):
@@ -67,7 +67,7 @@ ERRORS = [
 TEXTS = ["one", "", "two\n\ntoo", "thr!ee", "four", "fi\n\nv!e", "six"] * 3
 
 
-@pytest.mark.parametrize("rule", SPLITS)
+@pytest.mark.parametrize("rule", SPLIT_RULES)
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_whatever_a_tokenizer_raises_names_the_document(rule, error):
     with pytest.raises(UserError, match=r"^file, line 4: the tokenizer cannot encode") as caught:
@@ -217,7 +217,7 @@ ODD_TEXTS = [
 ]
 
 
-@pytest.mark.parametrize("rule", SPLITS)
+@pytest.mark.parametrize("rule", SPLIT_RULES)
 @pytest.mark.parametrize("name", MAKERS)
 def test_odd_texts_are_encoded_or_named(kinds, name, rule):
     tokenizer = kinds[name]
@@ -236,9 +236,9 @@ def test_odd_texts_are_encoded_or_named(kinds, name, rule):
             assert max(tokens) < ids.size
             assert not {ids.mask, ids.end} & set(tokens)
         counts = encoder.noted()["counts"]
-        assert counts["texts"] == len(SPLITS[rule].texts(text))
+        assert counts["texts"] == len(SPLIT_RULES[rule].texts(text))
         if len(text) < 1_000:
-            lost = sum(not tokenizer.encode(part) for part in SPLITS[rule].texts(text))
+            lost = sum(not tokenizer.encode(part) for part in SPLIT_RULES[rule].texts(text))
             assert counts["lost_texts"] == lost
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexmdm_jax.data.preparation.splitting import SPLITS, cut, delimited, encode, paragraphs
+from flexmdm_jax.data.preparation.splitting import SPLIT_RULES, cut, delimited, encode, paragraphs
 from flexmdm_jax.data.tokenizers import ByteTokenizer
 
 TEXTS = st.text(alphabet="ab \n\r\tü", max_size=80)
@@ -66,7 +66,7 @@ def test_cuts_follow_the_recursive_rule(length, breaks, maximum):
 
 @given(st.lists(TEXTS, max_size=4), st.integers(1, 9))
 def test_pieces_of_paragraphs_join_to_the_documents_tokens(documents, maximum):
-    pieces = list(encode(documents, SPLITS["paragraph"], BYTES, maximum).pieces())
+    pieces = list(encode(documents, SPLIT_RULES["paragraph"], BYTES, maximum).pieces())
     joined = [token for _, tokens in pieces for token in tokens.tolist()]
     expected = [part for document in documents for part in paragraphs(document)]
     assert joined == list("".join(expected).encode())
@@ -78,7 +78,7 @@ def test_pieces_of_paragraphs_join_to_the_documents_tokens(documents, maximum):
 
 @given(st.lists(TEXTS, max_size=4), st.integers(1, 30))
 def test_pieces_of_documents_join_to_the_documents_tokens(documents, maximum):
-    pieces = list(encode(documents, SPLITS["document"], BYTES, maximum).pieces())
+    pieces = list(encode(documents, SPLIT_RULES["document"], BYTES, maximum).pieces())
     joined = [token for _, tokens in pieces for token in tokens.tolist()]
     assert joined == list("".join(text for text in documents if text.strip()).encode())
     assert all(1 <= len(tokens) <= maximum for _, tokens in pieces)
@@ -88,7 +88,9 @@ def test_pieces_of_documents_join_to_the_documents_tokens(documents, maximum):
 
 def test_long_documents_are_split_behind_a_delimiter():
     text = "aaa\n\nbbbb\n \ncc\n\nü"
-    pieces = [bytes(t).decode() for _, t in encode([text], SPLITS["document"], BYTES, 9).pieces()]
+    pieces = [
+        bytes(t).decode() for _, t in encode([text], SPLIT_RULES["document"], BYTES, 9).pieces()
+    ]
     assert pieces == ["aaa\n\n", "bbbb\n \n", "cc\n\nü"]
 
 
@@ -102,12 +104,12 @@ class CountingTokenizer(ByteTokenizer):
         return super().encode_batch(texts)
 
 
-@pytest.mark.parametrize("rule", SPLITS)
+@pytest.mark.parametrize("rule", SPLIT_RULES)
 @pytest.mark.parametrize("text", ["a" * 100_000, "a\n\n" * 30_000, "a" + "\n" * 100_000 + "b"])
 def test_a_long_document_is_encoded_once(rule, text):
     """A quadratic rule would not end in the time of a test, or encode text again and again."""
     tokenizer = CountingTokenizer()
-    pieces = list(encode([text], SPLITS[rule], tokenizer, 100).pieces())
+    pieces = list(encode([text], SPLIT_RULES[rule], tokenizer, 100).pieces())
     assert tokenizer.encoded <= len(text)
     assert max(len(tokens) for _, tokens in pieces) <= 100
     assert sum(np.sum(tokens == ord("a")) for _, tokens in pieces) == text.count("a")
