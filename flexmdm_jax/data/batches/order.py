@@ -11,7 +11,7 @@ import grain
 import numpy as np
 
 from flexmdm_jax.data.storage.records import METADATA, TRAIN, Dataset
-from flexmdm_jax.data.storage.shards import RecordReader, lengths_name
+from flexmdm_jax.data.storage.shards import RecordReader, lengths_path
 from flexmdm_jax.errors import UserError
 
 # Every so many examples hold each set of a mixture equally often.
@@ -88,7 +88,7 @@ class LengthTable:
           UserError: If they do not hold the lengths that dataset.json counts.
         """
         _check_lengths(dataset)
-        self._files = [path.with_name(lengths_name(path.name)) for path in dataset.shards[TRAIN]]
+        self._files = [lengths_path(shard) for shard in dataset.shards[TRAIN]]
         sizes = [path.stat().st_size // 4 for path in self._files]
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
 
@@ -106,7 +106,7 @@ def _check_lengths(dataset: Dataset) -> None:
     """Raises UserError unless the training split's files hold the lengths of dataset.json."""
     found = np.zeros(dataset.max_length + 1, np.int64)
     for shard in dataset.shards[TRAIN]:
-        slots = np.fromfile(shard.with_name(lengths_name(shard.name)), "<u4")
+        slots = np.fromfile(lengths_path(shard), "<u4")
         # Lengths that cannot be are kept apart: a damaged one may be billions.
         found += np.bincount(slots[slots < len(found)], minlength=len(found))
     counted = {n - 1: int(found[n]) for n in np.flatnonzero(found).tolist()}
@@ -117,7 +117,7 @@ def _check_lengths(dataset: Dataset) -> None:
 def _guilty(dataset: Dataset) -> str:
     """Returns which file's lengths are wrong; to know that takes reading the shards."""
     for shard in dataset.shards[TRAIN]:
-        lengths = shard.with_name(lengths_name(shard.name))
+        lengths = lengths_path(shard)
         records = RecordReader([shard])
         slots = np.fromfile(lengths, "<u4").tolist()
         if len(records) != len(slots):

@@ -19,7 +19,7 @@ from flexmdm_jax.data.storage.shards import (
     add_statistics,
     decode_record,
     encode_record,
-    lengths_name,
+    lengths_path,
     shard_name,
 )
 from flexmdm_jax.data.tokenizers import (
@@ -214,7 +214,7 @@ def save_dataset(
         if not splits[split]["sequences"]:
             raise UserError(
                 f"the corpus leaves the {split} split empty; "
-                "give more text or another --validation_fraction"
+                "give more text or another validation_fraction"
             )
     metadata = {
         "format_version": FORMAT_VERSION,
@@ -309,7 +309,7 @@ def _check_shards(dataset: Dataset) -> None:
     for split, shards in dataset.shards.items():
         found = 0
         for shard in shards:
-            lengths = shard.with_name(lengths_name(shard.name))
+            lengths = lengths_path(shard)
             for path in (shard, lengths):
                 if not path.is_file():
                     raise UserError(f"{path} is missing; prepare the dataset again")

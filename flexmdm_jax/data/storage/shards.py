@@ -61,9 +61,9 @@ def shard_name(split: str, number: int, count: int) -> str:
     return f"{split}-{number:05d}-of-{count:05d}.array_record"
 
 
-def lengths_name(shard: str) -> str:
-    """Returns the file beside a shard that holds the length of each of its sequences."""
-    return shard.replace(".array_record", ".lengths")
+def lengths_path(shard: pathlib.Path) -> pathlib.Path:
+    """Returns the file beside a shard that holds the slots of each of its sequences, as uint32."""
+    return shard.with_suffix(".lengths")
 
 
 class ShardWriter:
@@ -76,51 +76,52 @@ class ShardWriter:
         """Opens shard `number` of `count`; `end` closes every sequence."""
         from array_record.python import array_record_module
 
-        self._directory = directory
         self._end = encode_record([end])
-        self._names = {split: shard_name(split, number, count) for split in SPLITS}
+        self._shards = {split: directory / shard_name(split, number, count) for split in SPLITS}
         self._writers = {
-            split: array_record_module.ArrayRecordWriter(str(self._partial(name)), _OPTIONS)
-            for split, name in self._names.items()
+            split: array_record_module.ArrayRecordWriter(str(self._partial(path)), _OPTIONS)
+            for split, path in self._shards.items()
         }
-        self._lengths = {split: array.array("I") for split in SPLITS}
+        self._slots = {split: array.array("I") for split in SPLITS}
         self._given = dict.fromkeys(SPLITS, 0)
 
     def write(self, split: str, tokens: Tokens, fixed: Flags | None = None) -> None:
         """Appends a sequence, which END must not close yet."""
         record = encode_record(tokens, fixed) + self._end
         self._writers[split].write(record)
-        self._lengths[split].append(len(record) // 4)
+        self._slots[split].append(len(record) // 4)
         self._given[split] += 0 if fixed is None else int(np.count_nonzero(fixed))
 
     def close(self) -> dict[str, dict[str, Any]]:
         """Finishes the files and returns statistics() of each split, and its shard's SHA-256."""
         hashes = {}
-        for split, name in self._names.items():
+        for split, path in self._shards.items():
             self._writers.pop(split).close()
-            hashes[split] = _sha256(self._partial(name))
-            lengths = np.frombuffer(self._lengths[split], np.uint32).astype("<u4")
-            self._partial(lengths_name(name)).write_bytes(lengths.tobytes())
-        for name in self._names.values():
-            for file in (name, lengths_name(name)):
-                self._partial(file).replace(self._directory / file)
+            hashes[split] = _sha256(self._partial(path))
+            slots = np.frombuffer(self._slots[split], np.uint32).astype("<u4")
+            self._partial(lengths_path(path)).write_bytes(slots.tobytes())
+        for path in self._files():
+            self._partial(path).replace(path)
         return {
-            split: statistics(collections.Counter(self._lengths[split]), self._given[split])
+            split: statistics(collections.Counter(self._slots[split]), self._given[split])
             | {"sha256": hashes[split]}
             for split in SPLITS
         }
 
-    def _partial(self, name: str) -> pathlib.Path:
-        return self._directory / f".{name}.partial"
+    def _files(self) -> list[pathlib.Path]:
+        return [path for shard in self._shards.values() for path in (shard, lengths_path(shard))]
+
+    @staticmethod
+    def _partial(path: pathlib.Path) -> pathlib.Path:
+        return path.with_name(f".{path.name}.partial")
 
     def __enter__(self) -> "ShardWriter":
         return self
 
     def __exit__(self, kind, *_) -> None:
         if kind is not None:
-            for name in self._names.values():
-                for file in (name, lengths_name(name)):
-                    self._partial(file).unlink(missing_ok=True)
+            for path in self._files():
+                self._partial(path).unlink(missing_ok=True)
 
 
 def _sha256(path: pathlib.Path) -> str:
@@ -135,11 +136,11 @@ def statistics(slots: collections.Counter, given: int | None) -> dict[str, Any]:
       slots: See above.
       given: How many of their tokens are fixed; None if that was not counted.
     """
-    lengths = {slots_: slots[slots_] for slots_ in sorted(slots)}
+    lengths = {n - 1: slots[n] for n in sorted(slots)}
     return {
         "sequences": slots.total(),
-        "tokens": sum((length - 1) * count for length, count in lengths.items()),
-        "lengths": {str(length - 1): count for length, count in lengths.items()},
+        "tokens": sum(length * count for length, count in lengths.items()),
+        "lengths": {str(length): count for length, count in lengths.items()},
         "given": given,
     }
 

@@ -14,7 +14,7 @@ from flexmdm_jax.data.batches.pipeline import train_batches, validation_batches
 from flexmdm_jax.data.batches.rows import ended
 from flexmdm_jax.data.storage.mixtures import mix_datasets, open_data
 from flexmdm_jax.data.storage.records import TRAIN, VALIDATION, read_split, write_dataset
-from flexmdm_jax.data.storage.shards import lengths_name
+from flexmdm_jax.data.storage.shards import lengths_path
 from flexmdm_jax.data.tokenizers import ByteTokenizer
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.process import Process
@@ -239,7 +239,7 @@ def _bucketed(dataset):
 def test_a_damaged_file_of_lengths_is_named(tmp_path, other, value, message):
     dataset = tiny.write_dataset(tmp_path / "d", tiny.texts())
     (shard,) = dataset.shards[TRAIN]
-    path = shard.with_name(lengths_name(shard.name))
+    path = lengths_path(shard)
     lengths = np.fromfile(path, "<u4")
     assert lengths[7] not in (0, 1)
     assert next(_bucketed(dataset))

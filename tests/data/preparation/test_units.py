@@ -108,7 +108,7 @@ from flexmdm_jax.data.storage import shards
 written = shards.ShardWriter.write
 def write(self, *sequence):
     written(self, *sequence)
-    if "00002-of" in self._names["train"] and len(self._lengths["train"]) == 5:
+    if "00002-of" in self._shards["train"].name and len(self._slots["train"]) == 5:
         os.kill(os.getpid(), signal.SIGKILL)
 shards.ShardWriter.write = write
 plan = units.Plan(**eval(sys.argv[2]))
