@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import grain
 import numpy as np
@@ -15,15 +15,14 @@ from flexmdm_jax.data.batches.layouts import ByLength, InOrder, Layout, Packed
 from flexmdm_jax.data.batches.order import LengthTable, Order, spread
 from flexmdm_jax.data.batches.packing import Bins
 from flexmdm_jax.data.batches.rows import Arrange, Row, clean_rows
-from flexmdm_jax.data.storage.records import METADATA, VALIDATION, Dataset, Sequence
+from flexmdm_jax.data.storage.records import METADATA, VALIDATION, Dataset
 from flexmdm_jax.data.storage.shards import RecordReader
 from flexmdm_jax.data.tasks.closing import Close
+from flexmdm_jax.data.tasks.infilling import Choose
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.hosts import check_workers
 from flexmdm_jax.process import Process
 from flexmdm_jax.types import Batch
-
-Choose = Callable[[Sequence, int], Sequence]
 
 
 class TrainBatches(Iterator[Row]):

@@ -19,6 +19,8 @@ from flexmdm_jax.process import Process
 from flexmdm_jax.ranges import Length, ProperShare, Ranged
 
 NAME = "infilling"
+# (sequence, its number in the global order of examples) -> the sequence with its span chosen.
+Choose = Callable[[Sequence, int], Sequence]
 # MDM cannot know where a suffix will stand: it is told of both sides first.
 _MARKS = ("<prefix>", "</prefix><suffix>", "</suffix>")
 
@@ -124,10 +126,8 @@ def _span(length: int, index: int, seed: int) -> tuple[int, int]:
     return start, stop
 
 
-def choose_for(
-    task: Mapping[str, Any] | None, process: Process, seed: int
-) -> Callable[[Sequence, int], Sequence] | None:
-    """Returns what chooses spans of a dataset's sequences by (sequence, index); None: nothing."""
+def choose_for(task: Mapping[str, Any] | None, process: Process, seed: int) -> Choose | None:
+    """Returns what chooses spans of a dataset's sequences; None if its task has none to choose."""
     if not task or task.get("kind") != NAME:
         return None
     if process.inserts:
