@@ -148,13 +148,13 @@ def architecture_of(values: Mapping[str, Any], path: pathlib.Path) -> Architectu
         raise UserError(f"{path}: model_type = {kind!r}; only {' and '.join(_READERS)} are known")
     form, read = _READERS[kind]
     form.check(values, path)
+    # Null is absence.
+    said = {name: value for name, value in values.items() if value is not None}
     with reading_fields(path):
-        return read(values, path)
+        return read(said, path)
 
 
 def _read_llada(values: Mapping[str, Any], _: pathlib.Path) -> Architecture:
-    # Null is absence.
-    values = {name: value for name, value in values.items() if value is not None}
     heads, width = whole(values, "n_heads"), whole(values, "d_model")
     if "mlp_hidden_size" in values:
         mlp_size = whole(values, "mlp_hidden_size")
@@ -189,7 +189,6 @@ def _llada_kv_heads(values: Mapping[str, Any], heads: int) -> int:
 
 
 def _read_llama(values: Mapping[str, Any], path: pathlib.Path) -> Architecture:
-    values = {name: value for name, value in values.items() if value is not None}
     heads, width = whole(values, "num_attention_heads"), whole(values, "hidden_size")
     if "head_dim" in values and whole(values, "head_dim") * heads != width:
         raise ValueError(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
@@ -185,11 +185,8 @@ def leaves(architecture: Architecture, form: Form = "family") -> list[Leaf]:
       architecture: Of the backbone.
       form: Whose names the tensors have: the family's own, or GGUF's.
     """
-    return list(_leaves(architecture, form))
-
-
-def _leaves(architecture: Architecture, form: Form) -> Iterator[Leaf]:
     family = architecture.family if form == "family" else form
+    found = []
     flat = traverse_util.flatten_dict(parameter_shapes(make_model(architecture)))
     for path, leaf in sorted(flat.items()):
         num_inputs = _NUM_INPUTS.get(path[-2], 1) if path[-1] == "kernel" else 0
@@ -199,7 +196,8 @@ def _leaves(architecture: Architecture, form: Form) -> Iterator[Leaf]:
             names = tuple(name.format(layer) for layer in range(architecture.num_layers))
         else:
             names = (_TOP[path][family],)
-        yield Leaf(path, leaf.shape, names, num_inputs, stacked)
+        found.append(Leaf(path, leaf.shape, names, num_inputs, stacked))
+    return found
 
 
 def head_name(architecture: Architecture) -> str:

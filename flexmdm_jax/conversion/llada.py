@@ -1,7 +1,7 @@
 """LLaDA and LLaMA: from a Hugging Face folder or a GGUF file to a base folder, and back."""
 
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -105,35 +105,25 @@ def export_model(base: Base, out: pathlib.Path, shard_bytes: int = SHARD_BYTES) 
     Raises:
       UserError: If out holds files, or the base is damaged.
     """
-    planned = {}
-    for leaf in leaves(base.architecture):
-        for layer, name in enumerate(leaf.names):
-            blocks = _rows_of(base, leaf, layer)
-            planned[name] = (base.dtype, leaf.tensor_shape, blocks)
-    with new_folder(out) as partial:
-        write_model(partial, _with_progress(planned), shard_bytes)
+    places = [(leaf, n) for leaf in leaves(base.architecture) for n in range(len(leaf.names))]
+    with (
+        new_folder(out) as partial,
+        progress_bar(total=len(places), desc="export", unit=" tensors") as progress,
+    ):
+        tensors = {
+            leaf.names[layer]: _planned(base, leaf, layer, progress.update)
+            for leaf, layer in places
+        }
+        write_model(partial, tensors, shard_bytes)
         copy_files(base.files, partial)
 
 
-def _rows_of(base: Base, leaf: Leaf, layer: int) -> Callable[[], Iterable[np.ndarray]]:
+def _planned(base: Base, leaf: Leaf, layer: int, done: Callable[[int], Any]) -> Planned:
     def blocks():
         read = base.reader(leaf.path)
         for start, stop in row_places(leaf, base.dtype):
             place = (layer,) * leaf.stacked + leaf.place(start, stop)
             yield leaf.to_theirs(read(place))
+        done(1)
 
-    return blocks
-
-
-def _with_progress(planned: dict[str, Planned]) -> dict[str, Planned]:
-    """Returns the same tensors, which advance a progress bar as they are written."""
-    progress = progress_bar(total=len(planned), desc="export", unit=" tensors")
-
-    def counted(blocks):
-        def run() -> Iterator[np.ndarray]:
-            yield from blocks()
-            progress.update(1)
-
-        return run
-
-    return {n: (dtype, shape, counted(blocks)) for n, (dtype, shape, blocks) in planned.items()}
+    return base.dtype, leaf.tensor_shape, blocks

@@ -43,12 +43,12 @@ def _merged_blocks(base: Base, leaf: Leaf, trained: dict, scale: float) -> Block
     def blocks():
         read = base.reader(leaf.path)
         for layer in range(len(leaf.names)):
+            of_layer = (layer,) * leaf.stacked
             for start, stop in row_places(leaf, base.dtype):
                 inner = leaf.place(start, stop)
-                place = (layer,) * leaf.stacked + inner
+                place = of_layer + inner
                 block = read(place)
                 if a is not None:
-                    of_layer = (layer,) * leaf.stacked
                     columns = (*of_layer, slice(None), *inner[leaf.num_inputs :])
                     product = np.tensordot(a[of_layer], b[columns], 1)
                     block = (block.astype(np.float32) + scale * product).astype(base.dtype)

@@ -219,12 +219,12 @@ def _header(path: pathlib.Path, shapes: Mapping[str, tuple[np.dtype, tuple[int, 
         yield file
 
 
-Blocks = Callable[[], Iterable[np.ndarray]]
-Planned = tuple[np.dtype, tuple[int, ...], Blocks]
+# Type, shape, and what yields consecutive blocks of rows.
+Planned = tuple[np.dtype, tuple[int, ...], Callable[[], Iterable[np.ndarray]]]
 
 
 def write_safetensors(path: pathlib.Path, tensors: Mapping[str, Planned]) -> None:
-    """Writes tensors given as (type, shape, function that yields consecutive blocks of rows)."""
+    """Writes tensors as a safetensors file, block by block."""
     shapes = {name: (dtype, shape) for name, (dtype, shape, _) in tensors.items()}
     with _header(path, shapes) as file:
         for name, (dtype, shape, blocks) in tensors.items():
