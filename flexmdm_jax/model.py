@@ -28,7 +28,7 @@ from flexmdm_jax.generation.writer import Seen, Writer
 from flexmdm_jax.ranges import Seed
 from flexmdm_jax.sampling import SamplerConfig
 from flexmdm_jax.sharding import make_mesh
-from flexmdm_jax.training.checkpoints import Checkpoints
+from flexmdm_jax.training.checkpoints import restore_average
 from flexmdm_jax.training.checksums import array_checksums
 from flexmdm_jax.training.frozen import load_frozen
 from flexmdm_jax.training.memory import check_sampling
@@ -321,9 +321,7 @@ def load(workdir: str | pathlib.Path, base: str = "", mesh: MeshConfig | None = 
         raise UserError(f"--base={base}: the run in {path} holds all of its model; leave it out")
     setup = dataclasses.replace(setup, base=base or setup.base)
     trained, frozen = parameter_shapes(setup)
-    checkpoints = Checkpoints(path, experiment, read_only=True)
-    step, params = checkpoints.restore_ema(trained)
-    checkpoints.close()
+    step, params = restore_average(path, experiment, trained)
     params = setup.whole(params, load_frozen(setup, frozen))
     # The parameters stay on the devices they were restored to.
     jax.block_until_ready(params)

@@ -49,8 +49,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         ema = self._as_stored(state.ema)
-        rest = {"step": state.step, "rng": state.rng, "params": state.params}
-        rest = self._as_stored(rest | {"opt_state": state.opt_state})
+        rest = self._as_stored(_without_average(state))
         position = data.get_state()
         sums = {
             "ema": array_checksums(ema),
@@ -100,8 +99,7 @@ class Checkpoints:
         Raises:
           UserError: If there are checkpoints but none can be read.
         """
-        rest = {"step": like.step, "rng": like.rng, "params": like.params}
-        rest |= {"opt_state": like.opt_state}
+        rest = _without_average(like)
 
         def read(step: int) -> TrainState:
             items = self._read(
@@ -196,6 +194,30 @@ class Checkpoints:
         # The others look again when it has been moved.
         all_agree(True)
         self._manager.reload()
+
+
+def restore_average(workdir: pathlib.Path, experiment: Experiment, like: Any) -> tuple[int, Any]:
+    """Returns (step, averaged parameters) of the newest complete checkpoint in a workdir.
+
+    Args:
+      workdir: Of a run; nothing there is changed.
+      experiment: What it says of itself.
+      like: Shapes, types and shardings to restore into.
+
+    Raises:
+      UserError: If there is none.
+    """
+    checkpoints = Checkpoints(workdir, experiment, read_only=True)
+    try:
+        return checkpoints.restore_ema(like)
+    finally:
+        checkpoints.close()
+
+
+def _without_average(state: TrainState) -> dict[str, Any]:
+    """Returns the fields of a state that are saved beside the average."""
+    names = ("step", "rng", "params", "opt_state")
+    return {name: getattr(state, name) for name in names}
 
 
 def _check(name: str, item: Any, sums: Any) -> None:

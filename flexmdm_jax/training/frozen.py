@@ -1,5 +1,6 @@
 """Parameters that a run begins with: a base, frozen or not, and what another run has learned."""
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -7,9 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from flexmdm_jax.config import Config, changed_fields
+from flexmdm_jax.conversion.architecture import Architecture
 from flexmdm_jax.conversion.base import Base, open_base
 from flexmdm_jax.errors import UserError
-from flexmdm_jax.training.checkpoints import Checkpoints
+from flexmdm_jax.training.checkpoints import restore_average
 from flexmdm_jax.training.state import Setup, TrainState
 from flexmdm_jax.training.workdir import load_experiment
 
@@ -41,9 +43,10 @@ def open_matching_base(setup: Setup) -> Base:
             "python -m flexmdm_jax.convert llada wrote"
         )
     base = open_base(setup.base)
+    sizes = [field.name for field in dataclasses.fields(Architecture) if field.name != "family"]
     differences = [
         f"{name} = {getattr(base.architecture, name)!r} instead of {getattr(setup.model, name)!r}"
-        for name in _SIZES
+        for name in sizes
         if getattr(base.architecture, name) != getattr(setup.model, name)
     ]
     if differences:
@@ -51,19 +54,6 @@ def open_matching_base(setup: Setup) -> Base:
             f"{setup.base} holds another model than config.model: {', '.join(differences)}"
         )
     return base
-
-
-_SIZES = (
-    "embedding_size",
-    "hidden_size",
-    "num_layers",
-    "num_heads",
-    "num_kv_heads",
-    "mlp_size",
-    "rope_theta",
-    "norm_epsilon",
-    "tied",
-)
 
 
 def start_from(config: Config, setup: Setup, state: TrainState, like: TrainState) -> TrainState:
@@ -89,9 +79,7 @@ def start_from(config: Config, setup: Setup, state: TrainState, like: TrainState
         raise UserError(
             f"config.training.start: {workdir} holds another model ({'; '.join(changes)})"
         )
-    checkpoints = Checkpoints(workdir, experiment, read_only=True)
-    _, params = checkpoints.restore_ema(like.params)
-    checkpoints.close()
+    _, params = restore_average(workdir, experiment, like.params)
     return _with_parameters(state, params)
 
 

@@ -17,7 +17,7 @@ from flexmdm_jax.data.tokenizers import Tokenizer, tokenizer_hash
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.files import new_folder, refuse_pattern
 from flexmdm_jax.sharding import make_mesh
-from flexmdm_jax.training.checkpoints import Checkpoints
+from flexmdm_jax.training.checkpoints import Checkpoints, restore_average
 from flexmdm_jax.training.frozen import open_matching_base
 from flexmdm_jax.training.state import (
     Setup,
@@ -99,9 +99,7 @@ def _open_adapted(workdir: pathlib.Path, base: str) -> _Adapted:
     setup = dataclasses.replace(setup, base=base or setup.base)
     if getattr(setup.model, "lora", None) is None:
         raise UserError(f"{workdir} has no adapters: config.model.llada.lora.rank is 0")
-    checkpoints = Checkpoints(workdir, experiment, read_only=True)
-    _, params = checkpoints.restore_ema(parameter_shapes(setup)[0])
-    checkpoints.close()
+    _, params = restore_average(workdir, experiment, parameter_shapes(setup)[0])
     found = open_matching_base(setup)
     return _Adapted(experiment, setup, tokenizer, found, jax.device_get(params))
 
