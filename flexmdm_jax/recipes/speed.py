@@ -13,7 +13,7 @@ from flexmdm_jax.data.storage.records import Dataset
 from flexmdm_jax.sharding import batch_sharding, make_mesh
 from flexmdm_jax.training.feed import DeviceBatches
 from flexmdm_jax.training.optimizer import make_optimizer
-from flexmdm_jax.training.state import Setup, init_state
+from flexmdm_jax.training.state import Setup, first_state, init_state
 from flexmdm_jax.training.step import make_train_step
 
 
@@ -41,7 +41,7 @@ def measured(config: Config, dataset: Dataset, num_steps: int = 8) -> Speed:
         batches = DeviceBatches(source, batch_sharding(setup.mesh))
         optimizer = make_optimizer(config.optimizer, config.training.num_steps)
         make_state, shardings = init_state(setup, optimizer, config.seed)
-        state = jax.jit(make_state, out_shardings=shardings)()
+        state = first_state(make_state, shardings)
         per_batch = source.expected * dataset.mean_length
         step = make_train_step(config, setup, optimizer, shardings, per_batch)
         seconds, sequences = [], []

@@ -66,13 +66,9 @@ def corrupted(fields: dict[str, Any]) -> Corrupted:
 
     No gap is closed: a network learns that nothing is missing inside a prompt.
     """
-    parts = (
-        {
-            field.name: fields[field.name]
-            for field in dataclasses.fields(kind)
-            if field.name in fields
-        }
-        for kind in (Interpolant, Times)
-    )
-    x, times = parts
-    return Corrupted(Interpolant(**x), Times(**times), fields["index"])
+
+    def of(kind: type) -> Any:
+        names = [field.name for field in dataclasses.fields(kind) if field.name in fields]
+        return kind(**{name: fields[name] for name in names})
+
+    return Corrupted(of(Interpolant), of(Times), fields["index"])

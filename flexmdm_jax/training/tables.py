@@ -34,27 +34,17 @@ def _placed(x: jax.Array, sharding) -> jax.Array:
     return x if sharding is None else jax.lax.with_sharding_constraint(x, sharding)
 
 
-def _resized(x: jax.Array, axis: int, size: int) -> jax.Array:
-    length = x.shape[axis]
-    if size <= length:
-        return jax.lax.slice_in_dim(x, 0, size, axis=axis)
-    widths = [(0, 0)] * x.ndim
-    widths[axis] = (0, size - length)
-    return jnp.pad(x, widths)
+def _resized(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    more = [(0, max(size - length, 0)) for size, length in zip(shape, x.shape, strict=True)]
+    return jnp.pad(x, more)[tuple(map(slice, shape))]
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _resize_all(tables: list[jax.Array], shapes: tuple, shardings: tuple) -> list[jax.Array]:
-    """Returns arrays cut or padded to shapes that differ along one axis at most."""
-
-    def resized(x, shape):
-        axis = next((i for i in range(x.ndim) if x.shape[i] != shape[i]), None)
-        return x if axis is None else _resized(x, axis, shape[axis])
-
-    pairs = zip(tables, shapes, strict=True)
+    """Returns arrays cut or padded with zeros to shapes."""
     return [
-        _placed(resized(x, shape), sharding)
-        for (x, shape), sharding in zip(pairs, shardings, strict=True)
+        _placed(_resized(x, shape), sharding)
+        for x, shape, sharding in zip(tables, shapes, shardings, strict=True)
     ]
 
 
