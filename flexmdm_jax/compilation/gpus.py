@@ -133,7 +133,7 @@ def usable_memory(generation: str) -> int:
     """Returns the bytes of a card that JAX takes, by the variables that a run would obey.
 
     Raises:
-      UserError: If XLA_CLIENT_MEM_FRACTION is no number above 0.
+      UserError: If XLA_CLIENT_MEM_FRACTION is no share above 0.
     """
     names = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
     name = next((name for name in names if os.environ.get(name)), None)

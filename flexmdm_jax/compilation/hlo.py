@@ -5,6 +5,7 @@ The grammar is that of XLA's HLO text, https://openxla.org/xla/operation_semanti
 
 import dataclasses
 import functools
+import math
 import re
 
 _SHAPE = re.compile(r"([a-z]\w*)\[([\d,]*)\]")
@@ -26,7 +27,7 @@ class Shape:
     @property
     def size(self) -> int:
         """Returns the number of elements."""
-        return functools.reduce(lambda a, b: a * b, self.dims, 1)
+        return math.prod(self.dims)
 
     @property
     def bytes(self) -> int:
@@ -152,8 +153,11 @@ def trip_count(program: Program, computation: Computation, loop: Instruction) ->
     start = computation.instructions[loop.operands[0]]
     try:
         counter, limit, inclusive = _bound(program, condition)
-        first = _number(computation, computation.instructions[start.operands[counter]])
-        last = limit if isinstance(limit, int) else _number_at(computation, start, -limit[0])
+        first = _number_at(computation, start, counter)
+        try:
+            last = _number(condition, limit)
+        except ValueError:
+            last = _number_at(computation, start, _element(condition, limit))
         step = _step(program, body, counter)
         return max(0, -(-(last - first + inclusive) // step))
     except (LookupError, ValueError, TypeError) as error:
@@ -170,6 +174,7 @@ def _number(computation: Computation, instruction: Instruction) -> int:
 
 
 def _number_at(computation: Computation, start: Instruction, index: int) -> int:
+    """Returns the constant behind an element of the state that a loop starts with."""
     return _number(computation, computation.instructions[start.operands[index]])
 
 
@@ -182,19 +187,14 @@ def _element(computation: Computation, instruction: Instruction) -> int:
     return int(instruction.attribute("index"))
 
 
-def _bound(program: Program, condition: Computation) -> tuple[int, int | tuple[int], bool]:
-    """Returns (which element counts, its limit, whether the limit is reached too)."""
+def _bound(program: Program, condition: Computation) -> tuple[int, Instruction, bool]:
+    """Returns (which element counts, what its limit is, whether the limit is reached too)."""
     compare, scope, outer = _inlined(program, condition, condition.root)
     direction = compare.attribute("direction")
     if direction not in ("LT", "LE"):
         raise ValueError(f"{compare.name} compares by {direction}")
     left, right = (outer(scope.instructions[name]) for name in compare.operands)
-    counter = _element(condition, left)
-    try:
-        limit = _number(condition, right)
-    except ValueError:
-        limit = (-_element(condition, right),)
-    return counter, limit, direction == "LE"
+    return _element(condition, left), right, direction == "LE"
 
 
 def _inlined(program: Program, computation: Computation, root: Instruction):

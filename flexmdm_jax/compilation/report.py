@@ -1,7 +1,6 @@
 """Memory, operations and transfers of a program per chip, as a table and as JSON."""
 
 import dataclasses
-import math
 from collections.abc import Callable
 
 import jax
@@ -144,11 +143,11 @@ def report(
 
 def _report(experiment, program: str, topology: Topology, compiled: Compiled, dataset) -> Report:
     parsed = parse_program(compiled.text) if compiled.fits else None
+    training = program == "train"
     # The sampler ends when its rows do: at the latest after all steps.
-    turns = None if program == "train" else max(experiment.config.evaluation.num_steps, 1)
+    turns = None if training else max(experiment.config.evaluation.num_steps, 1)
     cost = program_cost(parsed, open_turns=turns) if parsed else None
     state, setup = experiment.state, experiment.setup
-    training = program == "train"
     needed, of_6n = _analytic_flops(experiment, program)
     return Report(
         program=program,
@@ -202,14 +201,14 @@ def _analytic_flops(experiment: Experiment, program: str) -> tuple[float, float]
     attention, products = model.flops(0, pairs, 0), model.flops(slots, 0, slots)
     trained, frozen = (_num_in_products(tree) * 2 * slots for tree in (state.params, state.frozen))
     chips = experiment.setup.mesh.size
-    if program != "train":
+    if program == "train":
+        needed = _with_gradients(state, products, attention)
+        of_6n = 3 * trained + 2 * frozen + 3 * attention
+    else:
         steps = experiment.config.evaluation.num_steps
-        return steps * (products + attention) / chips, steps * (
-            trained + frozen + attention
-        ) / chips
-    return _with_gradients(state, products, attention) / chips, (
-        3 * trained + 2 * frozen + 3 * attention
-    ) / chips
+        needed = steps * (products + attention)
+        of_6n = steps * (trained + frozen + attention)
+    return needed / chips, of_6n / chips
 
 
 def _with_gradients(state, products: float, attention: float) -> float:
@@ -224,11 +223,7 @@ def _with_gradients(state, products: float, attention: float) -> float:
 def _num_in_products(params) -> int:
     """Returns how many parameters a slot is multiplied with: all but the token embedding."""
     sizes = jax.tree_util.tree_leaves_with_path(params)
-    return sum(math.prod(x.shape) for path, x in sizes if "embedding" not in _name(path))
-
-
-def _name(path) -> str:
-    return str(getattr(path[0], "key", path[0]))
+    return sum(x.size for path, x in sizes if "embedding" not in path[0].key)
 
 
 def search(

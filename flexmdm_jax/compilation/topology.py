@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from flexmdm_jax.chips import CHIPS, Chip
 from flexmdm_jax.compilation.gpus import GPUS, SIZES, gpu_devices, usable_memory
 from flexmdm_jax.config import MeshConfig
-from flexmdm_jax.errors import UserError
+from flexmdm_jax.errors import UserError, first_line
 from flexmdm_jax.sharding import check_slices, make_mesh
 
 # What Cloud TPU calls v5e-16 or v5p-16: chips for the first, TensorCores (two a chip) for v4, v5p.
@@ -133,10 +133,10 @@ def _devices(generation: str, shape: str, slices: int, name: str) -> tuple[Any, 
             platform="tpu", topology_name=f"{generation}:{shape}", **options
         )
     except (jax.errors.JaxRuntimeError, ValueError) as error:
-        raise UserError(f"topology {name!r}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"topology {name!r}: {first_line(error)}") from None
     except (ImportError, RuntimeError, FileNotFoundError) as error:
         raise UserError(
-            f"the TPU compiler cannot be loaded ({str(error).splitlines()[0]}); "
+            f"the TPU compiler cannot be loaded ({first_line(error)}); "
             "install it with: pip install libtpu"
         ) from None
     return tuple(found.devices)

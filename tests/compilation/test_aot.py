@@ -11,6 +11,7 @@ import pytest
 import tiny
 from commands import config_file, refuse, succeed
 from experiments import LAYERS, LENGTH, small_experiment
+from jax.experimental import topologies
 
 from flexmdm_jax.attention.blocks import TooManyRowsError
 from flexmdm_jax.chips import CHIPS, chip_of
@@ -38,6 +39,16 @@ def _report(experiment, program="train", topology="v5e-4"):
 @pytest.fixture(scope="module")
 def plain():
     return _report(small_experiment(topology="v5e-1"), topology="v5e-1")
+
+
+@pytest.mark.parametrize("error", [ImportError(), ValueError()])
+def test_a_compiler_that_fails_without_a_word_is_one_line(monkeypatch, error):
+    def fails(**_):
+        raise error
+
+    monkeypatch.setattr(topologies, "get_topology_desc", fails)
+    with pytest.raises(UserError, match=type(error).__name__):
+        find_topology("v6e:2x4")
 
 
 def test_operations_do_not_depend_on_how_layers_run(plain):
