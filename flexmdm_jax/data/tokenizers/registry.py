@@ -39,7 +39,7 @@ def make_tokenizer(
 
     Args:
       spec: `sentencepiece:SIZE` (trained on texts), `sentencepiece:FILE`, `gpt2`, `hf:DIR` (with
-        `,mask=ID` and `,end=ID`, if they are to be chosen) or `bytes`.
+        `,mask=ID` and `,end=ID`, if they are to be chosen), `bytes` or `symbols:FILE`, a JSON list.
       texts: What a SentencePiece model is trained on.
       directory: Where encoder.json and vocab.bpe of GPT-2 lie.
 
@@ -50,6 +50,8 @@ def make_tokenizer(
     if kind not in TOKENIZERS:
         raise UserError(f"unknown tokenizer {spec!r}; choose one of {', '.join(TOKENIZERS)}")
     check_local(rest)
+    if rest and kind in ("bytes", "gpt2"):
+        raise UserError(f"tokenizer {spec!r}: nothing follows {kind}, write {kind!r}")
     if kind == "bytes":
         return ByteTokenizer({})
     if kind == "gpt2":

@@ -152,6 +152,8 @@ def test_sentencepiece_training_is_deterministic(tokenizers):
     [
         ("bert", "unknown tokenizer 'bert'; choose one of"),
         ("gpt2", "needs --tokenizer_dir"),
+        ("gpt2:/models/gpt2", "nothing follows gpt2, write 'gpt2'"),
+        ("bytes:256", "nothing follows bytes, write 'bytes'"),
         ("sentencepiece", "needs a size or a file"),
         ("sentencepiece:/nowhere", "/nowhere: No such file"),
         ("hf", "hf needs a folder with tokenizer.json"),
