@@ -125,29 +125,33 @@ def read_safetensors(path: pathlib.Path, buffers: tuple[str, ...] = ()) -> dict[
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else _LONGEST_HEADER + 1
         if length > min(_LONGEST_HEADER, size - 8):
             raise damaged
-        try:
-            header = json.loads(file.read(length))
-            header.pop("__metadata__", None)
-            entries = {
-                name: (entry["dtype"], tuple(entry["shape"]), *entry["data_offsets"])
-                for name, entry in header.items()
-                if not name.endswith(buffers)
-            }
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise damaged from None
-    tensors = {}
-    for name, (kind, shape, start, stop) in entries.items():
-        if kind not in _DTYPES:
-            raise UserError(f"{path}: {name} is {kind}; only {', '.join(_DTYPES)} can be read")
-        if (
-            stop - start != math.prod(shape) * _DTYPES[kind].itemsize
-            or 8 + length + stop > size
-            or start < 0
-        ):
-            raise damaged
-        read = _file_reader(path, _DTYPES[kind], 8 + length + start)
-        tensors[name] = Tensor(shape, _DTYPES[kind], read)
-    return tensors
+        header = file.read(length)
+    try:
+        return {
+            name: _described(path, name, entry, 8 + length, size)
+            for name, entry in json.loads(header).items()
+            if name != "__metadata__" and not name.endswith(buffers)
+        }
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise damaged from None
+
+
+def _described(path: pathlib.Path, name: str, entry: Any, begin: int, size: int) -> Tensor:
+    """Returns the tensor that an entry of a header describes; data begin behind the header.
+
+    Raises:
+      UserError: If its type is unknown.
+      ValueError: Or KeyError or TypeError, if the entry is damaged or the file ends before it does.
+    """
+    kind, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+    if kind not in _DTYPES:
+        raise UserError(f"{path}: {name} is {kind}; only {', '.join(_DTYPES)} can be read")
+    dtype = _DTYPES[kind]
+    if start < 0 or stop - start != math.prod(shape) * dtype.itemsize or begin + stop > size:
+        raise ValueError(f"{name} lies elsewhere")
+    return Tensor(shape, dtype, _file_reader(path, dtype, begin + start))
 
 
 def _file_reader(path, dtype, offset):

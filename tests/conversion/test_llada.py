@@ -23,6 +23,7 @@ from flexmdm_jax.conversion import base as base_module
 from flexmdm_jax.conversion.base import open_base
 from flexmdm_jax.conversion.layout import leaves, make_model, parameter_shapes
 from flexmdm_jax.conversion.llada import export_model, import_model
+from flexmdm_jax.conversion.tensors import read_safetensors
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.sharding import make_mesh
 from flexmdm_jax.training.frozen import load_frozen
@@ -292,6 +293,23 @@ def test_what_cannot_be_converted_is_named_and_leaves_nothing(tmp_path, kind):
     assert "\n" not in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
     assert not (source / "executed").exists()
+
+
+def test_flipped_bits_of_a_header_are_read_or_named(tmp_path):
+    path = tmp_path / "model.safetensors"
+    safetensors.torch.save_file({"a": torch.zeros(2, 3), "b": torch.ones(4)}, path)
+    content, named = path.read_bytes(), []
+    for place in range(len(content) - 4 * 10):
+        for bit in range(8):
+            damaged = bytearray(content)
+            damaged[place] ^= 1 << bit
+            path.write_bytes(damaged)
+            try:
+                assert len(read_safetensors(path)) == 2
+            except UserError as error:
+                named.append(str(error))
+    assert len(named) > len(content)
+    assert not any("\n" in message for message in named)
 
 
 def test_an_output_folder_that_holds_files_is_left_alone(tmp_path):
