@@ -90,7 +90,7 @@ def test_imports_follow_the_layers(path):
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in FILES if path.parent.parent.name == "data"],
+    [path for path in FILES if path.parent.parent == ROOT / PACKAGE / "data"],
     ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_imports_follow_the_rooms_of_data(path):
