@@ -148,7 +148,12 @@ MUTANTS = (
         ("equals_a_loop", '"num_pairs": jnp.sum(lengths**2)', '"num_pairs": jnp.sum(lengths)'),
         ("vanishing", "_SMALLEST_GAP = 1e-30", "_SMALLEST_GAP = 0.0"),
         ("stated_error", "jnp.sum(differences**2, axis=0) / 2", "jnp.sum(differences**2, axis=0)"),
-        ("takes_the_mean", "of_slot = _divergence if", "of_slot = _negative_log_chance if"),
+        ("equals_a_loop", "return of_slot(encoding, x)", "return _divergence(encoding, x)"),
+        (
+            "takes_the_mean",
+            "nats = _divergence(encoding, x) - x.gaps",
+            "nats = _learned(encoding, x) - x.gaps",
+        ),
     ),
     *_of(
         "posterior.py",
