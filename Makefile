@@ -164,7 +164,8 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 	touch $@
 
 # A file's tests share what they compile and start, so one worker gets all of them.
-PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20
+# Three on two cores: one of them mostly waits, for processes that a test has started.
+PYTEST := -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=20
 
 test: install-dev
 	$(TEST) $(PYTEST) tests

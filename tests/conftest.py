@@ -57,7 +57,7 @@ ocp.type_handlers.register_type_handler(
 )
 
 # Of a worker, before it forgets what it has compiled.
-MOST_BYTES = 3 << 30
+MOST_BYTES = 2 << 30
 
 # How long an example takes says nothing on a busy machine.
 hypothesis.settings.register_profile("untimed", deadline=None)
