@@ -8,6 +8,7 @@ import pathlib
 import shlex
 import subprocess
 import sys
+import tempfile
 
 from absl import flags, logging
 
@@ -36,8 +37,8 @@ def main(_):
     config = out / "config.py"
     if config.exists():
         raise UserError(
-            f"{config} is there already; go on with: {shlex.join(_training(out)[2:])}, or name "
-            "another folder with --out"
+            f"{config} is there already; go on with: {_shown(_training(out))}, or name another "
+            "folder with --out"
         )
     check_writable(config)
     text = survey(_TEXT.value)
@@ -45,21 +46,28 @@ def main(_):
     dataset = _prepare(text, choice, out)
     speed, num_steps = _measure(choice, dataset)
     _say(text, choice, speed, num_steps)
-    _write(config, config_text(choice, str(dataset.directory), num_steps))
+    write_atomically(config, config_text(choice, str(dataset.directory), num_steps).encode())
     print(f"\n{config} says all of it; change it and train again in another --workdir")
     if _TRAIN.value:
         for command in _commands(out):
-            print(f"\n$ {shlex.join(['python', *command[1:]])}", flush=True)
+            print(f"\n$ {_shown(command)}", flush=True)
             if code := subprocess.run(command, check=False).returncode:
                 sys.exit(code)
 
 
 def _prepare(text: Survey, choice: Choice, out: pathlib.Path) -> Dataset:
-    """Returns the dataset of a text, made in a folder."""
-    lines = "".join(f"{json_text({'text': part})}\n" for part in text.texts)
-    _write(out / "text.jsonl", lines)
+    """Returns the dataset of a text, made in a folder.
+
+    Raises:
+      UserError: If the folder holds another text, which may be somebody's only one.
+    """
+    source = out / "text.jsonl"
+    lines = "".join(f"{json_text({'text': part})}\n" for part in text.texts).encode()
+    if source.exists() and source.read_bytes() != lines:
+        raise UserError(f"{source} is there already, with other text; name another folder by --out")
+    write_atomically(source, lines)
     plan = Plan(
-        source=f"jsonl:{out / 'text.jsonl'}",
+        source=f"jsonl:{source}",
         tokenizer=choice.tokenizer,
         max_length=choice.max_length,
         validation_fraction=0.1,
@@ -70,10 +78,11 @@ def _prepare(text: Survey, choice: Choice, out: pathlib.Path) -> Dataset:
 def _measure(choice: Choice, dataset: Dataset) -> tuple[Speed, int]:
     """Returns how fast a step is here, and how many of them the time is enough for."""
     print("measuring how long a step takes here", flush=True)
-    draft = dataset.directory.parent / "draft.py"
-    _write(draft, config_text(choice, str(dataset.directory), 1000))
-    speed = measured(read_config(load_config_file(str(draft))), dataset)
-    draft.unlink()
+    with tempfile.TemporaryDirectory() as folder:
+        draft = pathlib.Path(folder) / "config.py"
+        draft.write_bytes(config_text(choice, str(dataset.directory), 1000).encode())
+        config = read_config(load_config_file(str(draft)))
+    speed = measured(config, dataset)
     total = dataset.num_sequences[TRAIN]
     return speed, steps_within(_MINUTES.value, speed.step_seconds, total, speed.sequences)
 
@@ -92,15 +101,15 @@ def _say(text: Survey, choice: Choice, speed: Speed, num_steps: int) -> None:
     )
 
 
-def _write(path: pathlib.Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, text.encode())
-
-
 def _training(out: pathlib.Path) -> list[str]:
     """Returns the command that trains, or goes on where it stopped."""
     module = [sys.executable, "-m", "flexmdm_jax.train"]
     return [*module, f"--config={out / 'config.py'}", f"--workdir={out / 'run'}"]
+
+
+def _shown(command: list[str]) -> str:
+    """Returns a command as it is to be typed."""
+    return shlex.join(["python", *command[1:]])
 
 
 def _commands(out: pathlib.Path) -> list[list[str]]:

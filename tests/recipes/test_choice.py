@@ -104,8 +104,18 @@ def test_the_command_refuses_in_one_line(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "config.py").write_text("")
     refuse(
-        "config.py is there already; go on with: flexmdm_jax.train --config",
+        "config.py is there already; go on with: python -m flexmdm_jax.train --config",
         "quickstart",
         f"--text={tmp_path}/one.txt",
         f"--out={tmp_path}/out",
     )
+
+
+def test_a_text_that_lies_in_the_folder_stays(tmp_path):
+    path = tmp_path / "text.jsonl"
+    path.write_text("".join(f"line {n}\n" for n in range(60)))
+    before = path.read_bytes()
+    arguments = (f"--text={path}", f"--out={tmp_path}", "--notrain")
+    refuse("text.jsonl is there already, with other text", "quickstart", *arguments)
+    assert path.read_bytes() == before
+    assert [x.name for x in tmp_path.iterdir()] == ["text.jsonl"]
