@@ -109,18 +109,28 @@ COMMANDS = {
     "xlm": _xlm,
 }
 
+# Flags that some commands take alone.
+_GO_WITH = {
+    "base": ("merge", "peft"),
+    "config": ("peft", "flexmdm"),
+    "tokenizer": ("peft", "flexmdm", "xlm"),
+    "tokenizer_dir": ("peft", "flexmdm", "xlm"),
+    "pad_id": ("flexmdm",),
+    "mask_id": ("flexmdm",),
+    "mask": ("llada",),
+    "end": ("llada", "xlm"),
+}
+
 
 def main(arguments):
     """Runs the command."""
     logging.set_verbosity(logging.ERROR)
     command = arguments[1]
-    takes_base = command in ("merge", "peft") and not is_peft(pathlib.Path(_FROM.value))
-    if _BASE.value and not takes_base:
-        raise UserError("--base is that of a run, for merge and peft; leave it out")
-    if _MASK_OF_BASE.value and command != "llada":
-        raise UserError("--mask is that of a base, for llada; leave it out")
-    if _END.value is not None and command not in ("llada", "xlm"):
-        raise UserError("--end is for llada and xlm; leave it out")
+    for name, commands in _GO_WITH.items():
+        if flags.FLAGS[name].present and command not in commands:
+            raise UserError(f"--{name} is for {' and '.join(commands)}; leave it out")
+    if _BASE.value and is_peft(pathlib.Path(_FROM.value)):
+        raise UserError("--base is that of a run, and --from holds adapters; leave it out")
     COMMANDS[command](pathlib.Path(_FROM.value), pathlib.Path(_OUT.value))
     print(f"{command}: {_OUT.value}")
 

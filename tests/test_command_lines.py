@@ -95,7 +95,10 @@ def test_configs_that_are_none_are_named(tmp_path):
 
 def test_what_would_be_ignored_is_refused():
     refuse("--inspect describes", "prepare", "--inspect=d", "--source=stdlib")
-    refuse("--base is that of a run", "convert", "export", "--from=d", "--out=o", "--base=b")
+    places = ("--from=d", "--out=o")
+    refuse("--base is for merge and peft", "convert", "export", *places, "--base=b")
+    refuse("--mask_id is for flexmdm; leave", "convert", "llada", *places, "--mask_id=5")
+    refuse("--config is for peft and flex", "convert", "xlm", *places, "--config=configs/demo.py")
     refuse(
         "--programs= is empty", "aot", "--config=configs/demo.py", "--topology=v5e-4", "--programs="
     )
