@@ -213,6 +213,12 @@ def _reference() -> Reference | None:
     return open_reference(_REFERENCE.value) if _REFERENCE.value else None
 
 
+def _refuse_flags_of_text(why: str) -> None:
+    """Raises UserError if flags that are for text are given."""
+    if _METRICS.value or _REFERENCE.value:
+        raise UserError(f"--metrics and --reference are for text, and {why}; leave them out")
+
+
 def _askers(models: Mapping[str, Model]) -> dict[str, Asker]:
     """Returns what asks the models for code; of an MDM's data the marks are needed."""
     inserts = [model.setup.process.inserts for model in models.values()]
@@ -299,6 +305,8 @@ def main(_):
         return
     if not _WORKDIR.value:
         raise UserError("--workdir must be given; see --help")
+    if _code.problems:
+        _refuse_flags_of_text("--humaneval judges programs")
     _check_workdirs()
     out = _OUT.value or _WORKDIR.value[0]
     if _OUT.value or pathlib.Path(out).is_dir():
@@ -314,11 +322,8 @@ def main(_):
     kind = _kind_of(dataset)
     if kind not in EVALUATIONS:
         raise UserError(f"{dataset.directory}: no evaluation for the task {kind!r}")
-    if kind != "text" and (_METRICS.value or _REFERENCE.value):
-        raise UserError(
-            f"--metrics and --reference are for text, and {dataset.directory} is of the task "
-            f"{kind!r}; leave them out"
-        )
+    if kind != "text":
+        _refuse_flags_of_text(f"{dataset.directory} is of the task {kind!r}")
     if request.canvas and kind not in _ON_CANVASES:
         raise UserError(f"--canvas has no say for {kind}; leave it out")
     digests = {label: model.digest() for label, model in models.items()}

@@ -256,6 +256,10 @@ def workdir(tiny_dataset, tmp_path_factory):
         (["--workdir=x", "--humaneval=p.jsonl"], "runs what the model writes .*--allow_code"),
         (["--humaneval=p.jsonl", "--allow_code_execution"], "--workdir must be given"),
         (
+            ["--workdir=x", "--humaneval=p.jsonl", "--allow_code_execution", "--reference=d"],
+            "--metrics and --reference are for text, and --humaneval judges programs",
+        ),
+        (
             ["--gold", "--humaneval=p.jsonl", "--allow_code_execution", "--steps=4"],
             "--steps has no say beside --gold",
         ),
