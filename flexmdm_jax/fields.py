@@ -29,10 +29,9 @@ def read_fields(kind: type, values: Any, path: str) -> Any:
         if name not in types:
             raise UserError(f"unknown config field {path}.{name}{nearest(name, types)}")
         arguments[name] = _convert(types[name], value, f"{path}.{name}")
-    for field in dataclasses.fields(kind):
-        defaults = (field.default, field.default_factory)
-        if field.name not in arguments and defaults == (dataclasses.MISSING,) * 2:
-            raise UserError(f"config field {path}.{field.name} is missing")
+    for name in _required(kind):
+        if name not in arguments:
+            raise UserError(f"config field {path}.{name} is missing")
     try:
         return kind(**arguments)
     except UserError:
@@ -92,7 +91,8 @@ def parse_strategy(text: str, kinds: Mapping[str, type], what: str) -> Any:
       what: The word for them in messages.
 
     Raises:
-      UserError: If the kind or an argument is unknown, or a value does not fit.
+      UserError: If the kind or an argument is unknown, missing or given twice, or a value does not
+        fit.
     """
     name, _, rest = text.partition(":")
     if name not in kinds:
@@ -104,6 +104,8 @@ def parse_strategy(text: str, kinds: Mapping[str, type], what: str) -> Any:
         key, _, value = part.partition("=")
         if key not in fields:
             raise UserError(f"{what} {name!r} has no argument {key!r}{nearest(key, fields)}")
+        if key in values:
+            raise UserError(f"{what} {text!r}: {key} is given twice; leave one out")
         try:
             values[key] = fields[key](value)
             if fields[key] is float and not math.isfinite(values[key]):

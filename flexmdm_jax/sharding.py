@@ -34,13 +34,16 @@ def parse_mesh(text: str) -> MeshConfig:
     """Returns the sizes written as `data=2,tensor=-1`; axes that are left out have size 1.
 
     Raises:
-      UserError: If an axis or a size is none, or the sizes do not go together.
+      UserError: If an axis or a size is none, an axis comes twice, or the sizes do not go together.
     """
-    sizes = {field.name: 1 for field in dataclasses.fields(MeshConfig)}
+    axes = [field.name for field in dataclasses.fields(MeshConfig)]
+    sizes = {}
     for part in text.split(","):
         axis, _, size = part.partition("=")
-        if axis not in sizes:
-            raise UserError(f"--mesh={text}: unknown axis {axis!r}{nearest(axis, sizes)}")
+        if axis not in axes:
+            raise UserError(f"--mesh={text}: unknown axis {axis!r}{nearest(axis, axes)}")
+        if axis in sizes:
+            raise UserError(f"--mesh={text}: {axis} is given twice; leave one out")
         try:
             sizes[axis] = int(size)
         except ValueError:
@@ -49,7 +52,7 @@ def parse_mesh(text: str) -> MeshConfig:
                 "for all that the others leave"
             ) from None
     try:
-        return MeshConfig(**sizes)
+        return MeshConfig(**dict.fromkeys(axes, 1) | sizes)
     except ValueError as error:
         raise UserError(f"--mesh={text}: {error}") from None
 

@@ -156,6 +156,8 @@ def test_strategies_are_written_as_text():
         parse_strategy("gsm8k:data=a,maxlength=9", TASKS, "source")
     with pytest.raises(UserError, match="no argument 'b'"):
         parse_strategy("gsm8k:max_length=9,b", TASKS, "source")
+    with pytest.raises(UserError, match="data is given twice"):
+        parse_strategy("gsm8k:data=a,data=b", TASKS, "source")
     rule = parse_strategy("adaptive:confidence=margin,window_size=64", RULES, "rule")
     assert rule == Adaptive(confidence="margin", window_size=64)
     with pytest.raises(UserError, match="unknown confidence 'best'"):

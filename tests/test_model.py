@@ -128,6 +128,7 @@ def test_the_mesh_of_a_flag():
         "tensor=half": "'half' is no number of devices",
         "data=-1,tensor=-1": "one of them may be -1",
         "tensor=0": "sizes are positive",
+        "data=2,data=4": "data is given twice",
     }
     for text, message in refused.items():
         with pytest.raises(UserError) as error:
