@@ -41,7 +41,8 @@ def join(
       time_limit: Seconds after which a missing process ends this one with a line and status 2.
 
     Raises:
-      UserError: If the flags do not fit together, or nothing says where the others are.
+      UserError: If the flags do not fit together, nothing says where the others are, or process 0
+        cannot listen there.
     """
     if not (coordinator or together or int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1):
         if num_processes or process_id >= 0:
@@ -72,6 +73,14 @@ def join(
         raise UserError(
             f"the other processes cannot be found ({error}); "
             "give --coordinator, --num_processes and --process_id"
+        ) from None
+    except RuntimeError as error:
+        # What gRPC says of a port that is taken, in process 0.
+        if "Failed to start RPC server" not in str(error):
+            raise
+        raise UserError(
+            f"--coordinator={coordinator}: process 0 cannot listen there; another program may have "
+            "the port, so choose another, or end it"
         ) from None
     finally:
         alarm.cancel()

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tiny
 from commands import config_file as write_config
-from commands import environment, start, succeed
+from commands import environment, refuse, start, succeed
 from effort import either
 
 from flexmdm_jax.config import read_config
@@ -178,6 +178,16 @@ def test_a_coordinator_that_never_answers_is_given_up(config_file, tmp_path):
     [said] = _refused("train", [(1, common)])
     assert "after 1 s not all processes had joined" in said
     assert "--join_time_limit" in said
+
+
+def test_a_port_that_is_taken_is_named(config_file, tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        where = f"--coordinator=127.0.0.1:{taken.getsockname()[1]}"
+        common = [f"--config={config_file}", f"--workdir={tmp_path / 'w'}", where]
+        message = "process 0 cannot listen there"
+        refuse(message, "train", *common, "--num_processes=2", "--process_id=0")
 
 
 def test_two_processes_sample_what_one_does(ended, tmp_path):
