@@ -100,6 +100,8 @@ class Model:
         """
         self.setup.check_sampler(sampler)
         jobs = [Job(start, sampler, seed, number) for number, start in enumerate(starts)]
+        if not jobs:
+            raise ValueError("there is no start to grow a row from")
         engine = self._engine(min(batch_size, len(jobs)))
         return Completions.of(engine.complete(self.params, jobs))
 
@@ -211,8 +213,10 @@ class Model:
           seed: Decides all noise; that of text i depends on (seed, i) alone.
 
         Raises:
-          UserError: If texts and prompts differ in number, or a text is too long.
+          UserError: If texts and prompts differ in number, a text is too long, or a number is
+            out of range.
         """
+        seed = whole("seed", seed, Seed)
         if min(num_times, batch_size) < 1:
             raise UserError(
                 f"num_times = {num_times}, batch_size = {batch_size}; both must be at least 1"

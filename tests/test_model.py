@@ -12,6 +12,7 @@ import flexmdm_jax
 from flexmdm_jax.config import MeshConfig
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.generation.requests import Request
+from flexmdm_jax.sampling import SamplerConfig
 from flexmdm_jax.sharding import parse_mesh
 
 
@@ -69,6 +70,11 @@ def test_what_cannot_be_is_refused_in_a_line(model, message):
         model.generate("ab", **REFUSED[message])
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_rows_grow_from_something(model):
+    with pytest.raises(ValueError, match="no start"):
+        model.complete([], SamplerConfig(), batch_size=4, seed=0)
 
 
 @pytest.mark.usefixtures("unchecked")

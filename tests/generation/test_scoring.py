@@ -191,6 +191,8 @@ def test_what_cannot_be_scored_is_named(tiny_dataset):
         model.score("ab", ["a", "b"])
     with pytest.raises(UserError, match="num_times = 0, batch_size = 64; both must be at least 1"):
         model.score(["a"], num_times=0)
+    with pytest.raises(UserError, match="seed = 4294967296; it must lie in"):
+        model.score(["a"], seed=2**32)
 
 
 def test_a_prompt_is_all_that_is_given():
