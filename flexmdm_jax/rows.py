@@ -16,6 +16,12 @@ def free_axes(mesh: Mesh | AbstractMesh) -> list[str]:
     return [name for name, kind in kinds if kind != AxisType.Manual]
 
 
+def axes_of_rows(mesh: Mesh | AbstractMesh, num_rows: int) -> tuple[str, ...]:
+    """Returns the free axes that rows are spread over; none if they do not divide their number."""
+    axes = tuple(name for name in BATCH_AXES if name in free_axes(mesh))
+    return () if num_rows % math.prod(mesh.shape[name] for name in axes) else axes
+
+
 def map_rows(fn: Callable[..., Any], *rows: Any) -> Any:
     """Returns jax.vmap(fn)(*rows), computed by each device on its rows of the ambient mesh.
 
@@ -29,8 +35,8 @@ def map_rows(fn: Callable[..., Any], *rows: Any) -> Any:
       *rows: Arrays whose first axis is the batch.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    axes = tuple(name for name in BATCH_AXES if name in free_axes(mesh))
-    if not axes or len(rows[0]) % math.prod(mesh.shape[name] for name in axes):
+    axes = axes_of_rows(mesh, len(rows[0]))
+    if not axes:
         return jax.vmap(fn)(*rows)
     spec = PartitionSpec(axes)
     mapped = jax.shard_map(jax.vmap(fn), mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 import jax
-from jax.sharding import AbstractMesh, Mesh, PartitionSpec
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from flexmdm_jax.rows import free_axes
+from flexmdm_jax.rows import axes_of_rows, free_axes
 from flexmdm_jax.types import BATCH_AXES, TENSOR_AXIS
 
 
@@ -16,13 +16,13 @@ def shard_attention(
     k: Float[Array, "b l hk d"],
     v: Float[Array, "b l hk d"],
     segment_ids: Int[Array, "b l"],
-    mesh: Mesh | AbstractMesh | None = None,
 ) -> Float[Array, "b l h d"]:
     """Returns attend(q, k, v, segment_ids), computed by each device on the part it holds.
 
-    XLA cannot cut a kernel up by itself. Rows lie along the axes "data" and "fsdp" and heads along
-    "tensor"; nothing is gathered. A batch that these axes do not divide (the one row a model is
-    initialised with) is computed by every device in full.
+    XLA cannot cut a kernel up by itself. Rows lie along the axes "data" and "fsdp" of the ambient
+    mesh (jax.set_mesh) and heads along "tensor"; nothing is gathered. A batch that these axes do
+    not divide (the one row a model is initialised with) is computed by every device in full.
+    Without an ambient mesh attend is called as it is.
 
     Args:
       attend: A function of the four arrays.
@@ -30,26 +30,21 @@ def shard_attention(
       k: Keys.
       v: Values.
       segment_ids: 0 at padding.
-      mesh: None takes the ambient one (jax.set_mesh); without any, attend is called as it is.
 
     Raises:
       ValueError: If the axis "tensor" does not divide the heads of k and v.
     """
-    mesh = mesh if mesh is not None else jax.sharding.get_abstract_mesh()
+    mesh = jax.sharding.get_abstract_mesh()
     free = free_axes(mesh)
-    rows = tuple(name for name in BATCH_AXES if name in free)
-    heads = TENSOR_AXIS if TENSOR_AXIS in free else None
-    if not rows and not heads:
+    if not {*BATCH_AXES, TENSOR_AXIS} & {*free}:
         return attend(q, k, v, segment_ids)
+    heads = TENSOR_AXIS if TENSOR_AXIS in free else None
     if heads and k.shape[2] % mesh.shape[heads]:
         raise ValueError(
             f"k and v have {k.shape[2]} heads and the mesh axis {heads!r} has size "
             f"{mesh.shape[heads]}; choose a size that divides the heads"
         )
-    size = 1
-    for name in rows:
-        size *= mesh.shape[name]
-    rows = rows if q.shape[0] % size == 0 else None
+    rows = axes_of_rows(mesh, q.shape[0]) or None
     features = PartitionSpec(rows, None, heads, None)
     return jax.shard_map(
         attend,
