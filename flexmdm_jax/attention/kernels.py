@@ -68,10 +68,7 @@ def _dot(x, y, contract: tuple[int, int]):
 def _unpack(block_ref, span_ref):
     """Returns (row, query block, first key, flags) of this grid step."""
     step = pl.program_id(1)
-    block, span = block_ref[step], span_ref[step]
-    row, query_block = block >> tiles.ROW_SHIFT, block & ((1 << tiles.ROW_SHIFT) - 1)
-    first_key = (span >> tiles.FLAG_BITS) * tiles.START_ALIGNMENT
-    return row, query_block, first_key, span & ((1 << tiles.FLAG_BITS) - 1)
+    return *tiles.row_and_block(block_ref[step]), *tiles.key_and_flags(span_ref[step])
 
 
 def _same_segment(start, stop, first_key, block_k):
@@ -220,7 +217,7 @@ def backward_kernel(
     """
     row, query_block, first_key, flags = _unpack(block_ref, span_ref)
     block_q, block_k = q_ref.shape[1], k_ref.shape[1]
-    flushed = flush_ref[pl.program_id(1)] & ((1 << tiles.ROW_SHIFT) - 1)
+    _, flushed = tiles.row_and_block(flush_ref[pl.program_id(1)])
 
     @pl.when(pl.program_id(1) == 0)
     def clear():

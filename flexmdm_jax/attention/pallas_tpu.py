@@ -83,21 +83,22 @@ def _specs(call: _Call):
     heads, lanes = call.group.heads, call.group.heads * call.group.size
     kv_lanes = call.group.kv_heads * call.group.size
     block_q, block_k = call.blocks.query, call.blocks.key
-    mask = (1 << tiles.ROW_SHIFT) - 1
 
     def bounds_at(group, step, block, *_):
-        return block[step] >> tiles.ROW_SHIFT, 0, block[step] & mask
+        row, place = tiles.row_and_block(block[step])
+        return row, 0, place
 
     def queries_at(group, step, block, *_):
-        return block[step] >> tiles.ROW_SHIFT, block[step] & mask, group
+        return *tiles.row_and_block(block[step]), group
 
     def keys_at(group, step, block, span, *_):
-        first = (span[step] >> tiles.FLAG_BITS) * tiles.START_ALIGNMENT
-        first = pl.multiple_of(first, tiles.START_ALIGNMENT)
-        return block[step] >> tiles.ROW_SHIFT, first, group * kv_lanes
+        row, _ = tiles.row_and_block(block[step])
+        first, _ = tiles.key_and_flags(span[step])
+        return row, pl.multiple_of(first, tiles.START_ALIGNMENT), group * kv_lanes
 
     def rows_at(group, step, block, *_):
-        return block[step] >> tiles.ROW_SHIFT, group, 0, block[step] & mask
+        row, place = tiles.row_and_block(block[step])
+        return row, group, 0, place
 
     keys = pl.BlockSpec((pl.Element(1), pl.Element(block_k), pl.Element(kv_lanes)), keys_at)
     return {
@@ -165,10 +166,9 @@ def _backward(call: _Call, q, k, v, bounds, out, lse, grad):
     rows = jnp.concatenate([lse, delta, bounds_of_all.astype(jnp.float32)], axis=2)
     work = tiles.list_tiles(bounds, block_q, call.blocks.key, flush=True)
     spec = _specs(call)
-    mask = (1 << tiles.ROW_SHIFT) - 1
 
     def flushed_at(group, step, block, span, flush, *_):
-        return flush[step] >> tiles.ROW_SHIFT, flush[step] & mask, group
+        return *tiles.row_and_block(flush[step]), group
 
     flushed = pl.BlockSpec((1, call.blocks.key, kv_lanes), flushed_at)
     prefetched = (work.block, work.span, work.flush, bounds[:, 1].max(-1))

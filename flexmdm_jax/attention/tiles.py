@@ -16,6 +16,16 @@ ROW_SHIFT = 16
 START_ALIGNMENT = 16
 
 
+def row_and_block(packed):
+    """Returns the two numbers of an entry of TileList.block or TileList.flush."""
+    return packed >> ROW_SHIFT, packed & ((1 << ROW_SHIFT) - 1)
+
+
+def key_and_flags(span):
+    """Returns (first key slot, flags) of an entry of TileList.span."""
+    return (span >> FLAG_BITS) * START_ALIGNMENT, span & ((1 << FLAG_BITS) - 1)
+
+
 @flax.struct.dataclass
 class TileList:
     """Grid steps in the order they are walked; entries past count repeat the last, doing nothing.
