@@ -303,15 +303,15 @@ class LLaDA(nn.Module):
         """Returns the floating-point operations of one forward pass, as DiT.flops() counts them."""
         d, m, layers = self.hidden_size, self.mlp_size, self.num_layers
         kv = d * self.num_kv_heads // self.num_heads
-        sizes = {"q": (d, d), "k": (d, kv), "v": (d, kv), "out": (d, d), "head": (d, 0)}
+        sizes = {"q": (d, d), "k": (d, kv), "v": (d, kv), "out": (d, d)}
         sizes |= {"gate": (d, m), "up": (d, m), "down": (m, d)}
         targets = self.lora.targets if self.lora is not None else ()
         rank = self.lora.rank if self.lora is not None else 0
         kernels = 2 * d * d + 2 * d * kv + 3 * d * m
         adapters = sum(rank * sum(sizes[name]) for name in targets if name != "head")
-        per_slot = 2 * layers * (kernels + adapters) + 2 * d * d * self.insertion_head
-        per_slot += 2 * d * rank * ("head" in targets and not self.tied)
-        per_mask = 2 * self.embedding_size * (d + rank * ("head" in targets and not self.tied))
+        of_head = rank * ("head" in targets and not self.tied)
+        per_slot = 2 * layers * (kernels + adapters) + 2 * d * (d * self.insertion_head + of_head)
+        per_mask = 2 * self.embedding_size * (d + of_head)
         pairs = 4 * d * layers * num_pairs // (2 if self.causal else 1)
         return per_slot * num_slots + pairs + per_mask * num_masks
 

@@ -12,7 +12,6 @@ from jaxtyping import Array, Float
 
 from flexmdm_jax.models.heads import linear_init
 
-TARGETS = ("q", "k", "v", "out", "gate", "up", "down", "head")
 # What a retrofit adds to a backbone besides adapters; all else is the frozen base.
 _ADDED_MODULES = frozenset({"time_embedding", "modulation", "mask_shift", "gap_norm", "gap_head"})
 FACTORS = ("lora_a", "lora_b")
@@ -26,7 +25,7 @@ class Lora:
       rank: Columns of A.
       alpha: See above.
       dropout_rate: On the input of A.
-      targets: The linear maps that have adapters, of TARGETS.
+      targets: The linear maps that have adapters, of q, k, v, out, gate, up, down and head.
       rslora: Divide alpha by the root of the rank instead (Kalajdzievski, 2023).
     """
 
