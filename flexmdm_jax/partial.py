@@ -164,11 +164,9 @@ class Figures:
         # An iterable that is not asked costs nothing.
         values = compute(missing) if missing else ()
         done = count - len(missing)
-        for number, value in self._watched(values, label, count, done, unit):
-            self.of(names[number], lambda value=value: value)
-        return [self._found[name] for name in names]
-
-    def _watched(self, values, label: str, count: int, done: int, unit: str):
-        return progress_bar(
+        bar = progress_bar(
             values, total=count, initial=done, desc=label, unit=unit, disable=self._quiet
         )
+        for number, value in bar:
+            self.of(names[number], lambda value=value: value)
+        return [self._found[name] for name in names]
