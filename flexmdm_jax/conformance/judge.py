@@ -138,9 +138,9 @@ def _judged(rows: list, mean_calls, problem: Problem, num_samples: int) -> Judge
     )
 
 
-def _checked(result: Sequence[Any], num_rows: int) -> tuple[np.ndarray, np.ndarray, Any]:
+def _checked(result: Any, num_rows: int) -> tuple[np.ndarray, np.ndarray, Any]:
     """Returns (tokens, lengths, calls or None) as NumPy arrays of the right shapes."""
-    if not 2 <= len(result) <= 3:
+    if not isinstance(result, tuple | list) or not 2 <= len(result) <= 3:
         raise ValueError("a sampler returns (tokens, lengths) or (tokens, lengths, calls)")
     tokens, lengths, *calls = (np.asarray(x) for x in result)
     for name, array, shape in (

@@ -161,6 +161,7 @@ TOKENS, LENGTHS = np.zeros((5, 3), int), np.zeros(5, int)
     ("result", "message"),
     [
         ((TOKENS,), "returns"),
+        (None, "returns"),
         ((TOKENS[0], LENGTHS), "tokens are int64"),
         ((TOKENS[:4], LENGTHS), "tokens are int64"),
         ((TOKENS + 0.5, LENGTHS), "tokens are float64"),
