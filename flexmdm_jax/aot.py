@@ -84,6 +84,8 @@ def main(_):
     # Nothing is run, and chips of this machine may be someone else's.
     jax.config.update("jax_platforms", "cpu")
     out = new_file(_JSON.value, _OVERWRITE.value) if _JSON.value else None
+    if _SEARCH.value and _ROWS.value:
+        raise UserError("--search finds --per_device_batch itself; leave one of the two out")
     if not _PROGRAMS.value:
         raise UserError(f"--programs= is empty; choose of {', '.join(PROGRAMS)}")
     if unknown := set(_PROGRAMS.value) - set(PROGRAMS):

@@ -62,6 +62,9 @@ def prepare() -> Dataset:
         if not flag.value:
             raise UserError(f"--{flag.name} must have a value, unless there is --inspect=DIR")
     hosts.check_workers("--workers", _WORKERS.value)
+    beam = _RUNNER.value == "beam"
+    if _BEAM.value and not beam:
+        raise UserError("--beam_option goes with --runner=beam; give it or leave this out")
     tokenizer_dir = pathlib.Path(_TOKENIZER_DIR.value) if _TOKENIZER_DIR.value else None
     kind = _SOURCE.value.partition(":")[0]
     if kind in TASKS:
@@ -77,7 +80,6 @@ def prepare() -> Dataset:
         split_seed=_SEED.value,
         unit_bytes=_SHARD_MB.value << 20,
     )
-    beam = _RUNNER.value == "beam"
     return prepare_dataset(
         pathlib.Path(_OUT.value),
         plan,

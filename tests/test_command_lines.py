@@ -99,9 +99,11 @@ def test_what_would_be_ignored_is_refused():
     refuse("--base is for merge and peft", "convert", "export", *places, "--base=b")
     refuse("--mask_id is for flexmdm; leave", "convert", "llada", *places, "--mask_id=5")
     refuse("--config is for peft and flex", "convert", "xlm", *places, "--config=configs/demo.py")
-    refuse(
-        "--programs= is empty", "aot", "--config=configs/demo.py", "--topology=v5e-4", "--programs="
-    )
+    corpus = ("--source=stdlib", "--out=o", "--beam_option=--runner=FlinkRunner")
+    refuse("--beam_option goes with --runner=beam", "prepare", *corpus)
+    compiled = ("--config=configs/demo.py", "--topology=v5e-4")
+    refuse("--search finds --per_device", "aot", *compiled, "--search", "--per_device_batch=8")
+    refuse("--programs= is empty", "aot", *compiled, "--programs=")
 
 
 def xla_asks_for_too_much():
