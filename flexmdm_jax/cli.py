@@ -7,7 +7,7 @@ import re
 import select
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 from absl import app, flags, logging
@@ -97,7 +97,7 @@ def _parse_and_call(main: Callable[[Sequence[str]], None], commands: Sequence[st
         raise UserError(f"expected one of {', '.join(commands)}, got {given}")
     if unexpected := arguments[1 + bool(commands) :]:
         raise UserError(f"unexpected argument {unexpected[0]!r}; options are --name=value")
-    _check_given(flags.FLAGS.get_flags_for_module(sys.argv[0]))
+    _check_given()
     logging.use_absl_handler()
     main(arguments)
 
@@ -138,9 +138,14 @@ def _check_texts(argv: Sequence[str]) -> None:
             raise UserError(f"{argument!a}: not UTF-8; write it so, or rename the file") from None
 
 
-def _check_given(own: Iterable[flags.Flag]) -> None:
+def own_flags() -> list[flags.Flag]:
+    """Returns the flags of the command that runs, those that it shares with others among them."""
+    return flags.FLAGS.get_flags_for_module(sys.argv[0])
+
+
+def _check_given() -> None:
     """Raises UserError if a flag without a default is given nothing, or a path or source twice."""
-    for flag in own:
+    for flag in own_flags():
         values = flag.value if isinstance(flag.value, list) else [flag.value]
         if flag.default is None and "" in values:
             raise UserError(f"--{flag.name}= is empty; give it a value or leave it out")

@@ -262,8 +262,11 @@ def define_sampler_flags() -> Callable[[], dict[str, Any]]:
 
 def settings(*besides: str) -> dict[str, Any]:
     """Returns the values of the flags that decide results: all, besides those named."""
-    own = flags.FLAGS.get_flags_for_module(sys.argv[0])
-    return {flag.name: flag.value for flag in own if flag.name not in {*_PROCESS, *besides}}
+    return _values(*_PROCESS, *besides)
+
+
+def _values(*besides: str) -> dict[str, Any]:
+    return {flag.name: flag.value for flag in cli.own_flags() if flag.name not in besides}
 
 
 # What of a command says how it runs, and nothing of what it makes.
@@ -286,13 +289,11 @@ def refuse_besides(flag: str, *others: str) -> None:
       flag: The other one.
       *others: Flags that go with it, besides those that say how a command runs.
     """
-    own = flags.FLAGS.get_flags_for_module(sys.argv[0])
-    for other in own:
+    for other in cli.own_flags():
         if other.present and other.name not in {flag, *others, *_PROCESS}:
             raise UserError(f"--{other.name} has no say beside --{flag}; leave it out")
 
 
 def shared_flags() -> str:
     """Returns the values of the command's flags, but for the one that tells processes apart."""
-    own = flags.FLAGS.get_flags_for_module(sys.argv[0])
-    return json_text({flag.name: flag.value for flag in own if flag.name != "process_id"})
+    return json_text(_values("process_id"))
