@@ -10,7 +10,7 @@ def get_config() -> ConfigDict:
     config.model.update(
         hidden_size=64, num_layers=2, num_heads=4, condition_size=64, compute_dtype="float32"
     )
-    # Attention on a CPU computes every pair of a row's slots; one paragraph in 600 is split at 256.
+    # Attention on a CPU computes every pair of a row's slots; one paragraph in 500 is split at 256.
     config.data.update(path="data/owt_excerpts", max_length=256, row_length=256, max_segments=24)
     config.data.prepare = (
         "python -m flexmdm_jax.prepare --tokenizer=gpt2 --tokenizer_dir=PATH/TO/gpt2 "

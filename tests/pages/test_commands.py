@@ -10,6 +10,9 @@ import pytest
 from commands import run
 from page_files import FILES, ROOT, blocks
 
+from flexmdm_jax.config import load_config_file
+from flexmdm_jax.data.tasks import TASKS
+
 MAKEFILE = (ROOT / "Makefile").read_text()
 # What tests elsewhere run, or what needs more than this machine: by its first word, the reason.
 NOT_PARSED = {
@@ -124,6 +127,27 @@ def test_targets_of_make_are_there(words):
     for target in (x for x in words[1:] if "=" not in x):
         pattern = rf"^(?:[\w/%-]+ )*{re.escape(target)}(?: [\w/%-]+)*:(?!=)"
         assert re.search(pattern, MAKEFILE, re.MULTILINE), target
+
+
+def _flag(words, name, default=""):
+    """Returns what a command gives a flag, last."""
+    given = [x.partition("=")[2] for x in words if x.startswith(f"--{name}=")]
+    return given[-1] if given else default
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(x.relative_to(ROOT)) for x in FILES])
+def test_what_a_page_prepares_fits_what_it_trains(path):
+    prepared = {}
+    for words in (x for block in blocks("sh", [path]) for x in commands_of(block.code)):
+        known = words[2] if kind(words) == "ours" else ""
+        # Tasks say in their own arguments how long sequences may be.
+        task = _flag(words, "source").partition(":")[0] in TASKS
+        if known == "flexmdm_jax.prepare" and not task:
+            prepared[_flag(words, "out")] = int(_flag(words, "max_length", "1024"))
+        elif known == "flexmdm_jax.train":
+            data = load_config_file(str(ROOT / _flag(words, "config"))).data
+            length = int(_flag(words, "config.data.max_length", data.max_length))
+            assert prepared.get(_flag(words, "config.data.path", data.path), 0) <= length, words
 
 
 def test_every_other_command_is_known_and_has_a_reason():
