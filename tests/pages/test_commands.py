@@ -12,6 +12,7 @@ from page_files import FILES, ROOT, blocks
 
 from flexmdm_jax.config import load_config_file
 from flexmdm_jax.data.tasks import TASKS
+from flexmdm_jax.sharding import check_slices
 
 MAKEFILE = (ROOT / "Makefile").read_text()
 # What tests elsewhere run, or what needs more than this machine: by its first word, the reason.
@@ -122,17 +123,24 @@ def test_launchers_exist_and_hand_on_flags_that_train_has(words):
         check(f"flexmdm_jax.{verb}", [*flags, "--workdir=runs/x"])
 
 
+def _flag(words, name, default=""):
+    """Returns what a command gives a flag, last."""
+    given = [x.partition("=")[2] for x in words if x.startswith(f"--{name}=")]
+    return given[-1] if given else default
+
+
+@pytest.mark.parametrize("words", [x for x in of_kind("launch") if "slurm" in x.values[0][0]])
+def test_runs_under_slurm_have_a_mesh_for_their_nodes(words):
+    [nodes] = re.findall(r"^#SBATCH --nodes=(\d+)$", (ROOT / words[0]).read_text(), re.MULTILINE)
+    mesh = load_config_file(str(ROOT / _flag(words, "config"))).mesh
+    check_slices(int(_flag(words, "config.mesh.data", mesh.data)), int(nodes))
+
+
 @pytest.mark.parametrize("words", of_kind("make"))
 def test_targets_of_make_are_there(words):
     for target in (x for x in words[1:] if "=" not in x):
         pattern = rf"^(?:[\w/%-]+ )*{re.escape(target)}(?: [\w/%-]+)*:(?!=)"
         assert re.search(pattern, MAKEFILE, re.MULTILINE), target
-
-
-def _flag(words, name, default=""):
-    """Returns what a command gives a flag, last."""
-    given = [x.partition("=")[2] for x in words if x.startswith(f"--{name}=")]
-    return given[-1] if given else default
 
 
 @pytest.mark.parametrize("path", FILES, ids=[str(x.relative_to(ROOT)) for x in FILES])
