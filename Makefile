@@ -85,7 +85,7 @@ maze-%: install
 	$(RUN) -m flexmdm_jax.evaluate --workdir=runs/maze_small_$*_mdm $(GREEDY) $(OTHER_RULES) \
 		--overwrite
 
-# One and a half hours (FlexMDM, 24,000 steps) or a little more (MDM, 12,000) on one core each.
+# Seventy minutes (FlexMDM, 24,000 steps) and one and three quarter hours (MDM, 12,000), a core each.
 brackets: install
 	test -d data/brackets || $(RUN) -m flexmdm_jax.prepare \
 		--source=brackets:num_sequences=100000 --out=data/brackets

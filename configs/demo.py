@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
             },
             "training": {
                 "num_steps": 2200,
-                "batch_size": 48,  # rows, of 180 numbers together
+                "batch_size": 48,  # rows, of 170 numbers together
                 "time_warp": 2.0,
                 "log_every": 25,
                 # Evaluated once, by make demo: compiling what evaluates takes as long as 300 steps.

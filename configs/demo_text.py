@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
             },
             "training": {
                 "num_steps": 1500,
-                "batch_size": 64,  # rows, of 110 sequences together
+                "batch_size": 64,  # rows, of 103 sequences together
                 "time_warp": 2.0,
                 "log_every": 25,
                 "evaluate_every": 1500,

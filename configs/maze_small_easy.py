@@ -42,7 +42,7 @@ def get_config(num_subgoals: int = 7) -> ConfigDict:
             },
             "training": {
                 "num_steps": 9_000,
-                "batch_size": 21,  # rows, of 63 paths together
+                "batch_size": 21,  # rows, of 63 (12 subgoals) to 75 paths (7)
                 "time_warp": 2.0,
                 "evaluate_every": 9_000,
                 "checkpoint_every": 500,
