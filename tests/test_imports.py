@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 
 import pytest
 
@@ -135,6 +136,12 @@ def test_the_harness_is_imported_by_its_own_command_only(path):
     if path.name != "harness.py":
         names = file_imports(path)
         assert not any(x.startswith(("lm_eval", f"{PACKAGE}.evaluation.harness")) for x in names)
+
+
+def test_the_design_page_names_all_that_lies_in_the_package():
+    _, layout, *_ = (ROOT / "docs" / "design.md").read_text().split("```")
+    names = {name_of(path) for path in FILES}
+    assert {x for x in names if not re.search(rf"\b{x}(?:/|\.py\b)", layout)} <= {"__init__"}
 
 
 def test_the_checks_see_every_way_to_import():
