@@ -9,9 +9,11 @@ import os
 import pathlib
 import tempfile
 
+from benchmarks.tpu_schedule import dump_arguments
+
 FOLDER = pathlib.Path(tempfile.mkdtemp(prefix="tpu_schedules_"))
 # Both are read when the compiler is loaded.
-os.environ["LIBTPU_INIT_ARGS"] = f"--xla_jf_dump_to={FOLDER} --xla_jf_dump_llo_text=true"
+os.environ["LIBTPU_INIT_ARGS"] = dump_arguments(FOLDER)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import numpy as np  # noqa: E402

@@ -4,34 +4,26 @@ python -m benchmarks.concept_pictures [--out=docs]
 """
 
 import dataclasses
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.colors import to_rgb
 
-from flexmdm_jax import cli, options
+from benchmarks.pictures import COLOURS, axes_of, drawing
+from flexmdm_jax import cli
 from flexmdm_jax.conformance import P1, VOCABULARY, flexmdm_oracle
-from flexmdm_jax.files import png_of, write_atomically
+from flexmdm_jax.files import png_of
 from flexmdm_jax.losses import nll_bound
 from flexmdm_jax.process import Process
 from flexmdm_jax.types import Denoiser
 
 WORDS = ("The", "cat", "sat", "on", "the", "mat", ".")
 TIMES = (0.25, 0.55, 0.85)
-ABSENT, MASKED, CLEAN = "0.85", "C1", "C0"
+ABSENT, MASKED, CLEAN = COLOURS.values()
 # As the story of the page wants them: T₁ and T₂ of each word, T₂ behind T₁.
 INSERTED = (0.10, 0.42, 0.20, 0.66, 0.31, 0.74, 0.05)
 UNMASKED = (0.48, 0.93, 0.40, 0.80, 0.97, 0.90, 0.16)
-
-
-def _figure(width: float, height: float):
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
 
 
 def partial_text(t: float) -> list[tuple[int, bool]]:
@@ -45,7 +37,7 @@ def partial_text(t: float) -> list[tuple[int, bool]]:
 
 def in_time() -> bytes:
     """Returns a PNG: each word of a text absent, masked and clean, and the text at three times."""
-    figure, axes = _figure(6.8, 3.4)
+    figure, axes = axes_of(6.8, 3.4)
     for row, (inserted, unmasked) in enumerate(zip(INSERTED, UNMASKED, strict=True)):
         parts = ((0.0, inserted, ABSENT), (inserted, unmasked, MASKED), (unmasked, 1.0, CLEAN))
         for start, stop, colour in parts:
@@ -55,7 +47,7 @@ def in_time() -> bytes:
         text = " ".join("▒▒" if mask else WORDS[n] for n, mask in partial_text(t))
         place = (0.33, -len(WORDS) - 0.4 - row)
         axes.annotate(f"at {t}:   {text}", place, va="center", fontsize=9)
-    for colour, label in ((ABSENT, "absent"), (MASKED, "MASK"), (CLEAN, "clean")):
+    for label, colour in COLOURS.items():
         axes.bar(0, 0, color=colour, alpha=0.75, label=label)
     axes.set_yticks(-np.arange(len(WORDS)), WORDS)
     axes.set(xlim=(0, 1), ylim=(-len(WORDS) - 3.0, 0.6), xticks=(0, *TIMES, 1))
@@ -71,7 +63,7 @@ def gaps() -> bytes:
     """Returns a PNG: the slots of a partial text, and how many words are missing before each."""
     t = 0.55
     present = partial_text(t)
-    figure, axes = _figure(6.8, 2.3)
+    figure, axes = axes_of(6.8, 2.3)
     whole = [*WORDS, "END"]
     slots = [number for number, _ in present] + [len(WORDS)]
     masks = {number for number, mask in present if mask}
@@ -107,15 +99,9 @@ def gaps() -> bytes:
 
 def _box(axes, x: float, y: float, text: str, colour: str, ink: str = "k") -> None:
     box = {"boxstyle": "round,pad=0.35", "fc": colour, "ec": ink, "alpha": 0.75}
-    if colour not in ("white",):
-        box["fc"] = (*_rgb(colour), 0.35)
+    if colour != "white":
+        box["fc"] = (*to_rgb(colour), 0.35)
     axes.annotate(text, (x, y), ha="center", va="center", fontsize=9, bbox=box, color=ink)
-
-
-def _rgb(colour: str):
-    from matplotlib.colors import to_rgb
-
-    return to_rgb(colour)
 
 
 def worse(denoiser: Denoiser, unsure: float, generous: float) -> Denoiser:
@@ -155,7 +141,7 @@ def bound() -> bytes:
         means = nats.reshape(copies, -1) @ shares
         return means.mean(), means.std() / np.sqrt(copies - 1)
 
-    figure, axes = _figure(6.4, 3.2)
+    figure, axes = axes_of(6.4, 3.2)
     wrong = np.linspace(0, 1, 9)
     lines = {
         "f mixed with any token": [found(x, 0.0) for x in wrong],
@@ -177,16 +163,5 @@ PICTURES = {
     "concept_bound.png": bound,
 }
 
-_OUT = options.define_path("out", "docs", "Folder for the pictures.")
-
-
-def main(_):
-    """Draws the pictures."""
-    for name, draw in PICTURES.items():
-        path = pathlib.Path(_OUT.value) / name
-        write_atomically(path, draw())
-        print(path)
-
-
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(drawing(PICTURES))

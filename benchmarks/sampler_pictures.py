@@ -3,31 +3,22 @@
 python -m benchmarks.sampler_pictures [--out=docs]
 """
 
-import pathlib
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flexmdm_jax import cli, options
+from benchmarks.pictures import COLOURS, axes_of, drawing
+from flexmdm_jax import cli
 from flexmdm_jax.conformance import P1, VOCABULARY, flexmdm_oracle, problems
-from flexmdm_jax.files import png_of, write_atomically
+from flexmdm_jax.files import png_of
 from flexmdm_jax.process import Process
 from flexmdm_jax.sampling import Remask, SamplerConfig, generate
 from flexmdm_jax.schedules import Linear, Power, Sine
 
 PROCESS = Process(VOCABULARY)
-COLOURS = {"absent": "0.85", "MASK": "C1", "clean": "C0"}
-
-
-def _figure(height: float):
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, height), layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+WIDTH = 6.4
 
 
 def _shares(t):
@@ -38,7 +29,7 @@ def _shares(t):
 
 def grids() -> bytes:
     """Returns a PNG: what a token is at each time, and where 16 steps of three grids lie."""
-    figure, axes = _figure(3.4)
+    figure, axes = axes_of(WIDTH, 3.4)
     t = np.linspace(0, 1, 400)
     axes.stackplot(t, *_shares(t).values(), labels=COLOURS, colors=COLOURS.values(), alpha=0.6)
     rows = {"equal (the paper's)": Linear(), "sine": Sine(), "power, the default": Power()}
@@ -58,7 +49,7 @@ def calls_by_length() -> bytes:
     problem = problems()["hidden_words"]
     num = 2_000
     keys, canvas = jax.random.split(jax.random.key(0), num), problem.canvas(num)
-    figure, axes = _figure(3.2)
+    figure, axes = axes_of(WIDTH, 3.2)
     samplers = {
         "--sampler=exact": SamplerConfig(exact=True),
         "--events_per_step=0.5": SamplerConfig(events_per_step=0.5),
@@ -91,7 +82,7 @@ def thinning() -> bytes:
     # The first of many stories with two rejections before the end.
     stories = (_proposals(t, missing, np.random.default_rng(seed)) for seed in range(1000))
     story = next(x for x in stories if len(x) == 3 and x[-1].height < x[-1].rate)
-    figure, axes = _figure(3.2)
+    figure, axes = axes_of(WIDTH, 3.2)
     axes.plot(t, missing, color="C0", label="tokens expected to be missing, G")
     for x in story:
         axes.hlines(x.bound, x.start, x.time, color="C3", lw=1.5)
@@ -130,7 +121,7 @@ def _proposals(t, missing, rng) -> list[_Proposal]:
 def going_back() -> bytes:
     """Returns a PNG: what becomes of a row's tokens that a corrector takes back in time."""
     t, s = 0.7, 0.4
-    figure, axes = _figure(2.4)
+    figure, axes = axes_of(WIDTH, 2.4)
     bars = {
         f"at time {t}": {name: float(x[0]) for name, x in _shares([t]).items()},
         f"taken back to {s}": _after(t, s),
@@ -187,16 +178,5 @@ PICTURES = {
     "sampler_corrector.png": going_back,
 }
 
-_OUT = options.define_path("out", "docs", "Folder for the pictures.")
-
-
-def main(_):
-    """Draws the pictures."""
-    for name, draw in PICTURES.items():
-        path = pathlib.Path(_OUT.value) / name
-        write_atomically(path, draw())
-        print(path)
-
-
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(drawing(PICTURES))
