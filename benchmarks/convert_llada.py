@@ -14,15 +14,18 @@ import tempfile
 import time
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from benchmarks.memory import peak_megabytes, reset_peak
+from flexmdm_jax import cli, options
 from flexmdm_jax.conversion.architecture import read_architecture
 from flexmdm_jax.conversion.layout import leaves
 from flexmdm_jax.conversion.llada import import_model
+from flexmdm_jax.errors import UserError
+from flexmdm_jax.ranges import Count
 
-_DIR = flags.DEFINE_string("dir", None, "Where to put a temporary folder.", required=True)
-_LAYERS = flags.DEFINE_integer("layers", 2, "Of LLaDA-8B's 32.")
+_DIR = options.define_path("dir", None, "Where to put a temporary folder.")
+_LAYERS = options.define_number("layers", 2, "Of LLaDA-8B's 32.", Count)
 _SPARSE = flags.DEFINE_bool("sparse", False, "Zeros that take no room, instead of random numbers.")
 
 CONFIG = {
@@ -67,6 +70,8 @@ def write_source(folder: pathlib.Path, layers: int, sparse: bool) -> tuple[int, 
 
 
 def main(_):
+    if not pathlib.Path(_DIR.value).is_dir():
+        raise UserError(f"--dir={_DIR.value}: there is no such folder")
     folder = pathlib.Path(tempfile.mkdtemp(dir=_DIR.value))
     try:
         (folder / "source").mkdir()
@@ -91,4 +96,5 @@ def main(_):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    flags.mark_flag_as_required("dir")
+    cli.run(main)

@@ -11,6 +11,7 @@ import time
 
 import jax
 
+from flexmdm_jax import cli
 from flexmdm_jax.config import load_config_file, read_config
 from flexmdm_jax.data.batches.pipeline import TrainBatches, configured_batches
 from flexmdm_jax.data.storage.records import open_dataset
@@ -20,12 +21,12 @@ from flexmdm_jax.training.optimizer import make_optimizer
 from flexmdm_jax.training.state import Setup, init_state
 from flexmdm_jax.training.step import make_train_step
 
+CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "demo_text.py"
 ALONE, STEPS = 300, 100  # batches
 
 
-def main() -> None:
-    configs = pathlib.Path(__file__).parents[1] / "configs" / "demo_text.py"
-    config = read_config(load_config_file(str(configs), "demo_text.py"))
+def main(_):
+    config = read_config(load_config_file(str(CONFIG)))
     dataset = open_dataset(config.data.path)
     setup = Setup.of(config, dataset.vocabulary, make_mesh(config.mesh))
 
@@ -66,4 +67,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 
+from benchmarks.memory import peak_megabytes
 from flexmdm_jax.data.preparation.runners import processes
 from flexmdm_jax.data.preparation.units import Plan, prepare_dataset
 from flexmdm_jax.data.sources.corpora import read_documents
@@ -23,10 +24,14 @@ from flexmdm_jax.data.tokenizers import make_tokenizer
 EXCERPTS = "openwebtext_excerpts/owt_1000.jsonl.gz"
 
 
+def excerpts() -> pathlib.Path:
+    """Returns the file of the excerpts, which may not be there."""
+    return pathlib.Path(os.environ.get("FLEXMDM_DATA_DIR", ""), EXCERPTS)
+
+
 def write_corpus(path: pathlib.Path, copies: int) -> float:
     """Writes the excerpts so many times over and returns the megabytes of their text."""
-    source = pathlib.Path(os.environ["FLEXMDM_DATA_DIR"]) / EXCERPTS
-    lines = gzip.decompress(source.read_bytes())
+    lines = gzip.decompress(excerpts().read_bytes())
     with path.open("wb") as file:
         for _ in range(copies):
             file.write(lines)
@@ -62,9 +67,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.only:
         prepare(*arguments.only, arguments.tokenizer_dir)
-        status = pathlib.Path("/proc/self/status").read_text().splitlines()
-        print(next(line for line in status if line.startswith("VmHWM")).split(maxsplit=1)[1])
+        print(f"{peak_megabytes():.0f} MB")
         return
+    if not excerpts().exists():
+        parser.error("FLEXMDM_DATA_DIR does not name the folder that holds " + EXCERPTS)
     with tempfile.TemporaryDirectory() as folder:
         where = pathlib.Path(folder)
         few, many = (write_corpus(where / f"{copies}.jsonl", copies) for copies in (2, 22))

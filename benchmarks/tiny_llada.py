@@ -7,14 +7,15 @@ import json
 import pathlib
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
+from flexmdm_jax import cli, options
 from flexmdm_jax.conversion.architecture import read_architecture
 from flexmdm_jax.conversion.layout import leaves
 from flexmdm_jax.conversion.tensors import write_model
 from flexmdm_jax.files import new_folder
 
-_OUT = flags.DEFINE_string("out", None, "Folder to make; must not hold files yet.", required=True)
+_OUT = options.define_path("out", None, "Folder to make; must not hold files yet.")
 
 # Rows for a tokenizer of 1,024 pieces, MASK and END among them.
 CONFIG = {
@@ -51,4 +52,5 @@ def main(_):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    flags.mark_flag_as_required("out")
+    cli.run(main)
