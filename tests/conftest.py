@@ -66,8 +66,9 @@ hypothesis.settings.load_profile("untimed")
 
 # Whose tests take longest, longest first: dealt out so, no worker is left alone with one of them.
 FIRST = (
-    *("test_faults", "test_entry_points", "test_oracle_sampling", "test_resume", "test_meshes"),
-    *("test_aot", "test_step", "test_tpu_compile", "test_retrofit", "test_transformations"),
+    *("test_entry_points", "test_faults", "test_step", "test_oracle_sampling", "test_aot"),
+    *("test_meshes", "test_resume", "test_gpus", "test_train_step", "test_retrofit"),
+    *("test_gpu_check", "test_generation_page", "test_judge", "test_tpu_compile"),
 )
 
 
