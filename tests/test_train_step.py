@@ -72,7 +72,7 @@ def test_padded_rows_execute_all_their_slots(config, tiny_dataset):
     rows, length, model = config.training.batch_size, config.data.max_length, training._setup.model
     bodies = 2 * model.flops(rows * length, rows * length**2, 0)
     heads = 2 * model.flops(0, 0, rows * length)
-    assert bodies < turn.executed < bodies + heads
+    assert bodies < turn.executed <= bodies + heads
     assert turn.slots == 2 * rows * length
 
 
@@ -164,7 +164,7 @@ def test_processes_take_turns_and_a_baseline_that_fails_is_named(config, tiny_da
             megabytes, seconds = competitor.costs()
             assert megabytes > 0
             assert seconds > 0
-        ready[0]._process.submit(os._exit, 9)
+        ready[0]._process.submit(signal.raise_signal, signal.SIGKILL)
         with pytest.raises(UserError, match="flexmdm, padded: its process was killed"):
             ready[0].turn()
     assert not failures
