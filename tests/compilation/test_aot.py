@@ -1,6 +1,8 @@
 """Compiling ahead of time: real programs of a small model, and what cannot be compiled."""
 
+import collections
 import dataclasses
+import itertools
 import json
 import math
 
@@ -17,9 +19,15 @@ from flexmdm_jax.attention.blocks import TooManyRowsError
 from flexmdm_jax.chips import CHIPS, chip_of
 from flexmdm_jax.compilation import report as reports
 from flexmdm_jax.compilation import workload
-from flexmdm_jax.compilation.programs import Compiled, available_memory, bytes_per_chip
+from flexmdm_jax.compilation.programs import (
+    Compiled,
+    Experiment,
+    available_memory,
+    bytes_per_chip,
+)
 from flexmdm_jax.compilation.topology import find_topology
-from flexmdm_jax.config import MeshConfig
+from flexmdm_jax.config import MeshConfig, read_config
+from flexmdm_jax.data.batches.pipeline import configured_batches
 from flexmdm_jax.errors import UserError
 from flexmdm_jax.sharding import make_mesh
 
@@ -97,6 +105,38 @@ def test_full_rows_are_visited_whole_and_no_more_than_kernels_are_given(length):
     key = 128 if length <= 128 else 256
     queries, keys = -(-length // 128) * 128, -(-length // key) * key
     assert attended == pytest.approx(queries * keys / keys**2)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_work_of_a_step_is_counted_on_the_rows_that_training_gets(tiny_dataset, packed):
+    values = tiny.config(tiny_dataset)
+    if packed:
+        values["data"] |= {"packing": True, "row_length": tiny.LENGTH, "max_segments": 4}
+    topology, vocabulary = find_topology("v5e-4"), tiny_dataset.vocabulary
+    mesh = topology.mesh(MeshConfig(-1, 1, 1))
+    experiment = Experiment.of(read_config(values), vocabulary, mesh, 2)
+    batches = configured_batches(experiment.config, tiny_dataset, experiment.setup.process)
+    counts = collections.Counter()
+    for batch in itertools.islice(batches, 8):
+        for name in ("tokens", "targets", "segment_ids", "gaps"):
+            assert batch[name].shape == (8, tiny.LENGTH), "two rows for each of four chips"
+        for row in zip(*(batch[x].tolist() for x in ("segment_ids", "tokens")), strict=True):
+            lengths = collections.Counter(segment for segment in row[0] if segment)
+            counts["sequences"] += len(lengths)
+            counts["pairs"] += sum(n * n for n in lengths.values())
+            counts["slots"] += sum(lengths.values())
+            slots = zip(*row, strict=True)
+            counts["masks"] += sum(bool(s) and x == vocabulary.mask for s, x in slots)
+        # Of x₁ each token stands in a slot or is missing in a gap.
+        held = zip(batch["segment_ids"].flat, batch["targets"].flat, strict=True)
+        counts["tokens"] += sum(bool(s) and x != vocabulary.end for s, x in held)
+        counts["tokens"] += int(batch["gaps"].sum())
+    found = workload.workload(experiment, tiny_dataset, topology)
+    for name, count in counts.items():
+        assert getattr(found, name) == count / 8, name
+    assert found.fill == pytest.approx(found.slots / (8 * tiny.LENGTH))
+    # Two short rows are less than the least that a matrix unit takes.
+    assert found.decoded == 1
 
 
 def test_the_real_sampler_compiles_with_all_its_steps():

@@ -1,13 +1,16 @@
 """Choices for texts of all kinds: configs that can be read, and that fit the text and the time."""
 
 import dataclasses
+import pathlib
+import re
 
 import pytest
-from commands import refuse
+from commands import refuse, succeed
 from tiny import texts as some_texts
 from tiny import write_dataset
 
 from flexmdm_jax.config import load_config_file, read_config
+from flexmdm_jax.data.storage.records import open_dataset
 from flexmdm_jax.data.tokenizers import make_tokenizer
 from flexmdm_jax.recipes.choice import MOST_PASSES, choose, config_text, steps_within
 from flexmdm_jax.recipes.speed import measured
@@ -92,6 +95,25 @@ def test_a_step_is_measured_as_it_will_be_trained(tmp_path):
     # 24 rows of 24 slots: one text each at least, and one to every two slots at most.
     assert 24 <= speed.sequences <= 24 * 12
     assert 10_000 < speed.parameters < 100_000
+
+
+def test_the_command_writes_a_config_that_trains_on_the_text(tmp_path):
+    """What it says is in it, and the same command says that it is there."""
+    (tmp_path / "text.txt").write_text("\n\n".join(f"word {n}" for n in range(80)))
+    arguments = (f"--text={tmp_path}/text.txt", f"--out={tmp_path}/own", "--minutes=1", "--notrain")
+    said = succeed("quickstart", *arguments).stdout
+    config = read_config(load_config_file(str(tmp_path / "own" / "config.py")))
+    told = re.search(r"\* ([\d,]+) steps of \d+ paragraphs: [\d.]+ s each here", said)
+    assert int(told[1].replace(",", "")) == config.training.num_steps
+    dataset = open_dataset(pathlib.Path(config.data.path))
+    assert sum(dataset.num_sequences.values()) == 80
+    assert f"{config.model.num_layers} layers of {config.model.hidden_size} features" in said
+    assert sorted(x.name for x in (tmp_path / "own").iterdir()) == [
+        "config.py",
+        "data",
+        "text.jsonl",
+    ]
+    refuse("config.py is there already", "quickstart", *arguments)
 
 
 def test_the_command_refuses_in_one_line(tmp_path):
