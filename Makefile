@@ -100,6 +100,7 @@ brackets: install
 RETROFIT := --num=8 --steps=64 --prefix="$$(printf 'Question: What is 2 + 3?\nAnswer:')" \
 	--print=2 --overwrite
 retrofit: install
+	@test -n "$(FLEXMDM_DATA_DIR)" || { echo "say where gsm8k/ lies: FLEXMDM_DATA_DIR=PATH/TO make retrofit"; exit 2; }
 	test -d data/tiny_llada_source || $(RUN) -m benchmarks.tiny_llada --out=data/tiny_llada_source
 	test -d data/tiny_llada || $(RUN) -m flexmdm_jax.convert llada --from=data/tiny_llada_source \
 		--out=data/tiny_llada

@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import shlex
+import subprocess
 
 import pytest
 from commands import run
@@ -121,6 +122,18 @@ def test_launchers_exist_and_hand_on_flags_that_train_has(words):
     if flags:
         # Where a run lies, the scripts say themselves.
         check(f"flexmdm_jax.{verb}", [*flags, "--workdir=runs/x"])
+
+
+@pytest.mark.parametrize(
+    ("target", "message"), [("demo-own", "say which text"), ("retrofit", "say where gsm8k/ lies")]
+)
+def test_targets_say_what_they_lack(target, message, tmp_path):
+    command = ["make", "-f", ROOT / "Makefile", "-o", "install", target]
+    command += ["TEXT=", "FLEXMDM_DATA_DIR="]
+    made = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert made.returncode == 2
+    assert made.stdout.startswith(message)
+    assert list(tmp_path.iterdir()) == []
 
 
 def _flag(words, name, default=""):
