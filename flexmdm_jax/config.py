@@ -162,7 +162,7 @@ class DataConfig(Ranged):
     buckets: tuple[Length, ...] = ()  # shorter lengths that the rows of a batch may have
     packing: bool = False  # fill rows with several sequences each
     row_length: CountOrZero = 0  # of packed rows; 0: max_length
-    max_segments: CountOrZero = 0  # sequences to a packed row; 0: one to 16 slots, or 4
+    max_segments: CountOrZero = 0  # sequences to a packed row; 0: one for 16 slots, 4 at least
     workers: FewOrZero = 0  # processes that read ahead; 0 reads ahead in a thread
     prefetch: Few = 4  # batches read ahead, of each worker
 
