@@ -30,7 +30,7 @@ QUICK = (
     "compilation/test_gpus.py::test_cards_are_those_jax_names_and_cublas_is_counted",
     "compilation/test_gpus.py::test_memory_is_what_jax_takes_of_a_card",
     *("models/test_dit.py", "models/test_llada.py", "models/test_packed.py"),
-    *("models/test_segments.py", "sampling/test_steps.py"),
+    *("models/test_segments.py", "sampling/test_unmasking.py"),
     "test_entry_points.py::test_training_leaves_metrics_and_checkpoints",
     "test_entry_points.py::test_samples_hold_text_tokens_and_length",
     "test_interpolant.py::test_a_row_does_not_depend_on_its_batch",

@@ -198,8 +198,8 @@ MUTANTS = (
         ("", 'np.searchsorted(ends, room, side="right")', "np.searchsorted(ends, room // 2)"),
     ),
     *_of(
-        "sampling/steps.py",
-        "sampling/test_steps.py",
+        "sampling/unmasking.py",
+        "sampling/test_unmasking.py",
         ("independent_rules", "return rate * jnp.exp(-rate)", "return 1.0 - jnp.exp(-rate)"),
         (
             "independent_rules",
@@ -219,7 +219,7 @@ MUTANTS = (
     ),
     *_of(
         "sampling/insertions.py",
-        "sampling/test_steps.py",
+        "sampling/test_unmasking.py",
         ("overflow_keeps", "< jnp.minimum(total, limits.room)", "< total"),
         ("temperature_0", "0.5 + self.temperature * (", "0.5 + ("),
         ("neglect_no_gap", "level < leap * each", "level < leap"),

@@ -42,7 +42,7 @@ import jax, jax.numpy as jnp, numpy as np
 from flexmdm_jax.attention import attention
 from flexmdm_jax.data.tasks import TASKS
 from flexmdm_jax.fields import parse_strategy
-from flexmdm_jax.sampling.steps import RULES, Draw, Span
+from flexmdm_jax.sampling.unmasking import RULES, Draw, Span
 from flexmdm_jax.schedules import SCHEDULES, Linear
 
 t = np.linspace(0, 0.99, 50).astype(np.float32)

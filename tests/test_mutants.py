@@ -12,7 +12,7 @@ def test_there_are_faults_of_every_part():
     assert len(MUTANTS) >= 40
     parts = {mutant.file for mutant in MUTANTS}
     assert {"schedules.py", "interpolant.py", "losses.py", "posterior.py"} <= parts
-    assert {"sampling/steps.py", "sampling/insertions.py", "data/batches/packing.py"} <= parts
+    assert {"sampling/unmasking.py", "sampling/insertions.py", "data/batches/packing.py"} <= parts
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda x: f"{x.file}: {x.old.split(chr(10))[0]}")

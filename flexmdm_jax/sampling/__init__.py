@@ -19,7 +19,7 @@ from flexmdm_jax.sampling.loop import Samples, advance, check_canvas, cut_at_end
 from flexmdm_jax.sampling.parsing import parse_sampler
 from flexmdm_jax.sampling.settings import SamplerConfig
 from flexmdm_jax.sampling.state import Settings, State
-from flexmdm_jax.sampling.steps import (
+from flexmdm_jax.sampling.unmasking import (
     CONFIDENCES,
     RULES,
     Adaptive,

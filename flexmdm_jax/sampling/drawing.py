@@ -8,7 +8,7 @@ from flexmdm_jax.chips import current_platform
 from flexmdm_jax.posterior import map_slots, posterior_logits
 from flexmdm_jax.process import Process
 from flexmdm_jax.sampling.state import Settings
-from flexmdm_jax.sampling.steps import CONFIDENCES, Draw, DrawFn
+from flexmdm_jax.sampling.unmasking import CONFIDENCES, Draw, DrawFn
 from flexmdm_jax.types import Denoiser, RowKeys
 
 # Slots that a CPU draws at once; noise takes it as long per slot in small chunks as in large ones.

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from flexmdm_jax.process import Process
 from flexmdm_jax.sampling.canvas import Canvas
 from flexmdm_jax.sampling.state import Look, Move, Settings, State
-from flexmdm_jax.sampling.steps import UnmaskingRule
+from flexmdm_jax.sampling.unmasking import UnmaskingRule
 from flexmdm_jax.schedules import LAST_TIME, Power, Schedule
 
 # Each halves what is left to search: more would not change a float32.

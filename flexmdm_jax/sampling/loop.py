@@ -16,7 +16,7 @@ from flexmdm_jax.sampling.leaps import Grid
 from flexmdm_jax.sampling.lengths import scaled_gaps, still_missing
 from flexmdm_jax.sampling.settings import SamplerConfig
 from flexmdm_jax.sampling.state import Keys, Look, Move, Settings, State
-from flexmdm_jax.sampling.steps import Choice, Span
+from flexmdm_jax.sampling.unmasking import Choice, Span
 from flexmdm_jax.schedules import LAST_TIME
 from flexmdm_jax.types import (
     Denoiser,

@@ -7,7 +7,7 @@ from flexmdm_jax.fields import nearest, parse_strategy
 from flexmdm_jax.sampling.correctors import CORRECTORS
 from flexmdm_jax.sampling.insertions import INSERTION_RULES
 from flexmdm_jax.sampling.settings import SamplerConfig
-from flexmdm_jax.sampling.steps import RULES
+from flexmdm_jax.sampling.unmasking import RULES
 from flexmdm_jax.schedules import SCHEDULES
 
 # How a sampler spends its calls of the network, by the name that users give it.

@@ -19,7 +19,7 @@ from flexmdm_jax.sampling.insertions import Binomial, InsertionRule, Poisson
 from flexmdm_jax.sampling.leaps import EventsPerStep, Grid
 from flexmdm_jax.sampling.lengths import NO_LIMIT
 from flexmdm_jax.sampling.state import Pace, Settings
-from flexmdm_jax.sampling.steps import ExactRate, TauLeaping, UnmaskingRule
+from flexmdm_jax.sampling.unmasking import ExactRate, TauLeaping, UnmaskingRule
 from flexmdm_jax.schedules import Linear, Power, Schedule
 
 # Calls to a slot that no row needs: an insertion and an unmasking take two each when drawn event

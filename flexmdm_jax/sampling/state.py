@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from flexmdm_jax.process import Process
 from flexmdm_jax.sampling.canvas import Canvas
-from flexmdm_jax.sampling.steps import UnmaskingRule
+from flexmdm_jax.sampling.unmasking import UnmaskingRule
 from flexmdm_jax.types import Encoding, HostOrDevice, RowKeys
 
 

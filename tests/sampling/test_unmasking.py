@@ -20,7 +20,7 @@ from flexmdm_jax.sampling import (
 )
 from flexmdm_jax.sampling.insertions import Binomial, ExactGaps, Limits, Poisson, place_one
 from flexmdm_jax.sampling.lengths import NO_LIMIT
-from flexmdm_jax.sampling.steps import Draw, Span, UnmaskingRule
+from flexmdm_jax.sampling.unmasking import Draw, Span, UnmaskingRule
 from flexmdm_jax.schedules import Linear, Polynomial
 from flexmdm_jax.types import Encoding, Vocabulary
 
