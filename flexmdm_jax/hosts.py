@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from flexmdm_jax.errors import UserError
+from flexmdm_jax.errors import UserError, first_line
 from flexmdm_jax.files import json_text
 
 T = TypeVar("T")
@@ -57,6 +58,8 @@ def join(
             )
         if not coordinator.rpartition(":")[2].isdecimal() or ":" not in coordinator:
             raise UserError(f"--coordinator={coordinator}: write host:port, as in 10.0.0.2:8476")
+        if process_id == 0:
+            _check_free(coordinator)
         where = {
             "coordinator_address": coordinator,
             "num_processes": num_processes,
@@ -74,16 +77,25 @@ def join(
             f"the other processes cannot be found ({error}); "
             "give --coordinator, --num_processes and --process_id"
         ) from None
-    except RuntimeError as error:
-        # What gRPC says of a port that is taken, in process 0.
-        if "Failed to start RPC server" not in str(error):
-            raise
-        raise UserError(
-            f"--coordinator={coordinator}: process 0 cannot listen there; another program may have "
-            "the port, so choose another, or end it"
-        ) from None
     finally:
         alarm.cancel()
+
+
+def _check_free(coordinator: str) -> None:
+    """Raises UserError if process 0 cannot listen where the others will look for it.
+
+    JAX does not survive it: some versions raise, others end in a segmentation fault.
+    """
+    with socket.socket() as probe:
+        # One that has just closed, as after a restart, is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", int(coordinator.rpartition(":")[2])))
+        except (OSError, OverflowError) as error:
+            raise UserError(
+                f"--coordinator={coordinator}: process 0 cannot listen there "
+                f"({first_line(error)}); choose another port, or end the program that has it"
+            ) from None
 
 
 def _give_up(coordinator: str, time_limit: int) -> None:
