@@ -93,7 +93,7 @@ def programs(vocabulary: Vocabulary, head, hidden) -> list[Program]:
     drawn = (drawing.draw_size(current_platform()),)
     return [
         compiled(lambda *x, fn=fn: fn(*x, process), sizes, before, head, hidden, masks)
-        for fn, sizes in ((draw, drawn), (learn, head_chunk_sizes(hidden, process)))
+        for fn, sizes in ((draw, drawn), (learn, head_chunk_sizes(hidden.shape[-1], vocabulary)))
         for before in (True, False)
     ]
 

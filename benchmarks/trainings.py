@@ -15,14 +15,13 @@ import jax
 import numpy as np
 
 from benchmarks.memory import peak_megabytes
-from flexmdm_jax.chips import current_platform
 from flexmdm_jax.compilation.programs import peak_on_gpu
 from flexmdm_jax.config import Config, DataConfig
 from flexmdm_jax.data.batches.layouts import ByLength
 from flexmdm_jax.data.batches.pipeline import configured_batches
 from flexmdm_jax.data.storage.records import TRAIN, Dataset
 from flexmdm_jax.data.storage.shards import RecordReader
-from flexmdm_jax.posterior import chunk_sizes, executed_slots
+from flexmdm_jax.posterior import executed_slots, head_chunk_sizes
 from flexmdm_jax.sharding import batch_sharding, make_mesh
 from flexmdm_jax.training.feed import DeviceBatches
 from flexmdm_jax.training.logging import memory_in_use
@@ -151,8 +150,7 @@ class Ours(Training):
     def __init__(self, config: Config, dataset: Dataset):
         """Makes the first state; nothing is compiled yet but what makes it."""
         self._setup = _setup(config, dataset)
-        head_size = config.model.hidden_size * dataset.vocabulary.size
-        self._chunk_sizes = chunk_sizes(current_platform(), head_size)
+        self._chunk_sizes = head_chunk_sizes(config.model.hidden_size, dataset.vocabulary)
         optimizer = make_optimizer(config.optimizer, config.training.num_steps)
         make_state, shardings = init_state(self._setup, optimizer, config.seed)
         with jax.set_mesh(self._setup.mesh):

@@ -149,7 +149,7 @@ def training_loss(
         terms.unmasking_rate,
         terms.hidden,
         interpolant.targets,
-        sizes=head_chunk_sizes(terms.hidden, process),
+        sizes=head_chunk_sizes(terms.hidden.shape[-1], process.vocabulary),
         num_groups=num_groups,
     )
     counts = _counts(interpolant, times.t.shape[1], process.vocabulary)
@@ -255,7 +255,7 @@ def _by_time(keys, denoiser, batch, process, num_times, num_groups):
             lambda chunk: of_slot(*chunk),
             terms.masked,
             (terms.hidden, x.targets),
-            sizes=head_chunk_sizes(terms.hidden, process),
+            sizes=head_chunk_sizes(terms.hidden.shape[-1], process.vocabulary),
             num_groups=num_groups,
         )
         return jnp.sum(terms.unmasking_rate * nats + terms.insertion, axis=1)

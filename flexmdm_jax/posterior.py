@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
 from flexmdm_jax.chips import current_platform
 from flexmdm_jax.process import Process
-from flexmdm_jax.types import Denoiser
+from flexmdm_jax.types import Denoiser, Vocabulary
 
 # Products that a CPU forms in some ten microseconds.
 _SOON_FORMED = 1 << 20
@@ -54,15 +54,22 @@ def chunk_sizes(platform: str, head_size: int | None = None, on_cpu: int = 256) 
     """
     if platform == "cpu":
         soon = _SOON_FORMED // head_size // 4 * 4 if head_size else 0
+        # A size beside one hardly larger would spare nothing.
         if 4 * soon > 3 * on_cpu:
             return (on_cpu,)
         return _growing(max(8, soon), multiple=4, part=3, largest=on_cpu)
     return _growing(128, multiple=128, part=2, largest=1024)
 
 
-def head_chunk_sizes(hidden: Float[Array, "*slots d"], process: Process) -> tuple[int, ...]:
-    """Returns the chunk_sizes() of slots with these features, where the program is to run."""
-    return chunk_sizes(current_platform(), hidden.shape[-1] * process.vocabulary.size)
+def head_chunk_sizes(features: int, vocabulary: Vocabulary, platform: str = "") -> tuple[int, ...]:
+    """Returns the chunk_sizes() of a loss.
+
+    Args:
+      features: Of each slot.
+      vocabulary: What the head tells apart.
+      platform: See chunk_sizes(); where the program is to run, unless told.
+    """
+    return chunk_sizes(platform or current_platform(), features * vocabulary.size)
 
 
 def _growing(smallest: int, *, multiple: int, part: int, largest: int) -> tuple[int, ...]:

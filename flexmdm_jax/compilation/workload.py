@@ -11,7 +11,7 @@ from flexmdm_jax.compilation.programs import Experiment
 from flexmdm_jax.compilation.topology import Topology
 from flexmdm_jax.data.batches.pipeline import configured_batches
 from flexmdm_jax.data.storage.records import Dataset
-from flexmdm_jax.posterior import chunk_sizes, executed_slots
+from flexmdm_jax.posterior import executed_slots, head_chunk_sizes
 from flexmdm_jax.training.state import attention_backend
 
 _STEPS = 8  # looked at
@@ -66,8 +66,8 @@ def _of_batch(batch: dict[str, np.ndarray], experiment: Experiment, topology) ->
     # Chips wait for the one with most masks; all have as many rows.
     most = int(masked.reshape(groups, -1).sum(axis=1).max())
     slots = rows // groups * length
-    head_size = experiment.config.model.hidden_size * vocabulary.size
-    sizes_of_chunks = chunk_sizes(topology.devices[0].platform, head_size)
+    features, platform = experiment.config.model.hidden_size, topology.devices[0].platform
+    sizes_of_chunks = head_chunk_sizes(features, vocabulary, platform)
     return Workload(
         sequences=np.count_nonzero(sizes),
         tokens=np.count_nonzero(real & (batch["targets"] != vocabulary.end)) + batch["gaps"].sum(),
