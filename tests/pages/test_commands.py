@@ -128,7 +128,8 @@ def test_launchers_exist_and_hand_on_flags_that_train_has(words):
     ("target", "message"), [("demo-own", "say which text"), ("retrofit", "say where gsm8k/ lies")]
 )
 def test_targets_say_what_they_lack(target, message, tmp_path):
-    command = ["make", "-f", ROOT / "Makefile", "-o", "install", target]
+    # A make that runs tests would have this one say which folder it enters.
+    command = ["make", "--no-print-directory", "-f", ROOT / "Makefile", "-o", "install", target]
     command += ["TEXT=", "FLEXMDM_DATA_DIR="]
     made = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert made.returncode == 2
