@@ -12,7 +12,7 @@ TEST := $(PLATFORM) $(VENV)/bin/python
 .PHONY: demo demo-text demo-own maze brackets retrofit smollm2 install install-dev chromium test \
 	test-all coverage test-matrix proofs faults docs check audit mutants format bench-attention bench-aot bench-scaling gpu-wheels gpu-check clean
 
-# Five and a half minutes on two free cores: both trainings at once, one core each, then texts and
+# Four to six minutes on two free cores: both trainings at once, one core each, then texts and
 # figures at once. Bars move every two seconds.
 CALM := TQDM_MININTERVAL=2
 TRAIN := XLA_FLAGS="$(XLA_FLAGS) --xla_cpu_multi_thread_eigen=false" $(CALM) $(RUN) -m flexmdm_jax.train
@@ -21,7 +21,7 @@ BESIDE = $(1) >$(2) 2>&1 & beside=$$!; trap 'kill $$beside 2>/dev/null' EXIT; tr
 DONE = wait $$beside || { tail -n 5 $(1); exit 1; }
 demo: install data/demo
 	@mkdir -p runs
-	@echo "Training FlexMDM and, beside it for as long, MDM (runs/demo_mdm.log): about four minutes."
+	@echo "Training FlexMDM and, beside it for as long, MDM (runs/demo_mdm.log): two to four minutes."
 	@$(call BESIDE,$(TRAIN) --config=configs/demo_mdm.py --workdir=runs/demo_mdm,runs/demo_mdm.log); \
 		$(TRAIN) --config=configs/demo.py --workdir=runs/demo >runs/demo.log || exit; \
 		$(call DONE,runs/demo_mdm.log)
